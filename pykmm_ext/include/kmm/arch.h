@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The arch interface: geometry, entry encoding, TLB flush, table freeing, memory model.
+ * Porting checklist: see arch.pxd. `size` first; members are only ever appended.
+ *
+ * Entries are the raw words as they lie in memory: an arch that stores them byte-swapped
+ * (ppc64) swaps inside these functions. Context of every entry function: any, no side effects.
+ */
+#ifndef KMM_ARCH_H
+#define KMM_ARCH_H
+
+#include "kmm/mm_types.h"
+
+#define KMM_MAX_LEVELS 5
+#define KMM_ACCESS_READ 0u
+#define KMM_ACCESS_WRITE 1u
+#define KMM_ACCESS_EXEC 2u
+
+enum kmm_memory_model { KMM_MODEL_TSO, KMM_MODEL_WEAK };
+
+struct arch_ops {
+	size_t size;
+	const char *name;
+
+	/* -- geometry; level 0 = PTE table, levels-1 = root -- */
+	u32 page_shift;
+	u32 levels;
+	u32 level_shift[KMM_MAX_LEVELS];  /* log2 of the bytes that one entry of that level maps */
+	u32 level_bits[KMM_MAX_LEVELS];   /* log2 of the entries of a table */
+	u64 task_size;                    /* first address that user space cannot have */
+	u64 mmap_base;                    /* default mm->mmap_base of an empty mm */
+	u64 stack_top;
+	u64 mmap_min_addr;
+	u32 big_endian;
+
+	/* -- leaf entries -- */
+	pgprot_t (*vm_get_page_prot)(unsigned long vm_flags);  /* protection_map[]: private writable = read-only */
+	pte_t (*pfn_pte)(unsigned long pfn, pgprot_t prot);
+	unsigned long (*pte_pfn)(pte_t pte);
+	int (*pte_none)(pte_t pte);
+	int (*pte_present)(pte_t pte);          /* mapped for somebody, PROT_NONE included (as Linux) */
+	int (*pte_protnone)(pte_t pte);
+	int (*pte_write)(pte_t pte);
+	int (*pte_dirty)(pte_t pte);
+	int (*pte_young)(pte_t pte);
+	int (*pte_exec)(pte_t pte);
+	int (*pte_special)(pte_t pte);
+	int (*pte_soft_dirty)(pte_t pte);
+	pte_t (*pte_mkwrite)(pte_t pte);
+	pte_t (*pte_wrprotect)(pte_t pte);
+	pte_t (*pte_mkdirty)(pte_t pte);
+	pte_t (*pte_mkclean)(pte_t pte);
+	pte_t (*pte_mkyoung)(pte_t pte);
+	pte_t (*pte_mkold)(pte_t pte);
+	pte_t (*pte_mkspecial)(pte_t pte);
+	pte_t (*pte_modify)(pte_t pte, pgprot_t newprot);
+
+	/* -- table entries (every level above 0) -- */
+	pmd_t (*mk_table)(unsigned long table_paddr, u32 level); /* entry at `level` that points to a table */
+	int (*table_none)(pmd_t entry);
+	int (*table_bad)(pmd_t entry);
+	int (*table_leaf)(pmd_t entry, u32 level);              /* huge page */
+	unsigned long (*table_paddr)(pmd_t entry);
+
+	/* -- the hardware's own check: may `access` go through this leaf, given the AND of the
+	 *    table entries' permissions above it? -- */
+	int (*access_permitted)(pte_t pte, u32 access);
+
+	/* -- TLB; caller: IRQs on (it may wait for other CPUs), no spinlock that an IRQ-off
+	 *    section spins on; the change of the entries is already visible -- */
+	void (*flush_tlb_mm)(Cpu *cpu, struct mm_struct *mm);
+	void (*flush_tlb_range)(Cpu *cpu, struct mm_struct *mm, unsigned long start, unsigned long end,
+				int freed_tables);
+	void (*flush_tlb_page)(Cpu *cpu, struct mm_struct *mm, unsigned long address);
+	/* Free the tables of tlb->tables: called after the flush. */
+	void (*tlb_remove_tables)(Cpu *cpu, struct mmu_gather *tlb);
+	/* Wait for every lockless walker of the mm to leave its IRQ-off (or RCU) section. */
+	void (*serialize_against_pte_lookup)(Cpu *cpu, struct mm_struct *mm);
+
+	/* -- properties -- */
+	u32 memory_model;     /* enum kmm_memory_model */
+	u32 rcu_table_free;   /* lockless walkers need rcu_read_lock(), IRQs off is not enough */
+};
+
+#endif

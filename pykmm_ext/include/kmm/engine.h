@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The engine hook: what a virtual engine (check, sim) puts under every primitive.
+ *
+ * Every access to shared state in pykmm goes through a primitive that takes the
+ * executing `Cpu *cpu` first. On the native engine `cpu->engine` is NULL and the
+ * primitive is the bare C11 atomic behind one predicted branch. On a virtual
+ * engine the primitive calls the member below, which *performs* the access (so that
+ * it may delay a store, return an older value or switch to another vCPU).
+ *
+ * Members are only ever appended; `size` is sizeof() as the engine saw it.
+ */
+#ifndef KMM_ENGINE_H
+#define KMM_ENGINE_H
+
+#include "kmm/types.h"
+
+struct Cpu;
+
+enum kmm_order { KMM_RELAXED, KMM_ACQUIRE, KMM_RELEASE, KMM_SEQ_CST };
+
+enum kmm_rmw { KMM_XCHG, KMM_CMPXCHG, KMM_ADD, KMM_AND, KMM_OR };
+
+enum kmm_fence {
+	KMM_MB,       /* smp_mb() */
+	KMM_RMB,      /* smp_rmb() */
+	KMM_WMB,      /* smp_wmb() */
+	KMM_MB_LIGHT, /* reader's half of an asymmetric pair: a compiler barrier */
+	KMM_MB_HEAVY, /* writer's half: a full barrier on every CPU */
+};
+
+enum kmm_lock_op {
+	KMM_SPIN_LOCK, KMM_SPIN_TRYLOCK, KMM_SPIN_UNLOCK,
+	KMM_DOWN_READ, KMM_DOWN_READ_TRYLOCK, KMM_UP_READ,
+	KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK, KMM_UP_WRITE, KMM_DOWNGRADE_WRITE,
+};
+
+enum kmm_irq_op { KMM_IRQ_DISABLE, KMM_IRQ_ENABLE, KMM_IPI_SEND };
+
+enum kmm_event {
+	KMM_EV_ALLOC,     /* obj, size: the object came to life */
+	KMM_EV_FREE,      /* obj, size: it must not be touched from now on */
+	KMM_EV_TLB_USE,   /* obj = TLB entry: a user access went through it */
+	KMM_EV_COMPUTE,   /* size = nanoseconds of user work */
+	KMM_EV_SYSCALL,   /* size = KMM tape operation that starts */
+	KMM_EV_SYSRET,    /* size = KMM tape operation that has returned */
+};
+
+/* True when the awaited condition holds for the loaded value. */
+typedef int (*kmm_pred)(u64 value, u64 arg);
+
+struct engine_ops {
+	size_t size;
+	u64 (*load)(struct Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order);
+	void (*store)(struct Cpu *cpu, volatile void *p, unsigned width, u64 v, enum kmm_order order);
+	/* Returns the old value. For KMM_CMPXCHG: a = expected, b = new. */
+	u64 (*rmw)(struct Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw op, u64 a, u64 b,
+		   enum kmm_order order);
+	void (*fence)(struct Cpu *cpu, enum kmm_fence kind);
+	/* Block the vCPU until pred(load(p), arg); returns the value that satisfied it. */
+	u64 (*await)(struct Cpu *cpu, const volatile void *p, unsigned width, kmm_pred pred, u64 arg);
+	/* Whole locks: a virtual engine may treat them as blocking primitives. Returns 1 = got it. */
+	int (*lock)(struct Cpu *cpu, void *lock, enum kmm_lock_op op);
+	void (*irq)(struct Cpu *cpu, enum kmm_irq_op op, struct Cpu *target);
+	void (*event)(struct Cpu *cpu, enum kmm_event ev, const void *obj, u64 size);
+};
+
+#endif

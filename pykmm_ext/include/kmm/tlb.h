@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The translation cache of one Cpu: set-associative, untagged by address space (switch_mm()
+ * flushes), one line of memory per set.
+ *
+ * Context of everything here: IRQs off on the owning Cpu, or inside one of its IPI handlers.
+ * Such sections exclude each other (irq.h), so all fields are plain.
+ */
+#ifndef KMM_TLB_H
+#define KMM_TLB_H
+
+#include "kmm/cpu.h"
+
+#define KMM_TLB_WAYS 4
+#define KMM_TLB_SETS 256
+#define KMM_TLB_GENERATIONS 4096 /* page_shift >= 12: the generation fits below the page address */
+
+struct tlb_entry {
+	u64 key;   /* page address | generation; another generation, and 0, never match */
+	u64 data;  /* physical address of the page | 1 << KMM_ACCESS_* : as arch_ops.hw_walk returns it */
+};
+
+struct tlb {
+	struct tlb_entry set[KMM_TLB_SETS][KMM_TLB_WAYS] ____cacheline_aligned;
+	u8 *mem_base;      /* const: copy of machine->mem_base */
+	u32 page_shift;    /* const: copy of arch->page_shift */
+	u32 generation;    /* 1 .. KMM_TLB_GENERATIONS - 1 */
+	u32 victim;        /* round-robin replacement */
+};
+
+static inline struct tlb_entry *tlb_set_of(struct tlb *tlb, u64 address)
+{
+	return tlb->set[(address >> tlb->page_shift) & (KMM_TLB_SETS - 1)];
+}
+
+static inline u64 tlb_key(const struct tlb *tlb, u64 address)
+{
+	return (address >> tlb->page_shift << tlb->page_shift) | tlb->generation;
+}
+
+/* The entry that translates address for `access`, or NULL. */
+static inline struct tlb_entry *tlb_lookup(struct tlb *tlb, u64 address, u32 access)
+{
+	struct tlb_entry *set = tlb_set_of(tlb, address);
+	u64 key = tlb_key(tlb, address);
+
+	for (unsigned way = 0; way < KMM_TLB_WAYS; way++)
+		if (set[way].key == key)
+			return likely(set[way].data >> access & 1) ? &set[way] : NULL;
+	return NULL;
+}
+
+/* Where in the arena the byte at address lies. */
+static inline void *tlb_host_pointer(const struct tlb *tlb, const struct tlb_entry *entry, u64 address)
+{
+	u64 mask = (1ULL << tlb->page_shift) - 1;
+
+	return tlb->mem_base + ((entry->data & ~mask) | (address & mask));
+}
+
+#endif

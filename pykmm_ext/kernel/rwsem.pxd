@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# kernel/locking/rwsem.c: fair reader/writer semaphore, writer hand-off, reader batches.
+from pykmm_ext.machine.cpu cimport Cpu, u32
+from pykmm_ext.kernel.spinlock cimport spinlock_t
+
+cdef extern from "kmm/rwsem_types.h" nogil:
+    cdef struct rwsem_waiter:
+        pass
+    ctypedef struct rw_semaphore "rwlock_sem":
+        unsigned long count
+        spinlock_t wait_lock
+        rwsem_waiter *first
+        rwsem_waiter *last
+
+# Context of down_*: process, IRQs on, may sleep, GIL not held. up_*: any.
+cdef void init_rwsem(rw_semaphore *sem) noexcept nogil
+cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+cdef bint rwsem_is_locked(Cpu *cpu, rw_semaphore *sem) noexcept nogil

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# include/kmm/types.h, engine.h, cpu.h: integers, the engine hook, struct Cpu.
+# The fields' contracts stand in include/kmm/cpu.h.
+
+cdef extern from "kmm/types.h" nogil:
+    ctypedef unsigned char u8
+    ctypedef unsigned short u16
+    ctypedef unsigned int u32
+    ctypedef unsigned long long u64
+    ctypedef long long s64
+    ctypedef int s32
+    bint likely(bint)
+    bint unlikely(bint)
+
+cdef extern from "kmm/engine.h" nogil:
+    cdef enum kmm_event:
+        KMM_EV_ALLOC, KMM_EV_FREE, KMM_EV_TLB_USE, KMM_EV_COMPUTE, KMM_EV_SYSCALL, KMM_EV_SYSRET
+    ctypedef int (*kmm_pred)(u64 value, u64 arg) noexcept nogil
+    cdef struct engine_ops:
+        size_t size
+
+cdef extern from "kmm/cpu.h" nogil:
+    cdef enum vm_event_item:
+        PGFAULT, PGMAJFAULT, PGALLOC, PGFREE, NR_PGTABLE_ALLOC, NR_PGTABLE_FREE
+        TLB_FLUSH_LOCAL, TLB_FLUSH_REMOTE, TLB_FLUSH_RECEIVED, TLB_HIT, TLB_MISS
+        FAULT_ANON_ZERO, FAULT_ANON_WRITE, FAULT_FILE_READ, FAULT_FILE_COW, FAULT_FILE_SHARED
+        FAULT_WP_REUSE, FAULT_WP_COPY, FAULT_SPURIOUS, FAULT_AROUND_PAGES
+        FAULT_SIGSEGV, FAULT_SIGBUS, FAULT_OOM, FAULT_MMAP_SEM
+        VMACACHE_FIND_HITS, VMACACHE_FIND_CALLS, IPI_SENT, IPI_HANDLED, NR_VM_EVENT_ITEMS
+    enum:
+        KMM_NR_RSS, KMM_VMACACHE_SIZE, KMM_PCP_HIGH, KMM_PCP_BATCH
+        KMM_STRATEGY_COUNTERS, KMM_SLAB_CACHES, KMM_SLAB_MAGAZINE
+    cdef struct tlb:
+        pass
+    cdef struct per_cpu_pages:
+        u32 count
+        void *list
+        void *tail
+    cdef struct slab_magazine:
+        u32 count
+        u32 registered
+        long nr_active
+        slab_magazine *next
+        void **objects
+    cdef struct vmacache:
+        u64 seqnum
+        void *mm
+        void **vmas
+    ctypedef struct Cpu
+    cdef struct rcu_head:
+        rcu_head *next
+        void (*func)(Cpu *cpu, rcu_head *head) noexcept nogil
+    cdef struct call_single_data:
+        call_single_data *next
+        void (*func)(Cpu *target, void *info) noexcept nogil
+        void *info
+        Cpu *target
+        u32 done
+    ctypedef struct Cpu:
+        const engine_ops *engine
+        void *engine_priv
+        void *machine          # struct machine *: cast with machine_of(cpu), see mm_types.pxd
+        u32 id
+        u32 light_is_mb
+        u32 irq_disabled
+        u32 preempt_count
+        tlb *tlb
+        void *active_mm        # struct mm_struct *
+        u32 rcu_nesting
+        unsigned long rcu_gp_ctr
+        per_cpu_pages pcp
+        vmacache vmacache
+        void *rss_mm
+        long *rss_stat
+        u32 rss_events
+        u64 fault_address
+        u32 fault_code
+        void *py_exception
+        slab_magazine *slab
+        u64 *vm_event
+        u64 *strategy_count
+        u32 ipi_pending
+        u32 ipi_lock
+        call_single_data *call_single_queue
+        void (*ipi_slow)(Cpu *cpu) noexcept nogil
+        u32 owner
+    void count_vm_event(Cpu *cpu, vm_event_item item)
+    void count_vm_events(Cpu *cpu, vm_event_item item, u64 n)
+    void count_strategy(Cpu *cpu, u32 item)

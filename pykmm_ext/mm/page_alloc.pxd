@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# mm/page_alloc.c: buddy lists and per-CPU page lists over the arena.
+from pykmm_ext.machine.cpu cimport Cpu, u32
+from pykmm_ext.mm.mm_types cimport machine, page
+
+cdef enum:
+    __GFP_ZERO = 1
+    __GFP_NOWAIT = 2
+
+cdef int zone_init(machine *m) noexcept nogil
+# Context: any with IRQs on or off, no zone->lock. _refcount = 1, _mapcount = 0; NULL = out of memory.
+cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil
+cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil
+cdef void get_page(Cpu *cpu, page *page) noexcept nogil
+# Drops a reference; the last one frees. zero_page and reserved pages are never freed.
+cdef void put_page(Cpu *cpu, page *page) noexcept nogil
+cdef void __free_pages(Cpu *cpu, page *page, u32 order) noexcept nogil
+# Per-CPU lists back to the buddy lists (machine exit, accounting).
+cdef void drain_local_pages(Cpu *cpu) noexcept nogil
+# Frames in use by anything but the allocator itself (racy unless quiescent).
+cdef unsigned long nr_used_pages(machine *m) noexcept nogil
+# Buddy lists, counts, alignment, PG_buddy; NULL or a static message with *pfn.
+cdef const char *validate_zone(machine *m, unsigned long *pfn) noexcept nogil

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The strategy C API: what a compiled fault strategy cimports. The table itself, with the context of
+# each member, is struct strategy_ops in include/kmm/strategy.h.
+#
+# A compiled strategy fills a static strategy_ops, wraps it in a subclass of Strategy that sets
+# self.ops (and self.priv), and registers it from a .py file. No cdef methods on Strategy: a vtable
+# change would make stale plugins call the wrong function silently.
+from pykmm_ext.machine.cpu cimport Cpu, count_strategy, count_vm_event
+from pykmm_ext.mm.mm_types cimport (
+    mm_struct, strategy_ops, tree_write_begin, tree_write_end, vm_area_struct, vm_fault, vm_fault_t,
+    vma_write_begin, vma_write_end,
+)
+
+cdef class Strategy:
+    cdef const strategy_ops *ops
+    cdef void *priv
+    cdef readonly str name
+    cdef readonly str description
+
+cdef const strategy_ops *strategy_get_ops(Strategy s) noexcept
