@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""arch/x86: 4-level x86-64 page tables and TLB shootdown by IPI."""
+from pykmm_ext.arch import Arch
+
+class X86(Arch):
+    """x86-64 with 4-level page tables of 4 KiB pages, shootdown by IPI, total store order."""
+
+
+def make_arch() -> Arch:
+    """A new x86 backend."""

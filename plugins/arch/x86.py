@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""arch/x86: registers the x86-64 backend (its compiled part is ``_x86``)."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pykmm.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from pykmm.plugin import Registry
+    from pykmm_ext.arch import Arch
+
+
+def make_arch() -> Arch:
+    """A new x86-64 backend: 4-level page tables, shootdown by IPI, total store order."""
+    from pykmm_plugins.arch import _x86
+
+    return _x86.make_arch()
+
+
+@hookimpl
+def pykmm_register_arch(registry: Registry) -> None:
+    """Offer the backend under the name ``x86``."""
+    registry.add("x86", make_arch, description="x86-64, 4-level page tables, IPI shootdown, TSO")

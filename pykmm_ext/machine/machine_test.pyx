@@ -1,0 +1,834 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (the stress loops are timed against each other)
+"""lib/test_*.c: stands in for such modules: a machine with a minimal fault handler, driven from Python tests.
+
+Tests page_alloc, pgtable, mmu_gather, memory and tlb without the VMA layer: an address space here is one range with
+one set of VM_ flags. Not part of the API.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+import os
+
+from pykmm_ext.arch cimport Arch, arch_get_ops
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, WRITE_ONCE_32, atomic_inc_32, xchg
+from pykmm_ext.kernel.spinlock cimport spin_lock_init, spin_unlock, spinlock_t
+from pykmm_ext.machine.cpu cimport (
+    IPI_HANDLED, IPI_SENT, NR_PGTABLE_ALLOC, NR_PGTABLE_FREE, PGALLOC, PGFAULT, PGFREE, PGMAJFAULT, TLB_FLUSH_LOCAL,
+    TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, TLB_HIT, TLB_MISS, Cpu, u32, u64,
+)
+from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
+from pykmm_ext.machine.memory cimport machine_commit, machine_create, machine_destroy, machine_leaks
+from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch, validate_tlb, walk_page_table
+from pykmm_ext.mm.mm_types cimport (
+    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_WRITE, KMM_ACCESS_READ, KMM_MAX_LEVELS, VM_EXEC, VM_FAULT_BADACCESS,
+    VM_FAULT_BADMAP, VM_FAULT_OOM, VM_FAULT_SIGSEGV, VM_READ, VM_SHARED, VM_WRITE, arch_ops, machine,
+    mm_struct, mmu_gather, page, page_to_pfn, pfn_to_page, pmd_t, pte_t, strategy_ops, vm_fault_t,
+)
+from pykmm_ext.mm.mmu_gather cimport (
+    tlb_finish_mmu, tlb_flush_mmu, tlb_gather_mmu, tlb_remove_page, tlb_remove_table, tlb_track_range,
+)
+from pykmm_ext.mm.page_alloc cimport (
+    __GFP_ZERO, __free_pages, alloc_page, alloc_pages, drain_local_pages, get_page, nr_used_pages, put_page,
+    validate_zone,
+)
+from pykmm_ext.mm.pgtable cimport (
+    mm_alloc_pmd, mm_find_pmd, pgd_alloc, pgd_free, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock,
+    table_page_free,
+)
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void **memptr, size_t alignment, size_t size)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *t)
+    const int CLOCK_MONOTONIC
+
+
+# What an address space allows, and what its fault handler answers.
+cdef struct rig_mm:
+    mm_struct mm
+    unsigned long start, end, vm_flags
+    u32 result
+    u32 faults
+    const arch_ops *real        # of a recording Rig: the arch under the recorder
+    page *watched
+    u32 nr_records
+    u32 records[64]
+
+
+cdef double now_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return t.tv_sec * 1e9 + t.tv_nsec
+
+
+# Context: as strategy_ops.handle_fault.
+cdef vm_fault_t rig_handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    cdef rig_mm *r = <rig_mm *>mm.strategy_data
+    cdef const arch_ops *arch = mm.arch
+    cdef spinlock_t *ptl = NULL
+    cdef page *p
+    cdef pmd_t *pmd
+    cdef pte_t *pte
+    cdef pte_t entry
+    r.faults += 1
+    if r.result:
+        return r.result
+    if address < r.start or address >= r.end:
+        return VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
+    if flags & FAULT_FLAG_WRITE and not r.vm_flags & VM_WRITE:
+        return VM_FAULT_SIGSEGV | VM_FAULT_BADACCESS
+    if flags & FAULT_FLAG_INSTRUCTION and not r.vm_flags & VM_EXEC:
+        return VM_FAULT_SIGSEGV | VM_FAULT_BADACCESS
+    if not r.vm_flags & (VM_READ | VM_WRITE | VM_EXEC):
+        return VM_FAULT_SIGSEGV | VM_FAULT_BADACCESS
+    pmd = mm_alloc_pmd(cpu, mm, address)
+    if pmd == NULL or pte_alloc(cpu, mm, pmd) != 0:
+        return VM_FAULT_OOM
+    p = alloc_page(cpu, __GFP_ZERO)
+    if p == NULL:
+        return VM_FAULT_OOM
+    pte = pte_offset_map_lock(cpu, mm, pmd, address, &ptl)
+    entry = READ_ONCE(cpu, pte)
+    if arch.pte_none(entry):
+        entry = arch.pfn_pte(page_to_pfn(mm.machine, p), arch.vm_get_page_prot(r.vm_flags | VM_SHARED))
+        if flags & FAULT_FLAG_WRITE:
+            entry = arch.pte_mkdirty(entry)
+        WRITE_ONCE(cpu, pte, entry)
+        p = NULL
+    spin_unlock(cpu, ptl)
+    if p != NULL:
+        put_page(cpu, p)
+    return 0
+
+
+# What a gather called, in order: kind * 16 + references of the watched page at that moment.
+cdef enum:
+    FLUSH_RANGE = 1
+    FLUSH_RANGE_FREED_TABLES
+    FLUSH_MM
+    REMOVE_TABLES
+
+
+cdef void record(mm_struct *mm, u32 kind) noexcept nogil:
+    cdef rig_mm *r = <rig_mm *>mm.strategy_data
+    if r.nr_records < 64:
+        r.records[r.nr_records] = kind * 16 + (r.watched._refcount if r.watched != NULL else 0)
+        r.nr_records += 1
+
+
+cdef void recording_flush_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end,
+                                int freed_tables) noexcept nogil:
+    record(mm, FLUSH_RANGE_FREED_TABLES if freed_tables else FLUSH_RANGE)
+    (<rig_mm *>mm.strategy_data).real.flush_tlb_range(cpu, mm, start, end, freed_tables)
+
+
+cdef void recording_flush_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    record(mm, FLUSH_MM)
+    (<rig_mm *>mm.strategy_data).real.flush_tlb_mm(cpu, mm)
+
+
+cdef void recording_remove_tables(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    record(tlb.mm, REMOVE_TABLES)
+    (<rig_mm *>tlb.mm.strategy_data).real.tlb_remove_tables(cpu, tlb)
+
+
+cdef strategy_ops rig_strategy
+memset(&rig_strategy, 0, sizeof(rig_strategy))
+rig_strategy.size = sizeof(strategy_ops)
+rig_strategy.name = b"rig"
+rig_strategy.handle_fault = rig_handle_fault
+
+
+cdef void free_tables(Cpu *cpu, mm_struct *mm, unsigned long table, u32 level) noexcept nogil:
+    cdef const arch_ops *arch = mm.arch
+    cdef unsigned long *entries = <unsigned long *>(mm.machine.mem_base + table)
+    cdef unsigned long i
+    for i in range(<unsigned long>1 << arch.level_bits[level]):
+        if arch.table_none(entries[i]):
+            continue
+        if level:
+            if not arch.table_leaf(entries[i], level):
+                free_tables(cpu, mm, arch.table_paddr(entries[i]), level - 1)
+        elif arch.pte_present(entries[i]) and not arch.pte_special(entries[i]):
+            put_page(cpu, pfn_to_page(mm.machine, arch.pte_pfn(entries[i])))
+    if level < arch.levels - 1:
+        table_page_free(cpu, mm, pfn_to_page(mm.machine, table >> arch.page_shift))
+
+
+EVENTS = {
+    "PGFAULT": PGFAULT, "PGMAJFAULT": PGMAJFAULT, "PGALLOC": PGALLOC, "PGFREE": PGFREE,
+    "NR_PGTABLE_ALLOC": NR_PGTABLE_ALLOC, "NR_PGTABLE_FREE": NR_PGTABLE_FREE, "TLB_HIT": TLB_HIT, "TLB_MISS": TLB_MISS,
+    "TLB_FLUSH_LOCAL": TLB_FLUSH_LOCAL, "TLB_FLUSH_REMOTE": TLB_FLUSH_REMOTE,
+    "TLB_FLUSH_RECEIVED": TLB_FLUSH_RECEIVED, "IPI_SENT": IPI_SENT, "IPI_HANDLED": IPI_HANDLED,
+}
+
+
+cdef class Space:
+    """An address space of a Rig: one range, one set of VM_ flags."""
+
+    cdef rig_mm *r
+    cdef Rig rig
+
+    @property
+    def pgd(self):
+        return self.r.mm.pgd
+
+    @property
+    def nr_ptes(self):
+        return self.r.mm.nr_ptes
+
+    @property
+    def faults(self):
+        return self.r.faults
+
+    @property
+    def cpumask(self):
+        return [i for i in range(self.rig.m.nr_cpus) if self.r.mm.mm_cpumask[i // 64] >> (i % 64) & 1]
+
+    def answer(self, u32 result):
+        """Every fault from now on is answered with these VM_FAULT_ bits; 0 = resolve it."""
+        self.r.result = result
+
+    def walk(self, unsigned long address):
+        """[(table, index, raw), ...] from the root."""
+        cdef unsigned long paddrs[KMM_MAX_LEVELS]
+        cdef unsigned long raw[KMM_MAX_LEVELS]
+        cdef u32 index[KMM_MAX_LEVELS]
+        cdef int n = walk_page_table(self.rig.m.cpus[0], &self.r.mm, address, paddrs, index, raw)
+        return [(paddrs[i], index[i], raw[i]) for i in range(n)]
+
+    def set_entry(self, unsigned long address, u32 level, unsigned long raw, int cpu=0):
+        """Store a raw entry, making the tables above it; no flush. Returns the old one. MemoryError."""
+        cdef mm_struct *mm = &self.r.mm
+        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef pmd_t *pmd
+        cdef unsigned long *slot = NULL
+        cdef u32 at
+        if level == 0:
+            pmd = mm_alloc_pmd(c, mm, address)
+            if pmd == NULL or pte_alloc(c, mm, pmd) != 0:
+                raise MemoryError
+            slot = pte_offset(mm, READ_ONCE(c, pmd), address)
+        else:
+            walk = self.walk(address)
+            at = mm.arch.levels - 1 - level
+            if at >= len(walk):
+                raise ValueError("no such table")
+            slot = <unsigned long *>(mm.machine.mem_base + <unsigned long>walk[at][0]) + <unsigned long>walk[at][1]
+        return xchg(c, slot, raw)
+
+    def set_entry_at(self, unsigned long table, unsigned long address, u32 level, unsigned long raw):
+        """The same in the table at a physical address, whatever the levels above say."""
+        cdef mm_struct *mm = &self.r.mm
+        cdef unsigned long mask = (<unsigned long>1 << mm.arch.level_bits[level]) - 1
+        cdef unsigned long index = (address >> mm.arch.level_shift[level]) & mask
+        return xchg(self.rig.cpu(0), <unsigned long *>(mm.machine.mem_base + table) + index, raw)
+
+    def find_pmd(self, unsigned long address):
+        """Physical address of the level-1 slot, or None."""
+        cdef pmd_t *pmd = mm_find_pmd(self.rig.m.cpus[0], &self.r.mm, address)
+        return None if pmd == NULL else <unsigned long>pmd - <unsigned long>self.rig.m.mem_base
+
+    def alloc_pmd(self, unsigned long address, int cpu=0):
+        cdef pmd_t *pmd = mm_alloc_pmd(self.rig.cpu(cpu), &self.r.mm, address)
+        return None if pmd == NULL else <unsigned long>pmd - <unsigned long>self.rig.m.mem_base
+
+    def pte_alloc(self, unsigned long address, int cpu=0):
+        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef pmd_t *pmd = mm_alloc_pmd(c, &self.r.mm, address)
+        return -ENOMEM if pmd == NULL else pte_alloc(c, &self.r.mm, pmd)
+
+    def populate_race(self, int cpu, unsigned long n, unsigned long stride, Flag gate):
+        """Two threads: make the same `n` PTE tables, each at the same moment. Returns failures."""
+        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef mm_struct *mm = &self.r.mm
+        cdef unsigned long i, bad = 0
+        cdef pmd_t *pmd
+        with nogil:
+            for i in range(n):
+                atomic_inc_32(c, &gate.progress)
+                while READ_ONCE_32(c, &gate.progress) < 2 * (i + 1):
+                    sched_yield()
+                pmd = mm_alloc_pmd(c, mm, i * stride)
+                if pmd == NULL or pte_alloc(c, mm, pmd) != 0:
+                    bad += 1
+        return bad
+
+    def ptl_is_split(self, unsigned long a, unsigned long b):
+        """Do the PTLs of two populated addresses differ?"""
+        cdef Cpu *c = self.rig.cpu(0)
+        cdef pmd_t pa = READ_ONCE(c, mm_find_pmd(c, &self.r.mm, a))
+        cdef pmd_t pb = READ_ONCE(c, mm_find_pmd(c, &self.r.mm, b))
+        return pte_lockptr(c, &self.r.mm, pa) != pte_lockptr(c, &self.r.mm, pb)
+
+    def flush(self, int cpu, str what, unsigned long start=0, unsigned long end=0):
+        cdef mm_struct *mm = &self.r.mm
+        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef int kind = ("mm", "range", "page", "serialize").index(what)
+        with nogil:
+            if kind == 0:
+                mm.arch.flush_tlb_mm(c, mm)
+            elif kind == 1:
+                mm.arch.flush_tlb_range(c, mm, start, end, 0)
+            elif kind == 2:
+                mm.arch.flush_tlb_page(c, mm, start)
+            else:
+                mm.arch.serialize_against_pte_lookup(c, mm)
+
+    def watch(self, unsigned long pfn):
+        """Note the references of this frame with everything that is recorded from now on."""
+        self.r.watched = pfn_to_page(self.rig.m, pfn)
+
+    @property
+    def records(self):
+        """[(what, references of the watched frame), ...] of a recording Rig."""
+        names = {<int>FLUSH_RANGE: "range", <int>FLUSH_RANGE_FREED_TABLES: "range+tables", <int>FLUSH_MM: "mm",
+                 <int>REMOVE_TABLES: "remove_tables"}
+        return [(names[self.r.records[i] // 16], self.r.records[i] % 16) for i in range(self.r.nr_records)]
+
+    def unmap(self, int cpu, unsigned long start, unsigned long end, bint flush=True, bint tables=False,
+              bint fullmm=False):
+        """As zap_pte_range and free_pgtables do: clear, gather, flush, free. Returns (pages, times it was full)."""
+        cdef mm_struct *mm = &self.r.mm
+        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef unsigned long size = <unsigned long>1 << mm.arch.page_shift
+        cdef unsigned long covers = <unsigned long>1 << mm.arch.level_shift[1]
+        cdef unsigned long address = start
+        cdef unsigned long pages = 0, full = 0
+        cdef spinlock_t *ptl = NULL
+        cdef mmu_gather tlb
+        cdef bint stop
+        cdef pmd_t *pmd
+        cdef pte_t *pte
+        cdef pte_t old
+        with nogil:
+            tlb_gather_mmu(c, &tlb, mm, fullmm)
+            while address < end:
+                pmd = mm_find_pmd(c, mm, address)
+                if pmd != NULL and not mm.arch.table_none(READ_ONCE(c, pmd)):
+                    pte = pte_offset_map_lock(c, mm, pmd, address, &ptl)
+                    old = xchg(c, pte, 0)
+                    stop = False
+                    if not mm.arch.pte_none(old):
+                        tlb_track_range(&tlb, address, size)
+                        stop = tlb_remove_page(c, &tlb, pfn_to_page(mm.machine, mm.arch.pte_pfn(old)))
+                        pages += 1
+                    spin_unlock(c, ptl)
+                    if stop:
+                        full += 1
+                        tlb_flush_mmu(c, &tlb)
+                address += size
+            address = start
+            while tables and address < end:
+                pmd = mm_find_pmd(c, mm, address)
+                if pmd != NULL and not mm.arch.table_none(READ_ONCE(c, pmd)):
+                    old = xchg(c, pmd, 0)
+                    tlb_remove_table(&tlb, pfn_to_page(mm.machine, mm.arch.table_paddr(old) >> mm.arch.page_shift),
+                                     address & ~(covers - 1), covers)
+                address += covers
+            if not flush: # what a forgotten flush would look like
+                tlb.start = ~<unsigned long>0
+                tlb.end = 0
+                tlb.freed_tables = 0
+            tlb_finish_mmu(c, &tlb)
+        return pages, full
+
+    def free(self, int cpu=0):
+        """Gives every table and every mapped frame back. No Cpu has it active."""
+        cdef Cpu *c = self.rig.cpu(cpu)
+        if self.r == NULL:
+            return
+        assert not self.cpumask, "still active"
+        free_tables(c, &self.r.mm, self.r.mm.pgd, self.r.mm.arch.levels - 1)
+        pgd_free(c, &self.r.mm)
+        left = self.r.mm.nr_ptes
+        free(self.r.mm.mm_cpumask)
+        free(self.r)
+        self.r = NULL
+        assert left == 0, f"{left} page tables left"
+
+
+cdef class Rig:
+    """A machine whose parts can be called one by one."""
+
+    cdef machine *m
+    cdef Arch arch
+    cdef arch_ops recorder
+
+    def __init__(self, Arch arch, u32 cpus=1, u64 memory=16 << 20, bint record=False):
+        cdef int err = 0
+        cdef const arch_ops *ops = arch_get_ops(arch)
+        if self.m != NULL:
+            raise ValueError("already made")
+        self.arch = arch
+        if record:
+            memcpy(&self.recorder, ops, sizeof(arch_ops))
+            self.recorder.flush_tlb_range = recording_flush_range
+            self.recorder.flush_tlb_mm = recording_flush_mm
+            self.recorder.tlb_remove_tables = recording_remove_tables
+            ops = &self.recorder
+        with nogil:
+            self.m = machine_create(cpus, memory, ops, &rig_strategy, NULL, &err)
+        if self.m == NULL:
+            raise OSError(-err, os.strerror(-err))
+
+    def __dealloc__(self):
+        if self.m != NULL:
+            machine_destroy(self.m, NULL)
+
+    cdef Cpu *cpu(self, int n) except NULL:
+        if self.m == NULL or n < 0 or n >= <int>self.m.nr_cpus:
+            raise ValueError("no such Cpu")
+        return self.m.cpus[n]
+
+    def destroy(self):
+        """Ends the machine; returns what had leaked."""
+        cdef machine_leaks leaks
+        if self.m == NULL:
+            raise ValueError("destroyed")
+        with nogil:
+            machine_destroy(self.m, &leaks)
+        self.m = NULL
+        return {"mms": leaks.mms, "vmas": leaks.vmas, "anon_vmas": leaks.anon_vmas, "avcs": leaks.avcs,
+                "files": leaks.files, "frames": leaks.frames}
+
+    # ---- physical memory ----
+
+    def alloc(self, int cpu=0, u32 order=0, bint zero=False):
+        """pfn, or None when memory is out."""
+        cdef page *p = alloc_pages(self.cpu(cpu), __GFP_ZERO if zero else 0, order)
+        return None if p == NULL else page_to_pfn(self.m, p)
+
+    def get(self, unsigned long pfn, int cpu=0):
+        get_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+
+    def put(self, unsigned long pfn, int cpu=0):
+        put_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+
+    def free_pages(self, unsigned long pfn, u32 order, int cpu=0):
+        __free_pages(self.cpu(cpu), pfn_to_page(self.m, pfn), order)
+
+    def refcount(self, unsigned long pfn):
+        return pfn_to_page(self.m, pfn)._refcount
+
+    def set_mapcount(self, unsigned long pfn, u32 n):
+        pfn_to_page(self.m, pfn)._mapcount = n
+
+    def flags(self, unsigned long pfn):
+        return pfn_to_page(self.m, pfn).flags
+
+    def set_flags(self, unsigned long pfn, unsigned long flags):
+        pfn_to_page(self.m, pfn).flags = flags
+
+    def drain(self, int cpu=0):
+        drain_local_pages(self.cpu(cpu))
+
+    def pcp_count(self, int cpu=0):
+        return self.cpu(cpu).pcp.count
+
+    def commit(self, unsigned long frames):
+        with nogil:
+            machine_commit(self.m, frames)
+
+    @property
+    def zone(self):
+        return {"nr_free_pages": self.m.zone.nr_free_pages, "pristine_pfn": self.m.zone.pristine_pfn,
+                "committed_pfn": self.m.zone.committed_pfn, "end_pfn": self.m.zone.end_pfn,
+                "pcp_high": self.m.zone.pcp_high, "pcp_batch": self.m.zone.pcp_batch,
+                "nr_free": [self.m.zone.free_area[i].nr_free for i in range(11)],
+                "zero_page": page_to_pfn(self.m, self.m.zero_page), "nr_frames": self.m.nr_frames}
+
+    def used(self):
+        return nr_used_pages(self.m)
+
+    def validate(self):
+        """AssertionError with what and where."""
+        cdef unsigned long pfn = 0
+        cdef const char *message
+        with nogil:
+            message = validate_zone(self.m, &pfn)
+        if message != NULL:
+            raise AssertionError(f"{message.decode()} (pfn {pfn})")
+
+    def read(self, unsigned long paddr, unsigned long n):
+        if paddr + n > self.m.nr_frames << self.m.arch.page_shift:
+            raise ValueError("beyond memory")
+        return self.m.mem_base[paddr:paddr + n]
+
+    def write(self, unsigned long paddr, bytes data):
+        if paddr + len(data) > self.m.nr_frames << self.m.arch.page_shift:
+            raise ValueError("beyond memory")
+        memcpy(self.m.mem_base + paddr, <const char *>data, len(data))
+
+    def page_stress(self, int cpu, u64 seed, unsigned long rounds, u32 keep=300):
+        """Random alloc/free of orders 0..3 with a stamp in every frame; returns how many stamps were damaged."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef machine *m = self.m
+        cdef page **held = <page **>malloc(keep * sizeof(page *))
+        cdef u32 *orders = <u32 *>malloc(keep * sizeof(u32))
+        cdef unsigned long bad = 0, i, at, j
+        cdef u32 n = 0, order
+        cdef u64 *words
+        cdef page *p
+        if held == NULL or orders == NULL:
+            free(held)
+            free(orders)
+            raise MemoryError
+        with nogil:
+            for i in range(rounds):
+                seed ^= seed << 13
+                seed ^= seed >> 7
+                seed ^= seed << 17
+                if n < keep and (n == 0 or seed & 1):
+                    order = <u32>(seed >> 8) & 3 if (seed >> 16) & 7 == 0 else 0
+                    p = alloc_pages(c, __GFP_ZERO if seed & 2 else 0, order)
+                    if p == NULL:
+                        continue
+                    for j in range(<unsigned long>1 << order):
+                        words = <u64 *>(m.mem_base + ((page_to_pfn(m, p) + j) << m.arch.page_shift))
+                        if seed & 2 and (words[0] or words[511]):
+                            bad += 1
+                        words[0] = <u64>(<unsigned long>p) ^ cpu
+                        words[511] = i
+                    p.index = i
+                    held[n] = p
+                    orders[n] = order
+                    n += 1
+                else:
+                    at = (seed >> 20) % n if n else 0
+                    if n == 0:
+                        continue
+                    p = held[at]
+                    order = orders[at]
+                    for j in range(<unsigned long>1 << order):
+                        words = <u64 *>(m.mem_base + ((page_to_pfn(m, p) + j) << m.arch.page_shift))
+                        if words[0] != (<u64>(<unsigned long>p) ^ cpu) or words[511] != p.index:
+                            bad += 1
+                    n -= 1
+                    held[at] = held[n]
+                    orders[at] = orders[n]
+                    __free_pages(c, p, order)
+            while n:
+                n -= 1
+                __free_pages(c, held[n], orders[n])
+        free(held)
+        free(orders)
+        return bad
+
+    def ref_stress(self, int cpu, unsigned long pfn, unsigned long rounds):
+        """get_page/put_page pairs on a shared frame."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef page *p = pfn_to_page(self.m, pfn)
+        cdef unsigned long _i
+        with nogil:
+            for _i in range(rounds):
+                get_page(c, p)
+                put_page(c, p)
+
+    # ---- address spaces ----
+
+    def space(self, unsigned long start=0, unsigned long end=0, unsigned long vm_flags=0, int cpu=0):
+        cdef Space s = Space.__new__(Space)
+        cdef Cpu *c = self.cpu(cpu)
+        cdef void *memory = NULL
+        cdef mm_struct *mm
+        if posix_memalign(&memory, 128, sizeof(rig_mm)) != 0:
+            raise MemoryError
+        memset(memory, 0, sizeof(rig_mm))
+        s.r = <rig_mm *>memory
+        s.rig = self
+        s.r.start = start
+        s.r.end = end
+        s.r.vm_flags = vm_flags
+        s.r.real = arch_get_ops(self.arch)
+        mm = &s.r.mm
+        mm.machine = self.m
+        mm.arch = self.m.arch
+        mm.strategy = self.m.strategy
+        mm.strategy_data = s.r
+        mm.task_size = self.m.arch.task_size
+        spin_lock_init(&mm.page_table_lock)
+        mm.mm_cpumask = <unsigned long *>malloc(self.m.cpumask_words * sizeof(long))
+        if mm.mm_cpumask == NULL or pgd_alloc(c, mm) != 0:
+            free(mm.mm_cpumask)
+            free(memory)
+            s.r = NULL
+            raise MemoryError
+        memset(mm.mm_cpumask, 0, self.m.cpumask_words * sizeof(long))
+        return s
+
+    def switch(self, int cpu, Space space):
+        cdef Cpu *c = self.cpu(cpu)
+        cdef mm_struct *mm = NULL if space is None else &space.r.mm
+        with nogil:
+            switch_mm(c, mm)
+
+    def touch(self, int cpu, unsigned long address, u32 access=0):
+        """0, or (errno, fault_code, fault_address)."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef int err
+        with nogil:
+            err = user_touch(c, address, access)
+        return fault_of(c, err)
+
+    def load(self, int cpu, unsigned long address, unsigned long n):
+        cdef Cpu *c = self.cpu(cpu)
+        cdef bytearray data = bytearray(n)
+        cdef char *p = data
+        cdef int err
+        with nogil:
+            err = copy_from_user(c, p, address, n)
+        return bytes(data) if err == 0 else fault_of(c, err)
+
+    def store(self, int cpu, unsigned long address, bytes data):
+        cdef Cpu *c = self.cpu(cpu)
+        cdef const char *p = data
+        cdef unsigned long n = len(data)
+        cdef int err
+        with nogil:
+            err = copy_to_user(c, address, p, n)
+        return fault_of(c, err)
+
+    def hw_walk(self, int cpu, unsigned long address, u32 access):
+        """The TLB word, 0 = fault."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef unsigned long data
+        local_irq_disable(c)
+        data = self.m.arch.hw_walk(c, <mm_struct *>c.active_mm, address, access)
+        local_irq_enable(c)
+        return data
+
+    def validate_tlb(self, int cpu=0):
+        """AssertionError with what and where."""
+        cdef unsigned long address = 0
+        cdef const char *message = validate_tlb(self.cpu(cpu), &address)
+        if message != NULL:
+            raise AssertionError(f"{message.decode()} ({address:#x})")
+
+    def events(self, int cpu=0):
+        cdef Cpu *c = self.cpu(cpu)
+        return {name: c.vm_event[<int>number] for name, number in EVENTS.items()}
+
+    def shootdown_reader(self, int cpu, Space space, unsigned long address, Flag stop):
+        """Read 8 bytes until told to stop; returns (reads, reads of a poisoned frame)."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef u64 word = 0
+        cdef unsigned long reads = 0, bad = 0
+        with nogil:
+            switch_mm(c, &space.r.mm)
+            while not READ_ONCE_32(c, &stop.value):
+                if copy_from_user(c, &word, address, 8) != 0:
+                    bad += 1
+                    break
+                reads += 1
+                if word != 1:
+                    bad += 1
+                WRITE_ONCE_32(c, &stop.progress, <u32>reads)
+            switch_mm(c, NULL)
+        return reads, bad
+
+    def shootdown_writer(self, int cpu, Space space, unsigned long address, unsigned long rounds, bint flush,
+                         Flag stop):
+        """Move the page between two frames; after each flush poison the old one, then make it good again."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef machine *m = self.m
+        cdef mm_struct *mm = &space.r.mm
+        cdef const arch_ops *arch = m.arch
+        cdef page *frames[2]
+        cdef u64 *words[2]
+        cdef pmd_t *pmd = mm_alloc_pmd(c, mm, address)
+        cdef spinlock_t *ptl = NULL
+        cdef pte_t *pte
+        cdef unsigned long prot = arch.vm_get_page_prot(VM_READ)
+        cdef unsigned long i
+        cdef u32 before
+        cdef int k
+        for k in range(2):
+            frames[k] = alloc_page(c, __GFP_ZERO)
+            if frames[k] == NULL:
+                raise MemoryError
+            words[k] = <u64 *>(m.mem_base + (page_to_pfn(m, frames[k]) << arch.page_shift))
+            words[k][0] = 1
+        if pmd == NULL or pte_alloc(c, mm, pmd) != 0:
+            raise MemoryError
+        with nogil:
+            for i in range(rounds):
+                k = i & 1
+                pte = pte_offset_map_lock(c, mm, pmd, address, &ptl)
+                xchg(c, pte, arch.pfn_pte(page_to_pfn(m, frames[k]), prot))
+                spin_unlock(c, ptl)
+                if flush or i == 0: # without: the reader stays on the first frame
+                    arch.flush_tlb_page(c, mm, address)
+                WRITE_ONCE(c, <unsigned long *>words[1 - k], 0xdead)
+                # Let the reader read at least once meanwhile, now and then.
+                if i % 63 == 0: # odd: both frames get their turn
+                    before = READ_ONCE_32(c, &stop.progress)
+                    while READ_ONCE_32(c, &stop.progress) - before < 2 and not READ_ONCE_32(c, &stop.value):
+                        sched_yield()
+                WRITE_ONCE(c, <unsigned long *>words[1 - k], 1)
+            WRITE_ONCE_32(c, &stop.value, 1)
+        # The frame that is not mapped any more; the mapped one goes with the address space.
+        put_page(c, frames[rounds & 1])
+
+    def fault_stress(self, int cpu, Space space, unsigned long start, unsigned long pages, unsigned long rounds):
+        """Fault a range in, check and stamp it, unmap it (with a flush) again and again. Returns wrong contents."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef u64 word
+        cdef unsigned long i, _r, bad = 0
+        cdef unsigned long size = <unsigned long>1 << self.m.arch.page_shift
+        for _r in range(rounds):
+            with nogil:
+                for i in range(pages):
+                    word = 1
+                    if copy_from_user(c, &word, start + i * size, 8) != 0 or word != 0:
+                        bad += 1
+                    word = start + i
+                    if copy_to_user(c, start + i * size, &word, 8) != 0:
+                        bad += 1
+                for i in range(pages):
+                    word = 0
+                    if copy_from_user(c, &word, start + i * size, 8) != 0 or word != start + i:
+                        bad += 1
+            space.unmap(cpu, start, start + pages * size)
+        return bad
+
+    # ---- figures, in nanoseconds ----
+
+    def time_touch(self, int cpu, unsigned long address, u32 access, unsigned long n):
+        """One user access that hits the TLB."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef unsigned long _i
+        cdef double t
+        with nogil:
+            t = now_ns()
+            for _i in range(n):
+                user_touch(c, address, access)
+            t = now_ns() - t
+        return t / n
+
+    def time_fault(self, int cpu, unsigned long start, unsigned long pages):
+        """The first write to each page."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef unsigned long i
+        cdef unsigned long size = <unsigned long>1 << self.m.arch.page_shift
+        cdef double t
+        with nogil:
+            t = now_ns()
+            for i in range(pages):
+                user_touch(c, start + i * size, 1)
+            t = now_ns() - t
+        return t / pages
+
+    def time_walk(self, int cpu, unsigned long address, unsigned long n):
+        """A hardware walk of a mapped page."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef mm_struct *mm = <mm_struct *>c.active_mm
+        cdef unsigned long _i
+        cdef double t
+        with nogil:
+            t = now_ns()
+            for _i in range(n):
+                self.m.arch.hw_walk(c, mm, address, KMM_ACCESS_READ)
+            t = now_ns() - t
+        return t / n
+
+    def time_alloc(self, int cpu, bint zero, unsigned long n, u32 hold=1):
+        """alloc_page() and put_page() of `hold` frames in turn, per frame."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef page **held = <page **>malloc(hold * sizeof(page *))
+        cdef unsigned long _i, j
+        cdef double t
+        with nogil:
+            t = now_ns()
+            for _i in range(n):
+                for j in range(hold):
+                    held[j] = alloc_page(c, __GFP_ZERO if zero else 0)
+                for j in range(hold):
+                    put_page(c, held[j])
+            t = now_ns() - t
+        free(held)
+        return t / (n * hold)
+
+
+cdef object fault_of(Cpu *cpu, int err):
+    if err == 0:
+        return 0
+    return -err, cpu.fault_code, cpu.fault_address
+
+
+cdef class Flag:
+    """A word two stress threads share."""
+
+    cdef u32 value
+    cdef u32 progress
+
+    def set(self):
+        self.value = 1
+
+
+def entry(Arch arch, str what, unsigned long a=0, unsigned long b=0):
+    """Call one entry function of an arch's table by its name."""
+    cdef const arch_ops *ops = arch_get_ops(arch)
+    if what == "pte_none":
+        return bool(ops.pte_none(a))
+    if what == "pte_present":
+        return bool(ops.pte_present(a))
+    if what == "pte_protnone":
+        return bool(ops.pte_protnone(a))
+    if what == "pte_write":
+        return bool(ops.pte_write(a))
+    if what == "pte_dirty":
+        return bool(ops.pte_dirty(a))
+    if what == "pte_young":
+        return bool(ops.pte_young(a))
+    if what == "pte_exec":
+        return bool(ops.pte_exec(a))
+    if what == "pte_special":
+        return bool(ops.pte_special(a))
+    if what == "pte_soft_dirty":
+        return bool(ops.pte_soft_dirty(a))
+    if what == "pte_mkwrite":
+        return ops.pte_mkwrite(a)
+    if what == "pte_wrprotect":
+        return ops.pte_wrprotect(a)
+    if what == "pte_mkdirty":
+        return ops.pte_mkdirty(a)
+    if what == "pte_mkclean":
+        return ops.pte_mkclean(a)
+    if what == "pte_mkyoung":
+        return ops.pte_mkyoung(a)
+    if what == "pte_mkold":
+        return ops.pte_mkold(a)
+    if what == "pte_mkspecial":
+        return ops.pte_mkspecial(a)
+    if what == "vm_get_page_prot":
+        return ops.vm_get_page_prot(a)
+    if what == "pfn_pte":
+        return ops.pfn_pte(a, b)
+    if what == "pte_pfn":
+        return ops.pte_pfn(a)
+    if what == "pte_modify":
+        return ops.pte_modify(a, b)
+    if what == "mk_table":
+        return ops.mk_table(a, <u32>b)
+    if what == "table_none":
+        return bool(ops.table_none(a))
+    if what == "table_bad":
+        return bool(ops.table_bad(a))
+    if what == "table_leaf":
+        return bool(ops.table_leaf(a, <u32>b))
+    if what == "table_paddr":
+        return ops.table_paddr(a)
+    if what == "access_permitted":
+        return bool(ops.access_permitted(a, <u32>b))
+    raise ValueError(what)

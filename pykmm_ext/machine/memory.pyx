@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (the line above: everything here works on C structures)
+"""mm/memblock.c, init/main.c: stands in for both: physical memory, and building and tearing down a machine.
+
+The arena and the array of ``struct page`` are reserved address space: nothing here is proportional to the size of
+memory until frames are used, so a machine with terabytes can be built on a laptop.
+"""
+from libc.errno cimport EINVAL, ENOMEM, errno
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from pykmm_ext.kernel.atomic cimport fetch_or_32, kmm_membarrier_register
+from pykmm_ext.kernel.rcu cimport rcu_barrier, rcu_init
+from pykmm_ext.kernel.slab cimport kmem_cache_destroy, kmem_cache_init
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
+from pykmm_ext.kernel.srcu cimport cleanup_srcu_struct, init_srcu_struct, srcu_barrier
+from pykmm_ext.machine.cpu cimport Cpu, u8, u32, u64
+from pykmm_ext.machine.irq cimport irq_init_cpu
+from pykmm_ext.machine.tlb cimport switch_mm, tlb_destroy_cpu, tlb_init_cpu
+from pykmm_ext.mm.mm_types cimport (
+    KMEM_ANON_VMA, KMEM_AVC, KMEM_FILE, KMEM_MM, KMEM_NR, KMEM_POLICY, KMEM_VMA, anon_vma, anon_vma_chain, arch_ops,
+    file, machine, mempolicy, mm_struct, page, strategy_ops, vm_area_struct,
+)
+from pykmm_ext.mm.page_alloc cimport drain_local_pages, nr_used_pages, zone_init
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+    const int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_HUGEPAGE
+    void *MAP_FAILED
+
+cdef extern from *:
+    """
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23
+    #endif
+    """
+    const int MADV_POPULATE_WRITE
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void **memptr, size_t alignment, size_t size)
+
+cdef enum:
+    HUGE = 1 << 21          # what the host backs memory with; alignment of the reservations
+    HOST_PAGE = 4096
+    MAX_CPUS = 4096
+    MIN_FRAMES = 16
+    VM_MAX_MAP_COUNT = 65530
+    FAULT_AROUND_BYTES = 65536
+
+
+# Reserved, zero, HUGE-aligned address space of `bytes`, or NULL. Context: any; the host may refuse.
+cdef void *reserve(size_t bytes) noexcept nogil:
+    cdef size_t want = (bytes + HUGE - 1) & ~<size_t>(HUGE - 1)
+    cdef size_t head
+    cdef u8 *p
+    if want < bytes or want + HUGE < want:
+        return NULL
+    p = <u8 *>mmap(NULL, want + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if <void *>p == MAP_FAILED:
+        return NULL
+    head = -<size_t>p & (HUGE - 1)
+    if head:
+        munmap(p, head)
+        p += head
+    munmap(p + want, HUGE - head)
+    madvise(p, want, MADV_HUGEPAGE) # advice: a host without huge pages works as well
+    return p
+
+
+cdef void unreserve(void *p, size_t bytes) noexcept nogil:
+    if p != NULL:
+        munmap(p, (bytes + HUGE - 1) & ~<size_t>(HUGE - 1))
+
+
+# Cache-line-aligned zeroed memory, or NULL.
+cdef void *zalloc_aligned(size_t size) noexcept nogil:
+    cdef void *p = NULL
+    if posix_memalign(&p, 128, size) != 0:
+        return NULL
+    memset(p, 0, size)
+    return p
+
+
+# Context: nobody uses the machine. Whatever of it was built so far.
+cdef void free_machine(machine *m) noexcept nogil:
+    cdef u32 i
+    if m.cpus != NULL:
+        for i in range(m.nr_cpus):
+            if m.cpus[i] != NULL:
+                tlb_destroy_cpu(m.cpus[i])
+                free(m.cpus[i])
+        free(m.cpus)
+    unreserve(m.mem_base, m.nr_frames << m.arch.page_shift)
+    unreserve(m.mem_map, m.nr_frames * sizeof(page))
+    free(m)
+
+
+# Context: machine creation. 0 or -ENOMEM; free_machine() takes back what is there.
+cdef int init_cpus(machine *m) noexcept nogil:
+    cdef bint membarrier = kmm_membarrier_register()
+    cdef Cpu *cpu
+    cdef u32 i
+    for i in range(m.nr_cpus):
+        cpu = <Cpu *>zalloc_aligned(sizeof(Cpu))
+        if cpu == NULL:
+            return -ENOMEM
+        m.cpus[i] = cpu
+        cpu.machine = m
+        cpu.id = i
+        cpu.light_is_mb = not membarrier
+        irq_init_cpu(cpu)
+        if tlb_init_cpu(cpu) != 0:
+            return -ENOMEM
+    return 0
+
+
+# Context: machine creation. 0 or -ENOMEM; on failure no cache is left behind.
+cdef int init_caches(machine *m) noexcept nogil:
+    cdef const char *names[KMEM_NR]
+    cdef size_t sizes[KMEM_NR]
+    cdef u32 i, j
+    names[KMEM_VMA] = b"vm_area_struct"
+    sizes[KMEM_VMA] = sizeof(vm_area_struct)
+    names[KMEM_ANON_VMA] = b"anon_vma"
+    sizes[KMEM_ANON_VMA] = sizeof(anon_vma)
+    names[KMEM_AVC] = b"anon_vma_chain"
+    sizes[KMEM_AVC] = sizeof(anon_vma_chain)
+    names[KMEM_MM] = b"mm_struct"
+    sizes[KMEM_MM] = sizeof(mm_struct)
+    names[KMEM_FILE] = b"file"
+    sizes[KMEM_FILE] = sizeof(file)
+    names[KMEM_POLICY] = b"numa_policy"
+    sizes[KMEM_POLICY] = sizeof(mempolicy)
+    for i in range(KMEM_NR):
+        if kmem_cache_init(&m.caches[i], i, names[i], sizes[i]) != 0:
+            for j in range(i):
+                kmem_cache_destroy(&m.caches[j])
+            return -ENOMEM
+    return 0
+
+
+# Context: process, may sleep. NULL with *err = -EINVAL (no or more than 4096 CPUs, less than 16 frames, more memory
+# than physical addresses or the host's have room for) or -ENOMEM.
+cdef machine *machine_create(u32 nr_cpus, u64 bytes, const arch_ops *arch, const strategy_ops *strategy,
+                             void *strategy_priv, int *err) noexcept nogil:
+    cdef machine *m
+    cdef u64 frames
+    err[0] = -EINVAL
+    if arch == NULL or strategy == NULL or nr_cpus == 0 or nr_cpus > MAX_CPUS:
+        return NULL
+    frames = bytes >> arch.page_shift
+    if frames < MIN_FRAMES or bytes >> 46:
+        return NULL
+    err[0] = -ENOMEM
+    m = <machine *>zalloc_aligned(sizeof(machine))
+    if m == NULL:
+        return NULL
+    m.nr_cpus = nr_cpus
+    m.cpumask_words = (nr_cpus + 63) // 64
+    m.arch = arch
+    m.strategy = strategy
+    m.strategy_priv = strategy_priv
+    m.nr_frames = frames
+    m.fault_around_pages = max(<u32>1, <u32>(FAULT_AROUND_BYTES >> arch.page_shift))
+    m.vm_max_map_count = VM_MAX_MAP_COUNT
+    m.next_mm_id = 1
+    spin_lock_init(&m.lock)
+    m.cpus = <Cpu **>calloc(nr_cpus, sizeof(Cpu *))
+    m.mem_base = <u8 *>reserve(frames << arch.page_shift)
+    m.mem_map = <page *>reserve(frames * sizeof(page))
+    if m.cpus == NULL or m.mem_base == NULL or m.mem_map == NULL or init_cpus(m) != 0:
+        free_machine(m)
+        return NULL
+    err[0] = zone_init(m)
+    if err[0] == 0:
+        err[0] = init_srcu_struct(&m.vma_srcu, nr_cpus)
+    if err[0] != 0:
+        free_machine(m)
+        return NULL
+    rcu_init(m)
+    err[0] = init_caches(m)
+    if err[0] != 0:
+        cleanup_srcu_struct(m.cpus[0], &m.vma_srcu)
+        free_machine(m)
+        return NULL
+    return m
+
+
+# Context: process, may sleep, GIL not held. No thread uses the machine any more.
+cdef void machine_destroy(machine *m, machine_leaks *leaks) noexcept nogil:
+    cdef machine_leaks found
+    cdef Cpu *cpu
+    cdef u32 i
+    if m == NULL:
+        return
+    cpu = m.cpus[0]
+    for i in range(m.nr_cpus):
+        switch_mm(m.cpus[i], NULL)
+    if m.strategy.quiesce != NULL:
+        m.strategy.quiesce(cpu, m)
+    srcu_barrier(cpu, &m.vma_srcu)
+    rcu_barrier(cpu)
+    cleanup_srcu_struct(cpu, &m.vma_srcu)
+    for i in range(m.nr_cpus):
+        drain_local_pages(m.cpus[i])
+    found.frames = nr_used_pages(m)
+    found.mms = kmem_cache_destroy(&m.caches[KMEM_MM])
+    found.vmas = kmem_cache_destroy(&m.caches[KMEM_VMA])
+    found.anon_vmas = kmem_cache_destroy(&m.caches[KMEM_ANON_VMA])
+    found.avcs = kmem_cache_destroy(&m.caches[KMEM_AVC])
+    found.files = kmem_cache_destroy(&m.caches[KMEM_FILE])
+    found.policies = kmem_cache_destroy(&m.caches[KMEM_POLICY])
+    if leaks != NULL:
+        leaks[0] = found
+    free_machine(m)
+
+
+# Backs [start, end) of the host's memory now. Errors are ignored: what is not backed is backed when touched.
+cdef void populate(Cpu *cpu, u8 *start, u8 *end) noexcept nogil:
+    cdef u8 *p
+    if madvise(start, end - start, MADV_POPULATE_WRITE) == 0 or errno != EINVAL:
+        return
+    p = start # a host before Linux 5.14
+    while p < end:
+        fetch_or_32(cpu, <u32 *>p, 0) # the frame may be in use by now
+        p += HOST_PAGE
+
+
+# Context: process, may sleep, on behalf of Cpu 0, which nobody drives meanwhile. Allocates no frame. Frames that were
+# used before are backed already, so this counts from the pristine tail; their struct pages are backed too.
+cdef void machine_commit(machine *m, unsigned long frames) noexcept nogil:
+    cdef unsigned long start, end
+    cdef Cpu *cpu = m.cpus[0]
+    spin_lock(cpu, &m.zone.lock)
+    start = max(m.zone.pristine_pfn, m.zone.committed_pfn)
+    end = m.zone.pristine_pfn
+    end = m.zone.end_pfn if frames > m.zone.end_pfn - end else end + frames
+    spin_unlock(cpu, &m.zone.lock)
+    if end <= start:
+        return
+    populate_range(m, start, end)
+    spin_lock(cpu, &m.zone.lock)
+    m.zone.committed_pfn = max(m.zone.committed_pfn, end)
+    spin_unlock(cpu, &m.zone.lock)
+
+
+# [start, end) of the arena and of mem_map.
+cdef void populate_range(machine *m, unsigned long start, unsigned long end) noexcept nogil:
+    cdef unsigned long first = (start * sizeof(page)) & ~<unsigned long>(HOST_PAGE - 1)
+    cdef unsigned long last = (end * sizeof(page) + HOST_PAGE - 1) & ~<unsigned long>(HOST_PAGE - 1)
+    populate(m.cpus[0], m.mem_base + (start << m.arch.page_shift), m.mem_base + (end << m.arch.page_shift))
+    populate(m.cpus[0], <u8 *>m.mem_map + first, <u8 *>m.mem_map + last)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The MMU of one Cpu: compiled core, C API only."""
