@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (no arrays here; the directives keep the hot path free of checks)
+"""mm/memory.c with the speculative page fault series (RFC v5, June 2017): faults that take no mmap_sem.
+
+A fault looks its VMA up under SRCU, checks it against its sequence count, walks the page tables with IRQs off, makes
+the page ready, and takes the PTL by trylock; if the sequence moved meanwhile it gives up and is repeated under
+mmap_sem.
+
+Corrections of the posted series
+    - No p4d or pud is allocated with IRQs off: the walk only looks up.
+    - The PTE is read inside the IRQ-off walk, not after it: its table may be gone by then.
+    - The pmd's value is captured by the walk and compared under the lock: a table that was exchanged is noticed.
+    - vm_sequence counts writers. MADV_DONTNEED zaps under mmap_sem held for *reading*, so two zappers of one VMA can
+      be inside their sections at once; with a plain seqcount the second begin makes the count even again, and a
+      fault believes that nobody is there. Here the low WRITER_BITS are the number of writers inside and the bits
+      above them a generation that every end advances.
+    - A reader's memory barriers hold on both sides of the trylock (see vma_has_changed()).
+    - Fork holds the sections of the VMAs that it write-protects until the parent's TLB is flushed.
+
+vm_sequence wraps after 2^19 write sections of one VMA. A fault would be fooled if it stopped between its two checks
+for exactly a multiple of that many sections, at no less than 0.05 s a round, with nobody inside at both ends.
+
+Who runs against whom
+    speculative fault     SRCU read section; IRQs off for the walk and for taking the PTL
+    vma_write_begin/end   mmap_sem W, or R for zapping: any number at once
+    tree_write_begin/end  mmap_sem W, mm_seq's lock
+    SRCU callback         nobody finds the VMA any more
+
+Barriers: smp_wmb() after the increment in vma_write_begin pairs with the smp_rmb() that precedes the loads of
+vma_has_changed() and of read_seqcount_retry(); the one before the store of vma_write_end with that of
+raw_read_seqcount(). An entry that was changed inside a section is seen under the PTL, whose acquire orders the second
+check after it.
+"""
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_add_32, smp_wmb
+from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
+from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
+from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry, write_seqlock, write_sequnlock
+from pykmm_ext.kernel.spinlock cimport spin_trylock, spin_unlock, spinlock_t
+from pykmm_ext.kernel.srcu cimport call_srcu, srcu_barrier, srcu_read_lock, srcu_read_unlock
+from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, rcu_head, u32, unlikely
+from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
+from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
+from pykmm_ext.mm.memory cimport access_error, handle_pte_fault
+from pykmm_ext.mm.mm_types cimport (
+    FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_SPECULATIVE, VM_FAULT_ERROR, VM_FAULT_RETRY, VM_GROWSDOWN,
+    VM_HUGETLB, VM_PFNMAP, arch_ops, machine, machine_of, mm_struct, pmd_t, strategy_ops, vm_area_struct,
+    vm_fault, vm_fault_t,
+)
+from pykmm_ext.mm.mmap cimport __vm_area_free, find_vma_srcu, vma_has_changed
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
+from pykmm_ext.strategy cimport Strategy
+
+# Cpu.strategy_count: attempts == speculative + the sum of the reasons; retried == the sum of the reasons.
+cdef enum:
+    ATTEMPTS
+    SPECULATIVE
+    RETRIED
+    VMA_NOT_FOUND
+    VMA_CHANGED
+    VMA_SEQ_BUSY
+    BOUNDS
+    ACCESS
+    NO_ANON_VMA
+    UNSUPPORTED
+    NO_PAGE_TABLE
+    PTL_CONTENDED
+    PTE_CHANGED_VMA
+    FAULT_FAILED
+
+cdef enum:
+    WRITER_BITS = 13                        # up to 8191 writers inside: 4096 CPUs may zap, and sections nest
+    WRITER_MASK = (1 << WRITER_BITS) - 1
+    GENERATION = 1 << WRITER_BITS
+
+cdef const char *counter_names[15]
+counter_names[:] = [
+    "attempts", "speculative", "retried", "vma_not_found", "vma_changed", "vma_seq_busy", "bounds", "access",
+    "no_anon_vma", "unsupported", "no_page_table", "ptl_contended", "pte_changed_vma", "fault_error", NULL,
+]
+
+cdef strategy_ops ops
+
+
+# ---- the reader's side -----------------------------------------------------------------------------------------------
+
+# What keeps a page table that was found from being freed: IRQs off (the freeing side waits for an IPI) and, on an
+# arch that frees tables by RCU, a read section. Context: any; nests.
+cdef inline void walk_begin(Cpu *cpu, const arch_ops *arch) noexcept nogil:
+    local_irq_disable(cpu)
+    if unlikely(arch.rcu_table_free):
+        rcu_read_lock(cpu)
+
+
+cdef inline void walk_end(Cpu *cpu, const arch_ops *arch) noexcept nogil:
+    if unlikely(arch.rcu_table_free):
+        rcu_read_unlock(cpu)
+    local_irq_enable(cpu)
+
+
+# Context: IRQs on, SRCU read section, no PTL. True = vmf->ptl held, IRQs on, the VMA and the table as they were when
+# the fault looked at them, and vmf->pte valid. The reason of a refusal goes to *vmf->strategy_data.
+#
+# The first check says that the table is still linked, and IRQs off keep it so until the second check, made under the
+# PTL: from then on zap_pte_range() blocks on the PTL. trylock, because a holder of the PTL may wait for this CPU to
+# take a flush IPI.
+cdef int speculative_lock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
+    cdef vm_area_struct *vma = vmf.vma
+    cdef mm_struct *mm = vma.vm_mm
+    cdef u32 *reason = <u32 *>vmf.strategy_data
+    cdef spinlock_t *ptl
+    cdef int ret = 0
+    walk_begin(cpu, mm.arch)
+    if unlikely(vma_has_changed(cpu, vma, vmf.sequence)):
+        reason[0] = PTE_CHANGED_VMA
+    elif unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
+        reason[0] = NO_PAGE_TABLE
+    else:
+        ptl = pte_lockptr(cpu, mm, vmf.orig_pmd)
+        if unlikely(not spin_trylock(cpu, ptl)):
+            reason[0] = PTL_CONTENDED
+        elif unlikely(vma_has_changed(cpu, vma, vmf.sequence)):
+            spin_unlock(cpu, ptl)
+            reason[0] = PTE_CHANGED_VMA
+        elif unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
+            spin_unlock(cpu, ptl)
+            reason[0] = NO_PAGE_TABLE
+        else:
+            vmf.ptl = ptl
+            vmf.pte = pte_offset(mm, vmf.orig_pmd, vmf.address)
+            ret = 1
+    walk_end(cpu, mm.arch)
+    return ret
+
+
+# Context: SRCU read section of the whole attempt; IRQs on. 0 and VM_FAULT_MAJOR: done. Else *reason says why not.
+cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned long address, u32 flags,
+                                           u32 *reason) noexcept nogil:
+    cdef const arch_ops *arch = mm.arch
+    cdef vm_fault vmf
+    cdef vm_area_struct *vma = find_vma_srcu(cpu, mm, address)
+    cdef unsigned long vm_start, vm_flags
+    cdef pmd_t *pmd
+    cdef u32 seq
+    cdef bint dead
+    cdef vm_fault_t ret
+    if unlikely(vma == NULL):
+        reason[0] = VMA_NOT_FOUND
+        return VM_FAULT_RETRY
+
+    seq = raw_read_seqcount(cpu, &vma.vm_sequence)  # rmb: pairs with smp_wmb() in vma_write_end()
+    dead = RB_EMPTY_NODE(cpu, &vma.vm_rb)
+    if unlikely(dead):
+        reason[0] = VMA_CHANGED
+        return VM_FAULT_RETRY
+    if unlikely(seq & WRITER_MASK):
+        reason[0] = VMA_SEQ_BUSY
+        return VM_FAULT_RETRY
+
+    vm_flags = READ_ONCE(cpu, &vma.vm_flags)
+    vm_start = READ_ONCE(cpu, &vma.vm_start)
+    if unlikely(address < vm_start or READ_ONCE(cpu, &vma.vm_end) <= address):
+        # Below a stack is not out of bounds yet, but growing it takes mmap_sem.
+        reason[0] = UNSUPPORTED if vm_flags & VM_GROWSDOWN and address < vm_start else BOUNDS
+        return VM_FAULT_RETRY
+    if unlikely(vm_flags & (VM_HUGETLB | VM_PFNMAP)):
+        reason[0] = UNSUPPORTED
+        return VM_FAULT_RETRY
+    if unlikely(access_error(vm_flags, flags)):
+        reason[0] = ACCESS
+        return VM_FAULT_RETRY
+
+    vmf.vma = vma
+    vmf.flags = flags
+    vmf.sequence = seq
+    vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)
+    vmf.pgoff = ((vmf.address - vm_start) >> arch.page_shift) + READ_ONCE(cpu, &vma.vm_pgoff)
+    # Only now is it known that what was read belongs together.
+    if unlikely(read_seqcount_retry(cpu, &vma.vm_sequence, seq)):
+        reason[0] = VMA_CHANGED
+        return VM_FAULT_RETRY
+
+    # Look up, never allocate: a table instantiated after free_pgtables() would leak. So the first fault below an empty
+    # pmd is always a classic one.
+    walk_begin(cpu, arch)
+    if unlikely(vma_has_changed(cpu, vma, seq)):
+        walk_end(cpu, arch)
+        reason[0] = VMA_CHANGED
+        return VM_FAULT_RETRY
+    pmd = mm_find_pmd(cpu, mm, address)
+    if pmd != NULL:
+        vmf.orig_pmd = READ_ONCE(cpu, pmd)
+    if unlikely(pmd == NULL or arch.table_none(vmf.orig_pmd) or arch.table_bad(vmf.orig_pmd)
+                or arch.table_leaf(vmf.orig_pmd, 1)):
+        walk_end(cpu, arch)
+        reason[0] = NO_PAGE_TABLE
+        return VM_FAULT_RETRY
+    vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, vmf.orig_pmd, vmf.address))
+    walk_end(cpu, arch)
+
+    vmf.pmd = pmd
+    vmf.pte = NULL
+    vmf.ptl = NULL
+    vmf.page = NULL
+    vmf.cow_page = NULL
+    vmf.strategy_data = reason
+    reason[0] = NO_ANON_VMA  # what a refusal means that does not come from speculative_lock()
+    ret = handle_pte_fault(cpu, &vmf)
+    if unlikely(ret & VM_FAULT_ERROR):
+        reason[0] = FAULT_FAILED  # mmap_sem finds out whether it is one
+    return ret
+
+
+# Context: process, IRQs on, no locks; may sleep.
+cdef vm_fault_t handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned long address, u32 flags,
+                                         u32 *reason) noexcept nogil:
+    cdef vm_fault_t ret
+    cdef int idx = srcu_read_lock(cpu, &mm.machine.vma_srcu)
+    ret = __handle_speculative_fault(cpu, mm, address,
+                                     (flags & ~(FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE)) | FAULT_FLAG_SPECULATIVE,
+                                     reason)
+    srcu_read_unlock(cpu, &mm.machine.vma_srcu, idx)
+    return ret
+
+
+# Context: as strategy_ops.handle_fault.
+cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    cdef u32 reason = FAULT_FAILED
+    cdef vm_fault_t fault
+    count_strategy(cpu, ATTEMPTS)
+    fault = handle_speculative_fault(cpu, mm, address, flags, &reason)
+    if likely(not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR)):
+        count_strategy(cpu, SPECULATIVE)
+        return fault
+    count_strategy(cpu, reason)
+    count_strategy(cpu, RETRIED)
+    return handle_fault_mmap_sem(cpu, mm, address, flags)
+
+
+# ---- the writers' side -----------------------------------------------------------------------------------------------
+
+# Context: mmap_sem W, or R for zapping. Sections of one VMA may overlap and nest.
+cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
+    atomic_add_32(cpu, &vma.vm_sequence.sequence, 1)
+    smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry() and vma_has_changed()
+
+
+# Context: as above. One writer less, one generation more: no carry can reach the writers' bits.
+cdef void spf_vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    smp_wmb(cpu)  # pairs with smp_rmb() in raw_read_seqcount()
+    atomic_add_32(cpu, &vma.vm_sequence.sequence, GENERATION - 1)
+
+
+# Context: mmap_sem W. Not visible yet; who held the object's last life has left (SRCU), so the count starts anew.
+cdef void spf_vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    vma.vm_sequence.sequence = 0
+
+
+# Context: mmap_sem W; IRQs on.
+cdef void spf_tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    write_seqlock(cpu, &mm.mm_seq)
+
+
+cdef void spf_tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    write_sequnlock(cpu, &mm.mm_seq)
+
+
+# Context: SRCU callback: process, IRQs on.
+cdef void __free_vma(Cpu *cpu, rcu_head *head) noexcept nogil:
+    cdef size_t offset = <size_t>&(<vm_area_struct *>NULL).vm_rcu_head
+    __vm_area_free(cpu, <vm_area_struct *>(<char *>head - offset))
+
+
+# Context: mmap_sem W or the mm is dead; the VMA is unlinked. Speculative faults may still hold it.
+cdef void spf_free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    call_srcu(cpu, &machine_of(cpu).vma_srcu, &vma.vm_rcu_head, __free_vma)
+
+
+# Context: process, IRQs on, may sleep, no SRCU read section.
+cdef void spf_quiesce(Cpu *cpu, machine *m) noexcept nogil:
+    srcu_barrier(cpu, &m.vma_srcu)
+
+
+ops.size = sizeof(strategy_ops)
+ops.name = "spf"
+ops.counter_names = counter_names
+ops.handle_fault = handle_fault
+ops.pte_map_lock = speculative_lock
+ops.pte_spinlock = speculative_lock
+ops.vma_write_begin = spf_vma_write_begin
+ops.vma_write_end = spf_vma_write_end
+ops.tree_write_begin = spf_tree_write_begin
+ops.tree_write_end = spf_tree_write_end
+ops.free_vma = spf_free_vma
+ops.vma_init = spf_vma_init
+ops.quiesce = spf_quiesce
+
+
+cdef class SPF(Strategy):
+    """Speculative page faults: SRCU, ``mm_seq`` and ``vm_sequence``; RFC v5 of 2017, corrected."""
+
+    def __cinit__(self) -> None:
+        self.ops = &ops
+        self.name = "spf"
+        self.description = "speculative faults without mmap_sem: SRCU + mm_seq + vm_sequence (RFC v5, corrected)"

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (no arrays here; the directives keep kernel structures free of Python checks)
+"""kernel/fork.c: the life of an mm_struct.
+
+Fork against speculative faults of the parent
+    dup_mm() write-protects the parent's private pages and flushes its TLBs once, at the end. Between the two, a thread
+    of the parent may still write a page through a stale translation. A copy of that page, made by another thread's
+    write fault in that window, would lose the write: it lands in the old page after it was copied. Classic faults are
+    kept out by mmap_sem; speculative ones by the VMA's write section, which therefore lasts from before the first
+    entry is write-protected until the flush is done, for every VMA that is copied. (RFC v5 has no such section.)
+    New pages that a speculative fault puts into empty entries before the section starts are copied like any other;
+    none can appear during it.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdlib cimport calloc, free
+
+from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32
+from pykmm_ext.kernel.rwsem cimport init_rwsem
+from pykmm_ext.kernel.seqlock cimport seqlock_init
+from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
+from pykmm_ext.machine.cpu cimport u64
+from pykmm_ext.mm.memory cimport sync_mm_rss
+from pykmm_ext.mm.memory_fork cimport copy_page_range
+from pykmm_ext.mm.mm_types cimport (
+    KMEM_MM, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_WIPEONFORK, vm_area_struct, vma_write_begin, vma_write_end,
+)
+from pykmm_ext.mm.mmap cimport exit_mmap, mmap_write_lock, mmap_write_unlock, vm_stat_account
+from pykmm_ext.mm.pgtable cimport pgd_alloc, pgd_free
+from pykmm_ext.mm.rmap cimport anon_vma_fork
+from pykmm_ext.mm.vma cimport __vm_area_free, vm_area_dup, vma_link
+
+
+# Context: process, IRQs on; nobody uses the mm and it maps nothing. Takes machine->lock.
+cdef void __mmdrop(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    cdef machine *m = mm.machine
+    if mm.strategy.mm_exit != NULL:
+        mm.strategy.mm_exit(cpu, mm)
+    pgd_free(cpu, mm)
+    spin_lock(cpu, &m.lock)
+    if mm.mmlist_prev != NULL:
+        mm.mmlist_prev.mmlist_next = mm.mmlist_next
+    else:
+        m.mmlist = mm.mmlist_next
+    if mm.mmlist_next != NULL:
+        mm.mmlist_next.mmlist_prev = mm.mmlist_prev
+    spin_unlock(cpu, &m.lock)
+    free(mm.mm_cpumask)
+    kmem_cache_free(cpu, &m.caches[<int>KMEM_MM], mm)
+
+
+# Context: process, IRQs on; may sleep; takes machine->lock.
+cdef mm_struct *mm_alloc(Cpu *cpu, machine *m, int *err) noexcept nogil:
+    cdef mm_struct *mm = <mm_struct *>kmem_cache_alloc(cpu, &m.caches[<int>KMEM_MM])
+    cdef int ret = -ENOMEM
+    if mm == NULL:
+        err[0] = -ENOMEM
+        return NULL
+    mm.machine = m
+    mm.arch = m.arch
+    mm.strategy = m.strategy
+    seqlock_init(&mm.mm_seq)
+    init_rwsem(&mm.mmap_sem)
+    spin_lock_init(&mm.page_table_lock)
+    mm.mm_users = 1
+    mm.mm_count = 1
+    mm.mmap_base = m.arch.mmap_base
+    mm.task_size = m.arch.task_size
+    mm.mm_cpumask = <unsigned long *>calloc(m.cpumask_words, sizeof(unsigned long))
+    if mm.mm_cpumask != NULL:
+        ret = pgd_alloc(cpu, mm)
+        if ret == 0 and mm.strategy.mm_init != NULL:
+            ret = mm.strategy.mm_init(cpu, mm)
+            if ret:
+                pgd_free(cpu, mm)
+    if ret:
+        free(mm.mm_cpumask)
+        kmem_cache_free(cpu, &m.caches[<int>KMEM_MM], mm)
+        err[0] = ret
+        return NULL
+    spin_lock(cpu, &m.lock)
+    mm.id = m.next_mm_id
+    m.next_mm_id += 1
+    mm.mmlist_prev = NULL
+    mm.mmlist_next = m.mmlist
+    if m.mmlist != NULL:
+        m.mmlist.mmlist_prev = mm
+    m.mmlist = mm
+    spin_unlock(cpu, &m.lock)
+    # A Cpu's vmacache may remember an mm that lived at this address: no two mms share a sequence number.
+    mm.vmacache_seqnum = (<u64>mm.id + 1) << 40
+    err[0] = 0
+    return mm
+
+
+cdef void mmget(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    atomic_inc_32(cpu, &mm.mm_users)
+
+
+cdef void mmput(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    if not atomic_dec_and_test_32(cpu, &mm.mm_users):
+        return
+    exit_mmap(cpu, mm)
+    if cpu.rss_mm == mm:
+        sync_mm_rss(cpu)
+    if atomic_dec_and_test_32(cpu, &mm.mm_count):
+        __mmdrop(cpu, mm)
+
+
+# Context: both mmap_sems W. Copies one VMA and what must be copied of its pages.
+# The copy goes behind *prev, which it becomes. The caller holds mpnt's write section. 0 or -ENOMEM.
+cdef int dup_vma(Cpu *cpu, mm_struct *mm, vm_area_struct *mpnt, vm_area_struct **prev) noexcept nogil:
+    cdef vm_area_struct *tmp = vm_area_dup(cpu, mm, mpnt)
+    cdef int ret
+    if tmp == NULL:
+        return -ENOMEM
+    tmp.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+    if not mpnt.vm_flags & VM_WIPEONFORK:
+        ret = anon_vma_fork(cpu, tmp, mpnt)
+        if ret:
+            __vm_area_free(cpu, tmp)
+            return ret
+    vma_link(cpu, mm, tmp, prev[0])
+    prev[0] = tmp
+    if mpnt.vm_flags & VM_WIPEONFORK:
+        return 0
+    return copy_page_range(cpu, mm, tmp, mpnt)
+
+
+# Context: process, no locks, may sleep; takes both mmap_sems W (the child's nests: nobody else knows it).
+cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
+    cdef unsigned long page_shift = oldmm.arch.page_shift
+    cdef vm_area_struct *mpnt
+    cdef vm_area_struct *prev = NULL
+    cdef vm_area_struct *begun   # first VMA whose write section has not begun
+    cdef int ret = 0
+    mmap_write_lock(cpu, oldmm, 0, oldmm.task_size)
+    mmap_write_lock(cpu, mm, 0, mm.task_size)
+    mm.mmap_base = oldmm.mmap_base
+    mm.start_brk = oldmm.start_brk
+    mm.brk = oldmm.brk
+    mm.start_stack = oldmm.start_stack
+    mm.initialised = oldmm.initialised
+    mm.total_vm = oldmm.total_vm
+    mm.data_vm = oldmm.data_vm
+    mm.exec_vm = oldmm.exec_vm
+    mm.stack_vm = oldmm.stack_vm
+    mpnt = oldmm.mmap
+    while mpnt != NULL:
+        if mpnt.vm_flags & VM_DONTCOPY:
+            vm_stat_account(mm, mpnt.vm_flags, -<long>((mpnt.vm_end - mpnt.vm_start) >> page_shift))
+            mpnt = mpnt.vm_next
+            continue
+        # anon_vma is set under mmap_sem only: this holds still until the sections are ended below.
+        if mpnt.anon_vma != NULL:
+            vma_write_begin(cpu, mpnt, 0)
+        ret = dup_vma(cpu, mm, mpnt, &prev)
+        mpnt = mpnt.vm_next
+        if ret:
+            break
+    begun = mpnt
+    # Nobody writes a parent's page that is shared now once this returns; only then may faults copy such pages.
+    oldmm.arch.flush_tlb_mm(cpu, oldmm)
+    mpnt = oldmm.mmap
+    while mpnt != begun:
+        if mpnt.anon_vma != NULL and not mpnt.vm_flags & VM_DONTCOPY:
+            vma_write_end(cpu, mpnt)
+        mpnt = mpnt.vm_next
+    mmap_write_unlock(cpu, mm)
+    mmap_write_unlock(cpu, oldmm)
+    return ret
+
+
+cdef mm_struct *dup_mm(Cpu *cpu, mm_struct *oldmm, int *err) noexcept nogil:
+    cdef mm_struct *mm = mm_alloc(cpu, oldmm.machine, err)
+    if mm == NULL:
+        return NULL
+    err[0] = dup_mmap(cpu, mm, oldmm)
+    if err[0]:
+        mmput(cpu, mm)
+        return NULL
+    return mm

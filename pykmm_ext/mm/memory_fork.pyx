@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (page tables and kernel structures: every index comes out of an address)
+"""mm/memory.c, the part that fork needs: copying one VMA's page tables.
+
+Private pages become read-only on both sides and are shared until either writes; the reverse map and the references
+count the second mapping before the child can run.
+
+Who runs against whom (one PTE of the parent)
+    copy_pte_range                both mmap_sems W, vm_sequence section of the source, both PTLs
+    fault under mmap_sem R        excluded
+    speculative fault             no mmap_sem; the PTL by trylock, then vm_sequence re-checked: it is stopped by either
+    hardware walker               nothing; IRQs off. It may set A or D until the write permission is gone: cmpxchg
+
+The child's tables are not visible to anybody yet.
+
+simplified: no swap entries, no huge pages; a page that is pinned is shared like any other.
+"""
+from libc.errno cimport ENOMEM
+from libc.string cimport memset
+
+from pykmm_ext.kernel.atomic cimport READ_ONCE, cmpxchg
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
+from pykmm_ext.machine.cpu cimport KMM_NR_RSS, u32
+from pykmm_ext.mm.memory cimport add_mm_rss, mm_counter, set_pte, vm_normal_page
+from pykmm_ext.mm.mm_types cimport (
+    VM_MAYWRITE, VM_SHARED, arch_ops, machine, page, pmd_t, pte_t, spinlock_t,
+)
+from pykmm_ext.mm.page_alloc cimport get_page
+from pykmm_ext.mm.pgtable cimport (
+    level_addr_end, mm_alloc_pmd, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock, table_entry,
+)
+from pykmm_ext.mm.rmap cimport page_dup_rmap
+
+
+# Context: both mmap_sems W, inside the source VMA's vma_write_begin section; takes both PTLs (the child is not visible,
+# so theirs nest without an order). 0 or -ENOMEM. The source's entries lose write permission: the caller flushes.
+cdef int copy_pte_range(Cpu *cpu, mm_struct *dst_mm, pmd_t *dst_pmd, mm_struct *src_mm, pmd_t src_val,
+                        vm_area_struct *vma, unsigned long addr, unsigned long end) noexcept nogil:
+    cdef machine *m = src_mm.machine
+    cdef const arch_ops *arch = src_mm.arch
+    cdef unsigned long page_size = <unsigned long>1 << arch.page_shift
+    cdef bint is_cow = (vma.vm_flags & (VM_SHARED | VM_MAYWRITE)) == VM_MAYWRITE
+    cdef spinlock_t *src_ptl
+    cdef spinlock_t *dst_ptl
+    cdef pte_t *src
+    cdef pte_t *dst
+    cdef pte_t pte, seen
+    cdef page *pg
+    cdef long rss[KMM_NR_RSS]
+    cdef int i
+    if pte_alloc(cpu, dst_mm, dst_pmd):
+        return -ENOMEM
+    memset(rss, 0, sizeof(rss))
+    dst = pte_offset_map_lock(cpu, dst_mm, dst_pmd, addr, &dst_ptl)
+    src_ptl = pte_lockptr(cpu, src_mm, src_val)
+    spin_lock(cpu, src_ptl)
+    src = pte_offset(src_mm, src_val, addr)
+    while addr != end:
+        pte = READ_ONCE(cpu, src)
+        if pte != 0 and arch.pte_present(pte):
+            while is_cow and arch.pte_write(pte):
+                # Walkers of the parent's other CPUs may set A or D until the write permission is gone.
+                seen = cmpxchg(cpu, src, pte, arch.pte_wrprotect(pte))
+                if seen == pte:
+                    pte = arch.pte_wrprotect(pte)
+                    break
+                pte = seen
+            if vma.vm_flags & VM_SHARED:
+                pte = arch.pte_mkclean(pte)
+            pte = arch.pte_mkold(pte)
+            pg = vm_normal_page(m, arch, pte)
+            if pg != NULL:
+                get_page(cpu, pg)
+                page_dup_rmap(cpu, pg)
+                rss[mm_counter(cpu, pg)] += 1
+            set_pte(cpu, dst, pte)
+        src += 1
+        dst += 1
+        addr += page_size
+    spin_unlock(cpu, src_ptl)
+    spin_unlock(cpu, dst_ptl)
+    for i in range(KMM_NR_RSS):
+        if rss[i]:
+            add_mm_rss(cpu, dst_mm, i, rss[i])
+    return 0
+
+
+# Context: both mmap_sems W. `table` is the source's table of `level`.
+cdef int copy_table_range(Cpu *cpu, mm_struct *dst_mm, mm_struct *src_mm, unsigned long table, u32 level,
+                          vm_area_struct *vma, unsigned long addr, unsigned long end) noexcept nogil:
+    cdef const arch_ops *arch = src_mm.arch
+    cdef unsigned long *entry = table_entry(src_mm, table, level, addr)
+    cdef unsigned long next_addr
+    cdef pmd_t val
+    cdef pmd_t *dst_pmd
+    while addr != end:
+        next_addr = level_addr_end(arch, level, addr, end)
+        val = READ_ONCE(cpu, entry)
+        if not arch.table_none(val) and not arch.table_bad(val):
+            if level == 1:
+                dst_pmd = mm_alloc_pmd(cpu, dst_mm, addr)
+                if dst_pmd == NULL or copy_pte_range(cpu, dst_mm, dst_pmd, src_mm, val, vma, addr, next_addr):
+                    return -ENOMEM
+            elif copy_table_range(cpu, dst_mm, src_mm, arch.table_paddr(val), level - 1, vma, addr, next_addr):
+                return -ENOMEM
+        entry += 1
+        addr = next_addr
+    return 0
+
+
+# The caller holds the source VMA's write section from before this call until the parent's TLB is flushed: see
+# kernel/fork.c's stand-in. Mappings that hold no private page (no anon_vma) are skipped: the child faults them in
+# from the file, or from nothing.
+cdef int copy_page_range(Cpu *cpu, mm_struct *dst_mm, vm_area_struct *dst_vma,
+                         vm_area_struct *src_vma) noexcept nogil:
+    if src_vma.anon_vma == NULL:
+        return 0
+    return copy_table_range(cpu, dst_mm, src_vma.vm_mm, src_vma.vm_mm.pgd, src_vma.vm_mm.arch.levels - 1, src_vma,
+                            src_vma.vm_start, src_vma.vm_end)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (page tables and kernel structures: every index comes out of an address)
+"""mm/vma.c's validate_mm() and mm/debug_vm_pgtable.c: the walkers that compare an address space with itself.
+
+Who runs against whom: validate_mm() holds mmap_sem, so no writer runs, and wants no fault in progress;
+validate_page_tables() wants nobody in the mm at all.
+"""
+from libc.string cimport memset
+
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32
+from pykmm_ext.kernel.rbtree cimport rb_next, rb_node, validate_rb_tree
+from pykmm_ext.machine.cpu cimport KMM_NR_RSS, u32
+from pykmm_ext.mm.memory cimport mm_counter, vm_normal_page
+from pykmm_ext.mm.mempolicy cimport validate_mempolicy
+from pykmm_ext.mm.mm_types cimport (
+    VM_WRITE, PG_anon, PG_table, arch_ops, machine, page, pfn_to_page, vm_area_struct, vma_pages,
+)
+from pykmm_ext.mm.pgtable cimport table_entry
+from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
+
+
+# ---- VMAs ----
+
+cdef const char *validate_table_vmas(Cpu *cpu, mm_struct *mm, unsigned long table, u32 level, unsigned long base,
+                                     unsigned long *addr) noexcept nogil:
+    """Context: mmap_sem held, no fault in progress. Every present entry belongs to a mapping, and is not writable where
+    the mapping is not. `base` = the first address that `table` (physical, of `level`) maps."""
+    cdef unsigned long i
+    cdef unsigned long *entry
+    cdef unsigned long val
+    cdef vm_area_struct *vma
+    cdef const char *message
+    for i in range(<unsigned long>1 << mm.arch.level_bits[level]):
+        addr[0] = base + (i << mm.arch.level_shift[level])
+        if addr[0] >= mm.task_size:
+            break
+        entry = table_entry(mm, table, level, addr[0])
+        val = READ_ONCE(cpu, entry)
+        if level:
+            if mm.arch.table_none(val):
+                continue
+            if mm.arch.table_bad(val):
+                return b"page table: a bad table entry"
+            message = validate_table_vmas(cpu, mm, mm.arch.table_paddr(val), level - 1, addr[0], addr)
+            if message != NULL:
+                return message
+        elif not mm.arch.pte_none(val) and mm.arch.pte_present(val):
+            vma = __find_vma(mm, addr[0])
+            if vma == NULL or vma.vm_start > addr[0]:
+                return b"page table: a page is mapped outside of every VMA"
+            if mm.arch.pte_write(val) and not vma.vm_flags & VM_WRITE:
+                return b"page table: a page is writable and its VMA is not"
+    return NULL
+
+
+cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexcept nogil:
+    """Context: mmap_sem held. Tree, list, gaps, sequence counts, counters, i_mmap and anon_vma links."""
+    cdef rb_node *where = NULL
+    cdef rb_node *node
+    cdef vm_area_struct *vma = mm.mmap
+    cdef vm_area_struct *prev = NULL
+    cdef unsigned long total = 0, mask = (<unsigned long>1 << mm.arch.page_shift) - 1
+    cdef u32 count = 0
+    addr[0] = 0
+    if validate_rb_tree(&mm.mm_rb, &where) < 0:
+        addr[0] = vma_of(where).vm_start if where != NULL else 0
+        return b"mm_rb: not a red-black tree"
+    node = mm.mm_rb.rb_node
+    while node != NULL and node.rb_left != NULL:
+        node = node.rb_left
+    while vma != NULL:
+        addr[0] = vma.vm_start
+        if vma.vm_mm != mm:
+            return b"vma->vm_mm is another mm"
+        if vma.vm_start >= vma.vm_end or (vma.vm_start | vma.vm_end) & mask or vma.vm_end > mm.task_size:
+            return b"vma: impossible range"
+        if prev != NULL and prev.vm_end > vma.vm_start:
+            return b"mmap list: VMAs overlap or are out of order"
+        if vma.vm_prev != prev:
+            return b"mmap list: vm_prev does not point back"
+        if node == NULL or vma_of(node) != vma:
+            return b"mm_rb and the mmap list differ"
+        if vma.rb_subtree_gap != vma_compute_subtree_gap(vma):
+            return b"rb_subtree_gap is wrong"
+        if READ_ONCE_32(cpu, &vma.vm_sequence.sequence) & 1:
+            return b"vm_sequence is odd: a write section was left open"
+        if vma.vm_file != NULL and vma.shared_prev == NULL and vma.vm_file.f_mapping.i_mmap != vma:
+            return b"vma is not on its file's i_mmap"
+        if vma.anon_vma != NULL and vma.anon_vma_chain == NULL:
+            return b"vma has an anon_vma and no anon_vma_chain"
+        if vma.vm_page_prot != mm.arch.vm_get_page_prot(vma.vm_flags):
+            return b"vm_page_prot does not match vm_flags"
+        if not validate_mempolicy(cpu, vma.vm_policy):
+            return b"vma->vm_policy is no policy"
+        total += vma_pages(vma, mm.arch.page_shift)
+        count += 1
+        prev = vma
+        vma = vma.vm_next
+        node = rb_next(node)
+    addr[0] = 0
+    if node != NULL:
+        addr[0] = vma_of(node).vm_start
+        return b"mm_rb has more VMAs than the mmap list"
+    if count != mm.map_count:
+        return b"map_count is wrong"
+    if mm.highest_vm_end != (prev.vm_end if prev != NULL else 0):
+        return b"highest_vm_end is wrong"
+    if total != mm.total_vm:
+        return b"total_vm is wrong"
+    if READ_ONCE_32(cpu, &mm.mm_seq.seqcount.sequence) & 1:
+        return b"mm_seq is odd: a write section was left open"
+    if mm.pgd:
+        message = validate_table_vmas(cpu, mm, mm.pgd, mm.arch.levels - 1, 0, addr)
+        if message != NULL:
+            return message
+    addr[0] = 0
+    return NULL
+
+
+# ---- page tables ----
+
+# What validate_table() counts.
+cdef struct table_counts:
+    unsigned long tables
+    long rss[KMM_NR_RSS]
+
+
+# Context: quiescent. `table` is the physical address of a table of `level` that maps from `addr` on.
+cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u32 level, unsigned long addr,
+                                table_counts *counts, unsigned long *where) noexcept nogil:
+    cdef const arch_ops *arch = mm.arch
+    cdef machine *m = mm.machine
+    cdef unsigned long i, val
+    cdef page *pg
+    cdef const char *message
+    counts.tables += 1
+    where[0] = addr
+    if not pfn_to_page(m, table >> arch.page_shift).flags & PG_table:
+        return b"page table in a frame that is none"
+    for i in range(<unsigned long>1 << arch.level_bits[level]):
+        where[0] = addr + (i << arch.level_shift[level])
+        val = table_entry(mm, table, level, where[0])[0]
+        if level == 0:
+            if val == 0:
+                continue
+            if not arch.pte_present(val):
+                return b"entry of an unknown kind"
+            pg = vm_normal_page(m, arch, val)
+            if pg == NULL:
+                if pfn_to_page(m, arch.pte_pfn(val)) != m.zero_page or arch.pte_write(val):
+                    return b"special entry that is no read-only zero page"
+                continue
+            if pg._mapcount == 0 or pg._refcount < pg._mapcount:
+                return b"mapped page without its references"
+            counts.rss[mm_counter(cpu, pg)] += 1
+            if arch.pte_write(val) and pg.flags & PG_anon and pg._mapcount != 1:
+                return b"writable entry of an anonymous page that others map"
+        elif not arch.table_none(val):
+            if arch.table_bad(val):
+                return b"bad table entry"
+            message = validate_table(cpu, mm, arch.table_paddr(val), level - 1, where[0], counts, where)
+            if message != NULL:
+                return message
+    return NULL
+
+
+# Context: no Cpu runs in the mm meanwhile, and every Cpu's deltas may be read.
+cdef const char *validate_page_tables(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexcept nogil:
+    cdef machine *m = mm.machine
+    cdef table_counts counts
+    cdef const char *message
+    cdef long rss
+    cdef u32 i, item
+    memset(&counts, 0, sizeof(counts))
+    message = validate_table(cpu, mm, mm.pgd, mm.arch.levels - 1, 0, &counts, addr)
+    if message != NULL:
+        return message
+    addr[0] = 0
+    if counts.tables != mm.nr_ptes:
+        return b"nr_ptes is wrong"
+    for item in range(KMM_NR_RSS):
+        rss = mm.rss_stat[item]
+        for i in range(m.nr_cpus):
+            if m.cpus[i].rss_mm == mm:
+                rss += m.cpus[i].rss_stat[item]
+        if rss != counts.rss[item]:
+            return b"rss is wrong"
+    return NULL

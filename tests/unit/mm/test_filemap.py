@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""mm/filemap.c: contents of the page cache, references, sizes from nothing to absurd."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pykmm import BusError
+from pykmm_ext.binding import Machine, MmStruct
+from pykmm_ext.mm.memory_test import page_info, validate_contents
+from pykmm_plugins.arch._x86 import X86
+from pykmm_plugins.strategies._mmap_sem import MmapSem
+
+PAGE = 0x1000
+R, W = 1, 2
+SHARED, PRIVATE = 1, 2
+
+
+@pytest.fixture
+def m() -> Iterator[Machine]:
+    with Machine(X86(), MmapSem(), cpus=1, memory=16 << 20) as machine:
+        yield machine
+        assert validate_contents(machine) is None
+
+
+@pytest.fixture
+def mm(m: Machine) -> MmStruct:
+    return m.mm()
+
+
+def test_data_then_zeroes(m: Machine, mm: MmStruct) -> None:
+    data = bytes(range(256)) * 17 + b"end"
+    f = m.file("f", data=data, size=3 * PAGE)
+    a = mm.mmap(0, 3 * PAGE, R, PRIVATE, file=f)
+    assert mm.load(a, 3 * PAGE) == data.ljust(3 * PAGE, b"\0")
+
+
+def test_offset(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", data=b"".join(bytes([i]) * PAGE for i in range(8)))
+    a = mm.mmap(0, 2 * PAGE, R, PRIVATE, file=f, offset=5 * PAGE)
+    assert mm.load(a + PAGE - 1, 2) == b"\5\6"
+
+
+def test_a_page_is_read_once(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", data=b"x" * PAGE)
+    others = [m.mm() for _ in range(3)]
+    for each in others:
+        assert each.load(each.mmap(0, PAGE, R, SHARED, file=f), 1) == b"x"
+    assert m.vmstat["pgmajfault"] == 1
+    a = mm.mmap(0, PAGE, R, PRIVATE, file=f)
+    mm.load(a, 1)
+    assert page_info(mm, a)[1:3] == (5, 4)
+
+
+def test_a_mapping_keeps_a_closed_file(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", data=b"still here")
+    a = mm.mmap(0, PAGE, R, PRIVATE, file=f)
+    f.close()
+    assert mm.load(a, 10) == b"still here"
+    used = m.vmstat["nr_used_frames"]
+    mm.munmap(a, PAGE)
+    # the cached page, and the three tables below the root
+    assert m.vmstat["nr_used_frames"] == used - 4
+
+
+def test_sparse_tebibyte(m: Machine, mm: MmStruct) -> None:
+    size = 1 << 40
+    f = m.file("sparse", data=b"head", size=size)
+    a = mm.mmap(0, PAGE, R | W, SHARED, file=f)
+    b = mm.mmap(0, PAGE, R | W, SHARED, file=f, offset=size - PAGE)
+    frames = m.vmstat["nr_used_frames"]
+    mm.store(b + PAGE - 1, b"!")
+    assert mm.load(a, 4) == b"head"
+    assert m.vmstat["nr_used_frames"] - frames <= 8
+    c = mm.mmap(0, PAGE, R, PRIVATE, file=f, offset=size - PAGE)
+    assert mm.load(c + PAGE - 2, 2) == b"\0!"
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1])
+def test_last_page(m: Machine, mm: MmStruct, size: int) -> None:
+    f = m.file("f", data=b"z" * size)
+    a = mm.mmap(0, 2 * PAGE, R, PRIVATE, file=f)
+    pages = -(-size // PAGE)
+    for i in range(2):
+        if i < pages:
+            assert mm.load(a + i * PAGE, 1) == b"z"
+        else:
+            with pytest.raises(BusError):
+                mm.load(a + i * PAGE, 1)
+
+
+@pytest.mark.parametrize("size", [1 << 58, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_absurd_sizes(m: Machine, size: int) -> None:
+    with pytest.raises((MemoryError, OSError, ValueError, OverflowError)):
+        m.file("huge", size=size)
+
+
+def test_end_of_the_last_page_is_zero_in_a_used_frame(m: Machine, mm: MmStruct) -> None:
+    a = mm.mmap(0, 64 * PAGE, R | W, PRIVATE | 0x20)
+    for i in range(64):
+        mm.store(a + i * PAGE, b"\xff" * PAGE)
+    mm.munmap(a, 64 * PAGE)
+    for i in range(8):
+        f = m.file(f"f{i}", data=b"abc")
+        assert mm.load(mm.mmap(0, PAGE, R, PRIVATE, file=f), PAGE) == b"abc".ljust(PAGE, b"\0")
