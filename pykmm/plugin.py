@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The plugin manager: what is built in, what other packages add, and the registries they fill.
+
+The built-in plugins are :data:`DEFAULT_PLUGINS`, in that order. Other packages announce theirs in the entry-point
+group ``pykmm``; they are loaded at the first :func:`get_plugin_manager`, not when pykmm is imported. The environment
+variable ``PYKMM_DISABLE_PLUGINS`` turns them off: ``1`` or ``all`` = every one, otherwise a comma-separated list of
+entry-point names. Built-in plugins are never turned off.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from pykmm import hookspecs
+from pykmm.errors import PluginError
+
+ENTRY_POINT_GROUP = "pykmm"
+DISABLE_VARIABLE = "PYKMM_DISABLE_PLUGINS"
+
+#: Modules below ``pykmm_plugins``, in the order in which they are registered.
+DEFAULT_PLUGINS: tuple[str, ...] = (
+    "strategies.mmap_sem",
+    "strategies.spf",
+    "arch.x86",
+    "importers.perf_trace",
+    "importers.strace",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name."""
+
+    name: str
+    factory: Callable[..., Any]
+    description: str
+    origin: str  #: the plugin that added it
+
+
+class Registry:
+    """Names of one kind (``kind`` is singular: "strategy") and the factories behind them."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.origin: str | None = None  #: the plugin whose hook runs now
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, name: str, factory: Callable[..., Any], description: str = "") -> None:
+        """Register `factory` as `name`. A name that is taken raises :class:`PluginError` naming both origins."""
+        if not isinstance(name, str) or not name or name != name.strip() or "," in name:
+            raise PluginError(f"{self.kind} name {name!r}: must be a non-empty string without commas or outer spaces")
+        if not callable(factory):
+            raise PluginError(f"{self.kind} {name!r}: the factory must be callable, not {type(factory).__name__}")
+        origin = self.origin or str(getattr(factory, "__module__", None) or type(factory).__module__)
+        old = self._entries.get(name)
+        if old is not None:
+            raise PluginError(f"{self.kind} {name!r} is registered twice: by {old.origin} and by {origin}")
+        self._entries[name] = Entry(name, factory, description, origin)
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The factory of `name`. An unknown name raises ValueError that lists the known ones."""
+        return self.entry(name).factory
+
+    def entry(self, name: str) -> Entry:
+        """Everything known about `name`; errors as :meth:`get`."""
+        try:
+            return self._entries[name]
+        except (KeyError, TypeError):
+            known = ", ".join(self._entries) or "none"
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {known}") from None
+
+    def names(self) -> list[str]:
+        """The names in the order of their registration."""
+        return list(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class PluginManager(pluggy.PluginManager):
+    """pluggy's manager with pykmm's hooks, registries, and an error where pluggy says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(hookspecs.PROJECT_NAME)
+        self.add_hookspecs(hookspecs)
+        self.strategies = Registry("strategy")
+        self.arches = Registry("arch")
+        self.importers = Registry("importer")
+        self.workloads = Registry("workload")
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        """As pluggy's, but a plugin without a single hook is a :class:`PluginError`.
+
+        pluggy 1.7 passes over ``@hookimpl`` on functions compiled by Cython without a word.
+        """
+        try:
+            canonical = super().register(plugin, name)
+            if canonical is not None and self.get_hookcallers(plugin):
+                self.check_pending()
+        except pluggy.PluginValidationError as error:
+            if self.is_registered(plugin):
+                self.unregister(plugin)
+            raise PluginError(str(error)) from error
+        if canonical is not None and not self.get_hookcallers(plugin):
+            self.unregister(plugin)
+            raise PluginError(
+                f"plugin {canonical!r} has no pykmm hook: its hook functions need @pykmm.hookimpl and must be plain "
+                "Python functions (pluggy passes over functions compiled by Cython)"
+            )
+        return canonical
+
+    def add_plugin(self, plugin: object, name: str | None = None) -> None:
+        """Register `plugin` and let it fill the registries: what tests and notebooks use.
+
+        Nothing of the plugin stays behind when it is refused.
+        """
+        canonical = self.register(plugin, name)
+        if canonical is None:
+            return
+        registries = self._registries()
+        before = [dict(registry._entries) for registry in registries.values()]
+        try:
+            for hook, registry in registries.items():
+                registry.origin = canonical
+                for impl in getattr(self.hook, hook).get_hookimpls():
+                    if impl.plugin is plugin:
+                        impl.function(**({"registry": registry} if impl.argnames else {}))
+                registry.origin = None
+        except BaseException:
+            for registry, entries in zip(registries.values(), before, strict=True):
+                registry._entries = entries
+                registry.origin = None
+            self.unregister(plugin)
+            raise
+
+    def _registries(self) -> dict[str, Registry]:
+        return {
+            "pykmm_register_strategies": self.strategies,
+            "pykmm_register_arch": self.arches,
+            "pykmm_register_importers": self.importers,
+            "pykmm_register_workloads": self.workloads,
+        }
+
+
+def _third_party(manager: PluginManager) -> None:
+    disabled = os.environ.get(DISABLE_VARIABLE, "").strip()
+    if disabled in ("1", "all"):
+        return
+    names = {word.strip() for word in disabled.split(",")}
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        if point.name in names:
+            continue
+        origin = f"plugin {point.name!r} ({point.value}"
+        origin += f" of {point.dist.name} {point.dist.version})" if point.dist is not None else ")"
+        try:
+            manager.add_plugin(point.load(), point.name)
+        except Exception as error:
+            raise PluginError(
+                f"{origin} cannot be loaded: {type(error).__name__}: {error}; "
+                f"{DISABLE_VARIABLE}={point.name} leaves it out"
+            ) from error
+
+
+def make_plugin_manager(*, third_party: bool = True) -> PluginManager:
+    """A fresh manager with the built-in plugins, and those of other packages if `third_party`."""
+    manager = PluginManager()
+    for name in DEFAULT_PLUGINS:
+        manager.add_plugin(importlib.import_module(f"pykmm_plugins.{name}"), name)
+    if third_party:
+        _third_party(manager)
+    return manager
+
+
+_manager: PluginManager | None = None
+_lock = threading.Lock()
+
+
+def get_plugin_manager() -> PluginManager:
+    """The manager of this process, made at the first call."""
+    global _manager
+    if _manager is None:
+        with _lock:
+            if _manager is None:
+                _manager = make_plugin_manager()
+    return _manager
