@@ -1,0 +1,506 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""engine/host (no kernel file): a tape as real system calls and real touches on the running Linux, oracle and baseline.
+
+Stands in for nothing: this *is* the kernel. What differs from the recorded program is where and with what:
+
+- Addresses. A tape's address spaces span 47 bits, the engine has one empty range. Used addresses are compacted in
+  order: gaps of more than 64 MiB shrink to 64 MiB, everything closer keeps its distance, and every address stays
+  congruent modulo 2 MiB. Results are translated back. Addresses that no mapping can have go to the kernel as they are.
+- Placement. The kernel never chooses: a recorded mmap goes where it went (MAP_FIXED_NOREPLACE), one without a
+  recorded address gets a slot, top-down from SLOT_TOP, adjacent, in program order (see place()). mremap
+  with MREMAP_MAYMOVE moves to its recorded place, or to its slot where it cannot grow in place.
+- Files are memfds with the tape's bytes, else zeroes, in the page cache beforehand; never files of this machine.
+- brk maps and unmaps the tape's heap at its own place; the process's break is not involved. Without SETBRK it starts
+  at DEFAULT_BRK.
+- Mappings that were there (MAP): [stack] is a MAP_GROWSDOWN mapping, other [names] are private mappings of a file of
+  their own (so that they never merge), [vsyscall] is not mapped.
+- fork is a real fork, of a process that has given up this interpreter's private memory; exec is a process with an
+  empty range; exit unmaps the range (exit_mmap).
+- TOUCH for execution reads. PIN touches every page, UNPIN does nothing. MBIND uses node 0.
+- mlockall and RLIMIT_MEMLOCK are those of the processes that run: without privilege mlock may fail where it did not.
+"""
+import mmap as _mmap
+import os
+import time
+from collections import namedtuple
+
+import numpy as np
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uintptr_t
+
+from pykmm.errors import TapeError
+from pykmm_ext.engine import host_place
+from pykmm_ext.engine.host_place import (
+    ADDRESSED, DEFAULT_BRK, HUGE, PAGE, RANGED, SLOT_TOP, AddressMap, HostEngineError, Placement, place, with_queries,
+)
+
+__all__ = ["DEFAULT_BRK", "HostEngineError", "HostMap", "HostResult", "SLOT_TOP", "place", "run", "supported"]
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *c_mmap "mmap"(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int c_munmap "munmap"(void *addr, size_t length)
+
+cdef extern from "kmm/tape.h" nogil:
+    enum kmm_tape_opcode:
+        KMM_OP_MMAP, KMM_OP_MUNMAP, KMM_OP_MPROTECT, KMM_OP_MREMAP, KMM_OP_MADVISE, KMM_OP_BRK, KMM_OP_MLOCK
+        KMM_OP_MUNLOCK, KMM_OP_MSYNC, KMM_OP_MINCORE, KMM_OP_FORK, KMM_OP_EXEC, KMM_OP_EXIT, KMM_OP_MAP, KMM_OP_TOUCH
+        KMM_OP_LOAD, KMM_OP_STORE, KMM_OP_PIN, KMM_OP_SETBRK, KMM_OP_MBIND, KMM_OP_UNPIN
+
+_MAX_SEGMENTS = 8192
+_FALLOCATE_MAX = 512 << 20
+_MAP_FIXED = 0x10
+_MAP_ANONYMOUS = 0x20
+_MAP_GROWSDOWN = 0x100
+_MAP_NOREPLACE = 0x100000
+
+_OP = np.dtype([
+    ("addr", "<u8"), ("len", "<u8"), ("new_addr", "<u8"), ("new_len", "<u8"), ("offset", "<u8"), ("slot", "<u8"),
+    ("data", "<u8"), ("cap", "<u8"), ("dep", "<u4"), ("ndeps", "<u4"), ("addr_ref", "<i4"), ("new_ref", "<i4"),
+    ("mm2", "<i4"), ("fd", "<i4"), ("prot", "<i4"), ("flags", "<i4"), ("op", "u1"), ("access", "u1"), ("notify", "u1"),
+    ("how", "u1"), ("setup", "<u4")], align=True)
+_DEP = np.dtype([("stream", "<u4"), ("count", "<u4")])
+_RESULT = np.dtype([
+    ("value", "<i8"), ("start", "<i8"), ("duration", "<i8"), ("fault_addr", "<u8"), ("sig", "u1"), ("si_code", "u1"),
+    ("done", "u1"), ("moved", "u1"), ("pad", "<u4")], align=True)
+_SEGMENT = np.dtype([
+    ("stream", "<u4"), ("mm", "<u4"), ("first", "<u4"), ("last", "<u4"), ("minflt", "<i8"), ("majflt", "<i8"),
+    ("state", "<u4"), ("at", "<u4")], align=True)
+_STREAM = np.dtype([("progress", "<u4"), ("waiters", "<u4"), ("first", "<u4"), ("pad", "<u4", 13)])
+_MM = np.dtype([
+    ("live", "<u4"), ("nsegments", "<u4"), ("segment", "<u4"), ("eager", "<u4"), ("start_brk", "<u8"), ("brk", "<u8"),
+    ("brk_set", "<u8"), ("brk_lock", "<u4"), ("recorded", "<u4"), ("nmaps", "<u4"), ("map_errno", "<i4"),
+    ("maps", "<u8"),
+    ("query", "<u8"), ("nquery", "<u8"), ("pid", "<i4"), ("pad", "<u4")], align=True)
+_MAPREC = np.dtype([
+    ("start", "<u8"), ("end", "<u8"), ("offset", "<u8"), ("resident", "<i8"), ("perms", "S8"), ("fd_index", "<i4"),
+    ("mm", "<u4")], align=True)
+_QUERY = np.dtype([("addr", "<u8"), ("npages", "<u8"), ("out", "<u8")])
+
+for _dtype, _size in ((_OP, sizeof(kmm_host_op)), (_DEP, sizeof(kmm_host_dep)), (_RESULT, sizeof(kmm_host_result)),
+                      (_SEGMENT, sizeof(kmm_host_segment)), (_STREAM, sizeof(kmm_host_stream)),
+                      (_MM, sizeof(kmm_host_mm)), (_MAPREC, sizeof(kmm_host_map)), (_QUERY, sizeof(kmm_host_query))):
+    if _dtype.itemsize != _size:
+        raise ImportError(f"record layout: {_dtype} is {_dtype.itemsize} bytes, the C structure {_size}")
+
+if ((host_place.HOW_SLOT, host_place.HOW_HINT, host_place.HOW_IN_PLACE, host_place.HOW_MOVE, host_place.HOW_TRY_MOVE,
+     host_place.HOW_SKIP, host_place.HOW_CLOSES)
+        != (KMM_HOW_SLOT, KMM_HOW_HINT, KMM_HOW_IN_PLACE, KMM_HOW_MOVE, KMM_HOW_TRY_MOVE, KMM_HOW_SKIP,
+            KMM_HOW_CLOSES)):
+    raise ImportError("host_place and include/kmm/host.h disagree")
+
+HostMap = namedtuple("HostMap", "start end perms offset name resident")
+HostMap.__doc__ = """One mapping at the end of an address space: /proc/PID/maps in tape addresses.
+
+``offset`` in bytes; ``name`` is the tape's file, "[heap]", "[stack]", another bracketed name, or ""; ``resident``
+counts present pages (/proc/PID/pagemap), -1 for mappings above 4 GiB.
+"""
+
+
+class HostResult:
+    """What a run on the running kernel gave. Arrays are indexed like ``program.ops``.
+
+    ``result`` (i64): address (tape), 0 or byte count; -1 where the call failed. ``errno`` (i32): 0 = none; a signal is
+    EFAULT with ``signal`` (11 or 7), ``si_code`` (SEGV: 1 = MAPERR, 2 = ACCERR) and ``fault_addr``; EFAULT without a
+    signal where the address was the result of a call that had failed. ``start_ns``, ``duration_ns``: from the start
+    barrier, None with ``timing=False``. ``elapsed_ns``: from the barrier to the end of the last operation, without the
+    recording of maps; ``setup_ns``: to the end of the setup operations; ``wall_ns``: of the whole run with its set-up.
+    ``maps``: address space -> list of HostMap, recorded at its EXIT or last operation. ``loads``: operation -> bytes
+    (LOAD) or page vector (MINCORE). ``pagemap``: (mm, address) -> u64 entries as asked for. ``minor_faults``,
+    ``major_faults``: per stream (getrusage), including the few that the engine's own memory takes. ``moved``: MMAP
+    took its slot since its hint was taken, or MREMAP could not grow in place. ``brk``: address space -> (start, end).
+    """
+
+    __slots__ = ("result", "errno", "signal", "si_code", "fault_addr", "start_ns", "duration_ns", "elapsed_ns",
+                 "setup_ns", "maps", "loads", "pagemap", "minor_faults", "major_faults", "moved", "wall_ns", "brk")
+
+    def __repr__(self):
+        return (f"<HostResult: {len(self.result)} operations, {int(np.count_nonzero(self.errno))} failed, "
+                f"{self.elapsed_ns / 1e6:.3f} ms>")
+
+
+def supported() -> bool:
+    """Whether this machine can run the host engine: Linux on x86-64."""
+    return bool(KMM_HOST_SUPPORTED)
+
+
+class _Arena:
+    """Sections of one shared mapping, laid out before it is made."""
+
+    def __init__(self):
+        self.size = (sizeof(kmm_host_head) + 63) & ~63
+        self.buffer = None
+
+    def take(self, nbytes, align=64):
+        at = (self.size + align - 1) // align * align
+        self.size = at + int(nbytes)
+        return at
+
+    def make(self):
+        self.buffer = _mmap.mmap(-1, (self.size + PAGE - 1) // PAGE * PAGE,
+                                 flags=_mmap.MAP_SHARED | _mmap.MAP_ANONYMOUS | getattr(_mmap, "MAP_NORESERVE", 0x4000))
+
+    def view(self, at, dtype, count):
+        return np.frombuffer(self.buffer, dtype, count, at)
+
+
+def _segments(ops, stream_start):
+    """(stream, mm, first, last): longest runs of one stream in one address space."""
+    found = []
+    mm = ops["mm"]
+    for s in range(len(stream_start) - 1):
+        first, last = int(stream_start[s]), int(stream_start[s + 1])
+        if first == last:
+            continue
+        cuts = (np.nonzero(np.diff(mm[first:last]))[0] + 1 + first).tolist()
+        for a, b in zip([first, *cuts], [*cuts, last]):
+            found.append((s, int(mm[a]), a, b))
+    return found
+
+
+def _check(program, segments, nmms):
+    ops = program.ops
+    if len(segments) > _MAX_SEGMENTS:
+        raise HostEngineError(f"{len(segments)} stretches of one thread in one address space, "
+                              f"{_MAX_SEGMENTS} is the limit")
+    if len(ops) and (ops["mm"].min() < 0 or ops["mm"].max() >= nmms):
+        raise TapeError("an operation runs in an address space that the program does not have")
+    ended = {}
+    for s, mm, first, last in segments:
+        if (s, mm) in ended:
+            raise TapeError(f"operation {first} runs in address space {mm} after its exit (operation {ended[s, mm]})")
+        exits = np.nonzero(ops["op"][first:last] == KMM_OP_EXIT)[0]
+        if len(exits):
+            ended[s, mm] = first + int(exits[0])
+            if first + int(exits[0]) != last - 1:
+                raise TapeError(f"operation {first + int(exits[0]) + 1} runs in address space {mm} after its exit")
+    makers = ops["mm2"][np.isin(ops["op"], (KMM_OP_FORK, KMM_OP_EXEC))]
+    if len(np.unique(makers)) != len(makers):
+        raise TapeError("two operations make the same address space")
+    if len(makers) and (makers.min() < 0 or makers.max() >= nmms):
+        raise TapeError("fork or exec makes an address space that the program does not have")
+
+
+def _files(program, specials, opened):
+    """memfds, in the order of the tape's files, then of the special mappings. Appended to opened as they are made."""
+    prefill = sum(f.size for f in program.files if f.data is None) + sum(specials) <= _FALLOCATE_MAX
+    for i, (size, data) in enumerate([(f.size, f.data) for f in program.files] + [(size, None) for size in specials]):
+        fd = os.memfd_create(f"kmm-{i:x}", os.MFD_CLOEXEC)
+        opened.append(fd)
+        if fd < 3:
+            raise HostEngineError("standard streams are closed")
+        os.ftruncate(fd, size)
+        done = 0
+        while data is not None and done < len(data):
+            done += os.pwrite(fd, data[done:done + (1 << 24)], done)
+        if data is None and prefill and size:
+            os.posix_fallocate(fd, 0, size)
+
+
+def _stuck(program, segments, results, names):
+    lines = []
+    for seg in segments:
+        if seg["state"] != 2:
+            at = int(seg["at"])
+            line = int(program.ops["source"][at])
+            lines.append(f"stream {int(seg['stream'])} at operation {at} ({names(int(program.ops['op'][at]))}"
+                         + (f", line {line} of the recording" if line else "") + f") in address space {int(seg['mm'])}")
+    return "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+
+
+def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True, pagemap=()):
+    """Runs a TapeProgram as real system calls and touches in forked children; returns a HostResult.
+
+    ``timeout`` in seconds for the whole run. ``timing=False`` leaves out two clock reads per operation (about 50 ns).
+    ``compute=False`` skips COMPUTE. ``pagemap``: (mm, tape address, pages) triples whose /proc/PID/pagemap entries are
+    read when the address space ends. An operation that fails is a result. HostEngineError: the run could not be set up,
+    did not finish in time (everything is killed) or a process of it died; TapeError: the program is inconsistent.
+    """
+    from pykmm.tape import OPCODE_NAMES
+
+    cdef kmm_host_head *head
+    cdef uintptr_t base
+    cdef void *hole
+    cdef long pid
+    cdef int status = 0, gone = 0, slice_ms
+    cdef size_t total
+    if not timeout > 0:
+        raise ValueError(f"timeout must be positive, not {timeout!r}")
+    if not KMM_HOST_SUPPORTED:
+        raise HostEngineError("the host engine needs Linux on x86-64")
+    ops = program.ops
+    n = len(ops)
+    nmms = int(program.mms)
+    stream_start = np.asarray(program.stream_start, np.int64)
+    nstreams = len(stream_start) - 1
+    segments = _segments(ops, stream_start)
+    _check(program, segments, nmms)
+    where = Placement(program)
+    lo, hi = where.intervals
+    queries = [(int(mm), int(addr), int(count)) for mm, addr, count in pagemap]
+    if queries:
+        lo, hi = with_queries(lo, hi, queries)
+    mapping = AddressMap(lo, hi)
+
+    records = np.zeros(n, _OP)
+    op = ops["op"].astype(np.int64)
+    for name in ("len", "new_len", "offset", "addr_ref", "mm2", "prot", "flags", "access"):
+        records[name] = ops[name]
+    records["new_ref"] = ops["new_addr_ref"]
+    records["op"] = op
+    records["how"] = where.how
+    records["setup"] = ops["phase"] == 0
+    users = {}
+    for _, mm, _, last in segments:
+        users.setdefault(mm, []).append(last)
+    for i in np.nonzero(op == KMM_OP_EXEC)[0].tolist():
+        if users[int(ops["mm"][i])] == [i + 1]:
+            records["how"][i] |= KMM_HOW_CLOSES
+    records["fd"] = -1
+    specials, special_names, stacks = [], [], []
+    for i in np.nonzero(op == KMM_OP_MAP)[0].tolist():
+        if not ops["flags"][i] & 3:
+            records["flags"][i] |= 2
+        data = int(ops["data"][i])
+        name = program.blobs[data].decode("utf-8", "replace") if data >= 0 else ""
+        if name == "[stack]":
+            records["flags"][i] |= _MAP_GROWSDOWN
+            stacks.append(int(ops["addr"][i]) + int(ops["len"][i]))
+        elif ops["file"][i] < 0 and name.startswith("[") and name != "[heap]" and not where.how[i] & KMM_HOW_SKIP:
+            records["fd"][i] = -2 - len(specials)
+            specials.append((int(ops["len"][i]) + PAGE - 1) & -PAGE)
+            special_names.append(name)
+            records["flags"][i] &= ~_MAP_ANONYMOUS
+            records["offset"][i] = 0
+            continue
+        if ops["file"][i] < 0:
+            records["flags"][i] |= _MAP_ANONYMOUS
+
+    arena = _Arena()
+    at_tls = arena.take(PAGE)
+    at_mms = arena.take(nmms * _MM.itemsize)
+    at_streams = arena.take(nstreams * _STREAM.itemsize)
+    at_segments = arena.take(len(segments) * _SEGMENT.itemsize)
+    at_list = arena.take(len(segments) * 4)
+    ndeps = len(program.dep_stream)
+    at_deps = arena.take(ndeps * _DEP.itemsize)
+    nfiles = len(program.files)
+    at_fds = arena.take((nfiles + len(specials)) * 4)
+    at_results = arena.take(n * _RESULT.itemsize)
+    at_ops = arena.take(n * _OP.itemsize)
+    at_queries = arena.take(len(queries) * _QUERY.itemsize)
+    outs = [arena.take(count * 8) for _, _, count in queries]
+    blob_at = {}
+    for i in np.nonzero(op == KMM_OP_STORE)[0].tolist():
+        data = int(ops["data"][i])
+        if data not in blob_at:
+            blob_at[data] = arena.take(len(program.blobs[data]), 16)
+        records["data"][i] = blob_at[data]
+        records["cap"][i] = len(program.blobs[data])
+    for i in np.nonzero(op == KMM_OP_LOAD)[0].tolist():
+        size = int(ops["len"][i])
+        if size > 1 << 30:
+            raise HostEngineError(f"operation {i} loads {size} bytes")
+        records["data"][i] = arena.take(size, 16)
+        records["cap"][i] = size
+    for i in np.nonzero(op == KMM_OP_MINCORE)[0].tolist():
+        size = min((int(ops["len"][i]) + PAGE - 1) // PAGE, 1 << 24)
+        records["data"][i] = arena.take(size, 16)
+        records["cap"][i] = size
+    at_stacks = arena.take((len(segments) + nmms + 1) * KMM_HOST_STACK, PAGE)
+    at_scratch = arena.take(nmms * KMM_HOST_SCRATCH, PAGE)
+    maps_room = (2 * n + 64 * nmms + 1024) * (1 + min(nmms, 64)) * _MAPREC.itemsize
+    at_maps = arena.take(min(maps_room, 4 << 30), PAGE)
+
+    opened = []
+    hole = NULL
+    pid = 0
+    total = 0
+    began = time.monotonic_ns()
+    try:
+        try:
+            _files(program, specials, opened)
+            arena.make()
+        except (OSError, OverflowError, ValueError) as error:
+            raise HostEngineError(f"memory for the run: {error}") from error
+        # A hole of the right size; the zygote opens it, here it is given back after the fork.
+        total = mapping.total + HUGE
+        hole = c_mmap(NULL, total, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | 0x4000, -1, 0)
+        if <uintptr_t>hole == <uintptr_t>-1:
+            hole = NULL
+            raise HostEngineError(f"no contiguous range of {total >> 20} MiB for the tape's addresses")
+        range_start = (<uintptr_t>hole + HUGE - 1) // HUGE * HUGE
+        mapping.settle(range_start)
+
+        by_index = np.array(opened + [-1], np.int32)
+        uses_file = (ops["file"] >= 0) & np.isin(op, (KMM_OP_MMAP, KMM_OP_MAP))
+        records["fd"][uses_file] = by_index[ops["file"][uses_file]]
+        special = records["fd"] < -1
+        records["fd"][special] = by_index[nfiles - 2 - records["fd"][special]]
+        addressed = np.isin(op, ADDRESSED) & (ops["addr_ref"] < 0)
+        records["addr"] = np.where(addressed, mapping.to_host(ops["addr"]), ops["addr"])
+        records["addr"][(ops["addr"] == 0) & np.isin(op, (KMM_OP_BRK, KMM_OP_MMAP)) & (ops["addr_ref"] < 0)
+                        & ((ops["flags"] & (_MAP_FIXED | _MAP_NOREPLACE)) == 0)] = 0
+        renewed = (ops["new_addr_ref"] < 0) & np.isin(op, (KMM_OP_MREMAP, KMM_OP_SETBRK))
+        records["new_addr"] = np.where(renewed, mapping.to_host(ops["new_addr"]), ops["new_addr"])
+        records["slot"] = mapping.to_host(where.slot)
+        end = ops["addr"] + ops["len"]
+        ranged = addressed & np.isin(op, RANGED) & (end > ops["addr"])
+        ranged &= mapping.inside(ops["addr"]) & mapping.inside(end)
+        records["len"][ranged] = (mapping.to_host(end) - records["addr"])[ranged]
+
+        deps = arena.view(at_deps, _DEP, ndeps)
+        deps["stream"] = program.dep_stream
+        deps["count"] = np.asarray(program.dep_pos, np.int64) + 1
+        records["dep"] = program.dep_start[:-1]
+        records["ndeps"] = np.diff(np.asarray(program.dep_start, np.int64))
+        records["notify"][stream_start[np.asarray(program.dep_stream, np.int64)]
+                          + np.asarray(program.dep_pos, np.int64)] = 1
+        segs = arena.view(at_segments, _SEGMENT, len(segments))
+        mms = arena.view(at_mms, _MM, nmms)
+        for k, (s, mm, first, last) in enumerate(segments):
+            segs[k] = (s, mm, first, last, 0, 0, 0, first)
+            records["notify"][last - 1] = 1
+            mms["nsegments"][mm] += 1
+        mms["live"] = mms["nsegments"]
+        mms["segment"][1:] = np.cumsum(mms["nsegments"])[:-1]
+        arena.view(at_list, np.uint32, len(segments))[:] = np.argsort([mm for _, mm, _, _ in segments], kind="stable")
+        forked = ops["mm2"][op == KMM_OP_FORK]
+        mms["eager"] = mms["nsegments"] > 0
+        mms["eager"][forked] = 0
+        start_brk = mapping.to_host(np.array([DEFAULT_BRK], np.uint64))[0]
+        mms["start_brk"] = start_brk
+        mms["brk"] = start_brk
+        streams = arena.view(at_streams, _STREAM, nstreams)
+        streams["first"] = stream_start[:-1]
+        arena.view(at_fds, np.int32, len(opened))[:] = sorted(opened)
+        arena.view(at_ops, _OP, n)[:] = records
+        for data, at in blob_at.items():
+            arena.buffer[at:at + len(program.blobs[data])] = program.blobs[data]
+        asked = arena.view(at_queries, _QUERY, len(queries))
+        order = sorted(range(len(queries)), key=lambda k: queries[k][0])
+        for row, k in enumerate(order):
+            mm, addr, count = queries[k]
+            asked[row] = (int(mapping.to_host(np.array([addr], np.uint64))[0]), count, outs[k])
+            if not mms["nquery"][mm]:
+                mms["query"][mm] = at_queries + row * _QUERY.itemsize
+            mms["nquery"][mm] += 1
+
+        base = np.frombuffer(arena.buffer, np.uint8).ctypes.data
+        head = <kmm_host_head *>base
+        head.base, head.size = base, arena.size
+        head.range_start, head.range_end = range_start, range_start + mapping.total
+        head.ops, head.deps, head.results, head.segments = at_ops, at_deps, at_results, at_segments
+        head.streams, head.mms, head.seglist, head.stacks = at_streams, at_mms, at_list, at_stacks
+        head.scratch, head.fds, head.tls = at_scratch, at_fds, at_tls
+        head.nops, head.nsegments, head.nstreams, head.nmms = n, len(segments), nstreams, nmms
+        head.nfds = len(opened)
+        head.neager = int(mms["nsegments"][mms["eager"] != 0].sum())
+        head.timing, head.compute = bool(timing), bool(compute)
+        head.phase0_left = int(np.count_nonzero(ops["phase"] == 0))
+        head.maps_next, head.maps_end = at_maps, arena.size if collect_maps else at_maps
+
+        pid = kmm_host_start(<void *>head)
+        if pid < 0:
+            raise HostEngineError(f"fork: {os.strerror(-pid)}")
+        c_munmap(hole, total)
+        hole = NULL
+        deadline = time.monotonic() + timeout
+        while not gone:
+            slice_ms = int(min(100.0, max(0.0, (deadline - time.monotonic()) * 1000) + 1))
+            with nogil:
+                gone = kmm_host_wait(pid, slice_ms, &status)
+            if gone:
+                break
+            PyErr_CheckSignals()
+            if time.monotonic() >= deadline:
+                raise HostEngineError(f"the tape did not finish on the host kernel within {timeout:g} s: "
+                                      + _stuck(program, segs, None, OPCODE_NAMES.__getitem__))
+        if status != 0:
+            raise HostEngineError(_death(status, head.failed, head.fail_sig, head.fail_code, head.fail_what,
+                                         head.fail_ip, head.fail_addr))
+        wall = time.monotonic_ns() - began
+        if n and not arena.view(at_results, _RESULT, n)["done"].all():
+            raise HostEngineError("the run ended before its operations: "
+                                  + _stuck(program, segs, None, OPCODE_NAMES.__getitem__))
+        out = _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, head.maps_next, nstreams,
+                       special_names, stacks, timing, collect_maps)
+        out.elapsed_ns, out.setup_ns, out.wall_ns = head.t_end, head.t_setup, wall
+        out.pagemap = {(mm, addr): arena.view(outs[k], np.uint64, count).copy()
+                       for k, (mm, addr, count) in enumerate(queries)}
+        return out
+    finally:
+        if pid > 0 and not gone:
+            kmm_host_kill(pid)
+        if hole != NULL:
+            c_munmap(hole, total)
+        for fd in opened:
+            os.close(fd)
+
+
+def _death(status, failed, sig, code, what, ip, addr):
+    who = "the first process of the run" if failed in (0, 0xffffffff) else f"the process of address space {failed - 1}"
+    if what:
+        return f"{who} could not be started or could not start a thread: {os.strerror(what)}"
+    if sig:
+        return f"{who} was killed by signal {sig}"
+    if code:
+        return f"{who} ended with status {code}" + (f" (fault at {addr:#x}, instruction {ip:#x})" if ip else "")
+    return f"{who} ended unexpectedly (wait status {status})"
+
+
+def _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, maps_next, nstreams, special_names,
+             stacks, timing, collect_maps):
+    ops, n = program.ops, len(program.ops)
+    raw = arena.view(at_results, _RESULT, n)
+    value = raw["value"]
+    failed = (value < 0) & (value >= -4095)
+    out = HostResult()
+    out.errno = np.where(failed, -value, 0).astype(np.int32)
+    result = np.where(failed, -1, value)
+    address = np.isin(ops["op"], (KMM_OP_MMAP, KMM_OP_MAP, KMM_OP_MREMAP, KMM_OP_BRK)) & ~failed & (result != 0)
+    result[address] = mapping.to_tape(result[address].astype(np.uint64)).astype(np.int64)
+    out.result = result
+    out.signal, out.si_code, out.moved = raw["sig"].copy(), raw["si_code"].copy(), raw["moved"] != 0
+    out.fault_addr = np.where(raw["sig"] != 0, mapping.to_tape(raw["fault_addr"]), 0).astype(np.uint64)
+    out.start_ns = raw["start"].copy() if timing else None
+    out.duration_ns = raw["duration"].copy() if timing else None
+    out.minor_faults = np.zeros(nstreams, np.int64)
+    out.major_faults = np.zeros(nstreams, np.int64)
+    np.add.at(out.minor_faults, segs["stream"], segs["minflt"])
+    np.add.at(out.major_faults, segs["stream"], segs["majflt"])
+    out.loads = {}
+    for i in np.nonzero(np.isin(ops["op"], (KMM_OP_LOAD, KMM_OP_MINCORE)) & ~failed)[0].tolist():
+        at, size = int(records["data"][i]), int(records["cap"][i])
+        out.loads[i] = bytes(arena.buffer[at:at + size])
+    brks = zip(mapping.to_tape(mms["start_brk"]).tolist(), mapping.to_tape(mms["brk"]).tolist(), strict=True)
+    out.brk = dict(enumerate(brks))
+    out.maps = {}
+    if not collect_maps:
+        return out
+    lost = np.nonzero(mms["map_errno"])[0]
+    if len(lost):
+        raise HostEngineError(f"maps of address space {lost[0]}: {os.strerror(int(mms['map_errno'][lost[0]]))}")
+    names = [f.name for f in program.files] + special_names
+    found = arena.view(at_maps, _MAPREC, (maps_next - at_maps) // _MAPREC.itemsize)
+    starts, ends = mapping.to_tape(found["start"]), mapping.to_tape(found["end"] - np.uint64(1)) + np.uint64(1)
+    out.maps = {mm: [] for mm in range(len(mms)) if mms["recorded"][mm]}
+    for k in range(len(found)):
+        mm, start, end = int(found["mm"][k]), int(starts[k]), int(ends[k])
+        index = int(found["fd_index"][k])
+        name = ""
+        if index >= 0:
+            name = names[index]
+        elif start < out.brk[mm][1] and end > out.brk[mm][0]:
+            name = "[heap]"
+        elif any(start < top <= end for top in stacks):
+            name = "[stack]"
+        perms = found["perms"][k].decode()
+        if name.startswith("[") and index >= 0:
+            offset = 0
+        else:
+            offset = int(found["offset"][k])
+        out.maps[mm].append(HostMap(start, end, perms, offset, name, int(found["resident"][k])))
+    for lines in out.maps.values():
+        lines.sort()
+    return out
