@@ -80,6 +80,12 @@ struct arch_ops {
 	/* -- properties -- */
 	u32 memory_model;     /* enum kmm_memory_model */
 	u32 rcu_table_free;   /* lockless walkers need rcu_read_lock(), IRQs off is not enough */
+
+	/* -- the hardware table walk. Context: IRQs off on `cpu`, address below task_size. Checks the
+	 *    permissions of every level and sets A (and D for a write) as the MMU does, atomically.
+	 *    Returns what the TLB keeps: physical address of the page | 1 << KMM_ACCESS_* for every
+	 *    access that needs no further walk (a clean page is not writable there); 0 = page fault. -- */
+	unsigned long (*hw_walk)(Cpu *cpu, struct mm_struct *mm, unsigned long address, u32 access);
 };
 
 #endif

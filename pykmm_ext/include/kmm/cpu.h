@@ -31,19 +31,23 @@ enum vm_event_item {
 
 #define KMM_NR_RSS 4           /* MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES */
 #define KMM_VMACACHE_SIZE 4
-#define KMM_PCP_HIGH 192       /* per-CPU page list: give back above this */
+#define KMM_PCP_HIGH 1024      /* per-CPU page list: give back above this */
 #define KMM_PCP_BATCH 64       /* pages moved to or from the buddy lists at a time */
 #define KMM_STRATEGY_COUNTERS 32
 #define KMM_SLAB_CACHES 8
-#define KMM_SLAB_MAGAZINE 62
+#define KMM_SLAB_MAGAZINE 61  /* 512 bytes a magazine */
 
 struct per_cpu_pages {
 	u32 count;
-	struct page *list;     /* singly linked through page->lru_next */
+	struct page *list;     /* hottest first, doubly linked through page->lru_next and lru_prev */
+	struct page *tail;
 };
 
 struct slab_magazine {
 	u32 count;
+	u32 registered;               /* linked into kmem_cache.magazines */
+	long nr_active;               /* allocated minus freed here; written by owner, summed by kmem_cache_active() */
+	struct slab_magazine *next;   /* kmem_cache.lock */
 	void *objects[KMM_SLAB_MAGAZINE];
 };
 
@@ -59,6 +63,7 @@ struct call_single_data {
 	struct call_single_data *next; /* written by sender before llist_add, read by the handler */
 	smp_call_func_t func;
 	void *info;
+	struct Cpu *target;            /* for the sender */
 	u32 done;                      /* written by the handler (release), awaited by the sender */
 };
 
@@ -98,7 +103,7 @@ typedef struct Cpu {
 	u64 vm_event[NR_VM_EVENT_ITEMS];         /* written by owner, summed racily by readers */
 	u64 strategy_count[KMM_STRATEGY_COUNTERS];
 
-	u32 ipi_pending ____cacheline_aligned;   /* written by senders and by whoever drains the queue */
+	u32 ipi_pending ____cacheline_aligned;   /* atomic: calls announced by senders whose handler has not returned */
 	u32 ipi_lock;                            /* who runs the handlers: the owner or one sender */
 	struct call_single_data *call_single_queue; /* lock-free LIFO: llist_add by senders, xchg by the drainer */
 	void (*ipi_slow)(struct Cpu *cpu);       /* drains the queue; set by machine/irq */

@@ -7,9 +7,9 @@
  * IRQ-off section of the owner and a handler run by a sender exclude each other like this:
  *
  *   owner:  irq_disabled = 1;  smp_mb_light();  if (ipi_pending) handle it first
- *   sender: ipi_pending = 1;   smp_mb_heavy();  if (!irq_disabled) take ipi_lock, run the handler
+ *   sender: ipi_pending += 1;  smp_mb_heavy();  take ipi_lock; if (!irq_disabled) run the handlers
  *
- * One of the two sees the other (Dekker). Everything that an IPI handler touches (the TLB
+ * One of the two sees the other (Dekker; the argument stands in machine/irq.pyx). Everything that an IPI handler touches (the TLB
  * above all) is touched by its owner with IRQs off only.
  */
 #ifndef KMM_IRQ_H

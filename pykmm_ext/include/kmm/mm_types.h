@@ -14,6 +14,7 @@
 #include "kmm/spinlock.h"
 #include "kmm/types.h"
 #include "kmm/rbtree_types.h"
+#include "kmm/rcu_segcblist.h"
 #include "kmm/rwsem_types.h"
 #include "kmm/srcu_types.h"
 
@@ -106,6 +107,7 @@ enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 #define PG_table      (1UL << 6)  /* holds a page table */
 #define PG_buddy      (1UL << 7)  /* free, first page of a block of `order` in the buddy lists */
 #define PG_anon       (1UL << 8)  /* stands in for PAGE_MAPPING_ANON in page->mapping */
+#define PG_pristine   (1UL << 9)  /* on a pcp list: never handed out and not committed, the host zeroes it */
 
 struct page {
 	unsigned long flags;      /* atomic bit operations */
@@ -115,7 +117,7 @@ struct page {
 	unsigned long index;      /* page offset in the mapping; const while mapped */
 	struct page *lru_next;    /* owner of the list: pcp list (owning Cpu), buddy list (zone->lock) */
 	struct page *lru_prev;
-	u32 order;                /* PG_buddy: written and read under zone->lock */
+	u32 order;                /* PG_buddy: zone->lock; of an allocated block's first page: const */
 	spinlock_t ptl;           /* PG_table: split page-table lock */
 	unsigned long private_;
 };
@@ -171,6 +173,17 @@ struct vm_operations_struct {
 	u32 may_not_merge;/* vm_ops->close in Linux */
 };
 
+/* ---- memory policies (include/linux/mempolicy.h) ---- */
+#define MAX_NUMNODES 1024               /* how many nodes a mask may name; only node 0 exists */
+#define MAX_NUMNODES_LONGS (MAX_NUMNODES / 64)
+struct mempolicy {
+	u32 refcnt;                     /* atomic; a call of mbind and the VMAs. The rest: const */
+	u16 mode;                       /* MPOL_* */
+	u16 flags;                      /* MPOL_F_* of the mode argument */
+	unsigned long nodes;            /* bit 0: node 0. simplified: one node, so one word */
+	unsigned long user_nodemask[MAX_NUMNODES_LONGS]; /* as passed in; STATIC_NODES, RELATIVE_NODES */
+};
+
 /* ---- vm_area_struct ---- */
 struct vm_area_struct {
 	unsigned long vm_start;         /* mmap_sem W inside vm_sequence; R: mmap_sem or SPF */
@@ -193,6 +206,7 @@ struct vm_area_struct {
 	const char *anon_name;          /* const; "[heap]"-like label of an imported mapping, or NULL */
 	void *strategy_data;            /* per-VMA state of the strategy */
 	struct rcu_head vm_rcu_head;    /* free_vma() */
+	struct mempolicy *vm_policy;    /* mmap_sem W inside vm_sequence; R: mmap_sem. NULL = the default; a reference */
 };
 
 /* ---- mm_struct ---- */
@@ -229,6 +243,7 @@ struct mm_struct {
 	struct mm_struct *mmlist_next;  /* machine->mmlist, under machine->lock */
 	struct mm_struct *mmlist_prev;
 	u32 id;                         /* const; for reports */
+	u32 tlb_flush_pending;          /* atomic: zappers under mmap_sem R that may owe a TLB flush */
 };
 
 /* ---- a fault in progress (include/linux/mm.h) ---- */
@@ -280,28 +295,32 @@ struct zone {
 	unsigned long pristine_pfn;     /* frames from here on were never handed out: still zero, not committed */
 	unsigned long end_pfn;
 	unsigned long committed_pfn;    /* host memory is backed below this */
+	u32 pcp_high, pcp_batch;        /* const: KMM_PCP_HIGH and _BATCH, less on a small machine */
 };
 
 struct kmem_cache {
 	const char *name;
 	u32 id;                         /* index into Cpu.slab */
 	size_t object_size;
-	spinlock_t lock;                /* depot and nr_total */
-	void **depot;                   /* spare objects */
+	spinlock_t lock;                /* everything below */
+	void **depot;                   /* spare objects, [depot_max >= nr_total] */
 	unsigned long depot_count, depot_max;
-	unsigned long nr_active;        /* atomic: live objects */
+	struct slab_magazine *magazines; /* every Cpu that used the cache; live objects: kmem_cache_active() */
 	unsigned long nr_total;         /* objects that were ever carved out of slabs */
 	void *slabs;                    /* chain of backing chunks, freed with the cache */
+	u8 *carve, *carve_end;          /* rest of the newest chunk */
 };
-enum { KMEM_VMA, KMEM_ANON_VMA, KMEM_AVC, KMEM_MM, KMEM_FILE, KMEM_NR };
+enum { KMEM_VMA, KMEM_ANON_VMA, KMEM_AVC, KMEM_MM, KMEM_FILE, KMEM_POLICY, KMEM_NR };
 
 struct rcu_state {
-	unsigned long gp_ctr;           /* written by synchronize_rcu under gp_lock; read by rcu_read_lock */
-	rwlock_sem gp_lock;             /* one grace period at a time */
-	spinlock_t cb_lock;
-	struct rcu_head *cb_head;       /* cb_lock */
-	struct rcu_head **cb_tail;
-	unsigned long nr_callbacks;     /* cb_lock */
+	unsigned char __pad0[KMM_CACHELINE]; /* readers' word: no writer beside it */
+	unsigned long gp_ctr;           /* odd; written under gp_lock; read by rcu_read_lock */
+	unsigned char __pad1[KMM_CACHELINE];
+	rwlock_sem gp_lock;             /* one grace period at a time; gp_state, gp_cpu, gp_seq */
+	u32 gp_state;                   /* a grace period of call_rcu() is under way */
+	u32 gp_cpu;                     /* Cpus below were seen quiescent in it */
+	unsigned long gp_seq;           /* completed grace periods; read without the lock */
+	struct rcu_segcblist cblist;    /* its own lock; callbacks of call_rcu() */
 };
 
 struct machine {
@@ -314,8 +333,8 @@ struct machine {
 	u8 *mem_base;                   /* const: the arena; physical address p is mem_base[p] */
 	unsigned long nr_frames;        /* const */
 	struct page *mem_map;           /* const: [nr_frames] */
-	struct zone zone;
-	struct page *zero_page;         /* const; reserved */
+	struct zone zone ____cacheline_aligned; /* written at every refill: apart from what every fault reads */
+	struct page *zero_page ____cacheline_aligned; /* const; reserved */
 	struct kmem_cache caches[KMEM_NR];
 	struct rcu_state rcu;
 	struct srcu_struct vma_srcu;    /* DEFINE_SRCU(vma_srcu) of mm/mmap.c */

@@ -3,6 +3,7 @@
 #ifndef KMM_SRCU_TYPES_H
 #define KMM_SRCU_TYPES_H
 
+#include "kmm/rcu_segcblist.h"
 #include "kmm/rwsem_types.h"
 #include "kmm/spinlock.h"
 
@@ -13,15 +14,16 @@ struct srcu_data {
 } ____cacheline_aligned;
 
 struct srcu_struct {
+	unsigned char __pad0[KMM_CACHELINE]; /* what readers load shares no line with what is written */
 	unsigned long srcu_idx;          /* which pair readers use (& 1); written under gp_mutex */
 	struct srcu_data *sda;           /* const: [nr_cpus] */
 	u32 nr_cpus;                     /* const */
-	rwlock_sem gp_mutex;             /* one grace period at a time */
-	spinlock_t cb_lock;
-	struct rcu_head *cb_head;        /* cb_lock: callbacks that wait for a grace period */
-	struct rcu_head **cb_tail;
-	unsigned long nr_callbacks;      /* cb_lock */
-	unsigned long gp_seq;            /* completed grace periods */
+	unsigned char __pad1[KMM_CACHELINE];
+	rwlock_sem gp_mutex;             /* one grace period at a time; the next three */
+	u32 gp_state;                    /* how far the grace period of call_srcu() is */
+	u32 gp_cpu;                      /* Cpus below were seen drained in this state */
+	unsigned long gp_seq;            /* completed grace periods; read without the lock */
+	struct rcu_segcblist cblist;     /* its own lock; callbacks of call_srcu() */
 };
 
 #endif

@@ -34,7 +34,7 @@ enum kmm_tape_opcode {
 	KMM_OP_PIN,        /* addr, len */
 	KMM_OP_UNPIN,      /* addr, len */
 	KMM_OP_SETBRK,     /* addr = start_brk, new_addr = current break of an imported process */
-	KMM_OP_MBIND,      /* addr, len, flags = mode: recorded for its errno, no NUMA nodes yet */
+	KMM_OP_MBIND,      /* addr, len, flags = mode and MPOL_F_*; the mask is node 0 where the mode needs one */
 	KMM_NR_OPS
 };
 
@@ -63,5 +63,13 @@ struct kmm_tape_op {
 	u8 access;          /* KMM_ACCESS_* */
 	u8 phase;           /* 0 = setup, 1 = threads, 2 = final */
 };
+
+/* MBIND: does the mode need a mask? (PREFERRED, BIND, INTERLEAVE, PREFERRED_MANY, WEIGHTED_INTERLEAVE) */
+static inline int kmm_tape_mbind_mask(s32 flags)
+{
+	u32 mode = (u32)flags & ~0xe000u; /* MPOL_MODE_FLAGS */
+
+	return mode < 7 && (1u << mode & 0x6e) != 0;
+}
 
 #endif

@@ -22,7 +22,7 @@ typedef int64_t s64;
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* Two lines: the adjacent-line prefetcher pairs them on x86. */
-#define KMM_CACHELINE 64
+#define KMM_CACHELINE 128
 #define ____cacheline_aligned __attribute__((aligned(KMM_CACHELINE)))
 
 #endif

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line. The first thing to try, which needs nothing beside an installed pykmm, is::
+
+    pykmm replay --example
+
+It replays the recording that is shipped in :mod:`pykmm.data`. Everything heavy is imported by the command that
+needs it.
+
+Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ; 2 = wrong
+usage or bad input (the message says which file and line); 130 = interrupted.
+"""
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pykmm.comparison import Comparison
+    from pykmm.tape import Tape
+
+EXAMPLE = "python-threads.perf-trace.txt.xz"
+EXIT_MAPS_DIFFER = 1
+EXIT_BAD_INPUT = 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="pykmm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Replay recorded memory behaviour under different page-fault strategies.",
+    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones, 2 wrong usage or bad input.",
+)
+
+Traces = Annotated[list[Path] | None, typer.Argument(
+    metavar="TRACE...", help="Recordings (perf trace or strace text, plain, .xz or .gz) or saved tapes (.npz).")]
+Trace = Annotated[Path, typer.Argument(metavar="TRACE", help="A recording or a saved tape.")]
+StrategyOption = Annotated[str, typer.Option("--strategy", "-s", metavar="A,B", help="Fault strategies, by name.")]
+EngineOption = Annotated[str, typer.Option(
+    "--engine", "-e", metavar="A,B", help="native: threads in this process. host: real system calls on this kernel.")]
+ArchOption = Annotated[str, typer.Option("--arch", metavar="A,B", help="Arch backends, by name.")]
+MemoryOption = Annotated[str | None, typer.Option(
+    "--memory", metavar="SIZE", help="Simulated memory, like 1G; as much as the tape needs if not given.")]
+RepeatOption = Annotated[int, typer.Option(
+    "--repeat", "-r", min=1, max=10000, help="Runs per row; a row shows the fastest.")]
+JsonOption = Annotated[str | None, typer.Option(
+    "--json", metavar="FILE",
+    help="Write every figure as JSON; - writes it to standard output, instead of the tables.")]
+
+
+def _fail(message: str) -> typer.Exit:
+    typer.echo(f"pykmm: {message}", err=True)
+    return typer.Exit(EXIT_BAD_INPUT)
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{os.fspath(error.filename)}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Turns what a user can cause into one line and exit status 2."""
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        from pykmm.errors import InvariantViolation, PykmmError
+
+        try:
+            return command(*args, **kwargs)
+        except InvariantViolation:
+            raise
+        except (PykmmError, ValueError) as error:
+            raise _fail(str(error)) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _fail(_os_error(error)) from None
+        except MemoryError as error:
+            raise _fail(f"out of memory: {error}; --memory sets the simulated memory") from None
+    return wrapper
+
+
+def _names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, width=max(console.width, 150))
+    return console
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Says what is being done, on a terminal only."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("") as status:
+        yield status.update
+
+
+def example_path() -> Path:
+    """The recording that pykmm ships."""
+    from importlib.resources import files
+
+    return Path(str(files("pykmm.data").joinpath(EXAMPLE)))
+
+
+def _load(path: Path) -> Tape:
+    from pykmm.tape import Tape
+
+    return Tape.load(path)
+
+
+def _title(path: Path, tape: Tape) -> str:
+    summary = tape.summary()
+    faults = ", ".join(f"{count:,} {kind}" for kind, count in tape.notes.faults.items()) or "none"
+
+    def some(count: int, what: str) -> str:
+        return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+    return (f"{path.name}: {some(summary['operations'], 'operation')}, {some(summary['threads'], 'thread')}, "
+            f"{some(summary['address_spaces'], 'address space')}; recorded faults: {faults}")
+
+
+def _print_comparison(console: Console, path: Path, comparison: Comparison, repeat: int) -> None:
+    from pykmm.report import comparison_table, note_lines
+
+    def say(text: str = "") -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    tape = comparison.tape
+    say(_title(path, tape))
+    console.print(comparison_table(comparison))
+    if repeat > 1:
+        say(f"time: the fastest of {repeat} runs")
+    for line in note_lines(tape.notes):
+        say(f"note: {line}")
+    for row in comparison.rows:
+        if row.result.mismatch_count:
+            say(f"results: {row.result.mismatch_count:,} of {len(tape):,} differ under {row.strategy} on {row.engine}, "
+                "first:")
+            for text in row.result.mismatches[:3]:
+                say(f"  {text}")
+    if not tape.end_maps:
+        say("maps: no end maps recorded, nothing to compare with")
+        return
+    mappings = sum(line.name != "[vsyscall]" for lines in tape.end_maps.values() for line in lines)
+    for row in comparison.rows:
+        diff = row.result.maps_diff()
+        if diff:
+            say(f"maps: {row.strategy} on {row.engine} DIFFERS from the recorded end maps:")
+            for text in diff:
+                say(f"  {text}")
+        else:
+            say(f"maps: {row.strategy} on {row.engine} ended with the {mappings} recorded mappings")
+
+
+def _write_json(target: str, values: Any) -> None:
+    import json
+
+    text = json.dumps(values, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+@app.command()
+@_clear_errors
+def replay(
+    traces: Traces = None,
+    strategy: StrategyOption = "mmap_sem,spf",
+    engine: EngineOption = "native",
+    arch: ArchOption = "x86",
+    memory: MemoryOption = None,
+    repeat: RepeatOption = 1,
+    json: JsonOption = None,
+    example: Annotated[bool, typer.Option(
+        "--example", help="Replay the shipped recording (also without a TRACE).")] = False,
+) -> None:
+    """Replay recordings and compare strategies and engines; check the final maps.
+
+    Prints one table per recording: time, ratio to the first row, faults beside the recording's own, and the fault
+    counters. Where NAME.end-maps.txt lies beside NAME.perf-trace.txt.xz, the replay must end with these maps; a
+    difference is shown as a diff and is exit status 1.
+
+    \b
+    Examples:
+      pykmm replay --example
+      pykmm replay recording.perf-trace.txt.xz --strategy mmap_sem,spf --engine native,host
+    """
+    from pykmm.comparison import compare as run_comparison
+    from pykmm.machine import check_names, parse_size
+
+    paths = list(traces or [])
+    if example or not paths:
+        paths.append(example_path())
+    strategies, engines, arches = _names(strategy), _names(engine), _names(arch)
+    check_names("strategy", strategies)
+    check_names("engine", engines)
+    check_names("arch", arches)
+    if memory is not None:
+        parse_size(memory)
+    console = _console()
+    found, ok = [], True
+    for path in paths:
+        with _progress() as progress:
+            progress(f"reading {path.name}")
+            tape = _load(path)
+            comparison = run_comparison(
+                tape, strategies, engines, arches, memory=memory, repeats=repeat,
+                progress=lambda text, path=path, progress=progress: progress(f"{path.name}: {text}"))  # type: ignore[misc]
+        ok = ok and comparison.maps_ok
+        if json is None or json != "-":
+            _print_comparison(console, path, comparison, repeat)
+            if path is not paths[-1]:
+                console.print()
+        if json is not None:
+            found.append(comparison.to_dict())
+    if json is not None:
+        _write_json(json, found)
+    if not ok:
+        raise typer.Exit(EXIT_MAPS_DIFFER)
+
+
+@app.command()
+@_clear_errors
+def compare(
+    trace: Trace,
+    strategy: Annotated[str, typer.Option(
+        "--strategy", "-s", metavar="A,B", help="Fault strategies; all if not given.")] = "",
+    engine: EngineOption = "native,host",
+    arch: ArchOption = "x86",
+    cpus: Annotated[int | None, typer.Option(
+        "--cpus", min=1, help="Simulated CPUs; as many as the tape needs if not given.")] = None,
+    memory: MemoryOption = None,
+    repeat: RepeatOption = 5,
+    json: JsonOption = None,
+) -> None:
+    """Compare every strategy on one tape: as replay, several runs per row.
+
+    \b
+    Example:
+      pykmm compare recording.perf-trace.txt.xz --repeat 20
+    """
+    from pykmm.comparison import compare as run_comparison
+    from pykmm.plugin import get_plugin_manager
+
+    strategies = _names(strategy) or get_plugin_manager().strategies.names()
+    with _progress() as progress:
+        comparison = run_comparison(_load(trace), strategies, _names(engine), _names(arch), cpus=cpus, memory=memory,
+                                    repeats=repeat, progress=progress)
+    if json != "-":
+        _print_comparison(_console(), trace, comparison, repeat)
+    if json is not None:
+        _write_json(json, comparison.to_dict())
+    if not comparison.maps_ok:
+        raise typer.Exit(EXIT_MAPS_DIFFER)
+
+
+@app.command()
+@_clear_errors
+def maps(
+    trace: Trace,
+    which: Annotated[str, typer.Option(
+        "--which", "-w", help="start, end: as recorded; final: as a replay ends.")] = "final",
+    strategy: Annotated[str, typer.Option("--strategy", "-s", help="Fault strategy of the replay.")] = "spf",
+    arch: Annotated[str, typer.Option("--arch", help="Arch backend of the replay.")] = "x86",
+) -> None:
+    """Print the mappings of the main process, as /proc/PID/maps does.
+
+    \b
+    Example:
+      pykmm maps recording.perf-trace.txt.xz --which final
+    """
+    from pykmm.machine import Machine, memory_needed
+    from pykmm.report import format_maps
+
+    if which not in ("start", "end", "final"):
+        raise ValueError(f"unknown maps {which!r}; known: start, end, final")
+    tape = _load(trace)
+    if which == "final":
+        with Machine(arch=arch, strategy=strategy, cpus=tape.program().nstreams, memory=memory_needed(tape)) as machine:
+            lines = machine.run(tape).maps.get(tape.main_mm, [])
+    else:
+        recorded = tape.start_maps if which == "start" else tape.end_maps
+        if tape.main_mm not in recorded:
+            raise ValueError(f"{trace}: no {which} maps recorded (NAME.{which}-maps.txt beside the recording)")
+        lines = recorded[tape.main_mm]
+    typer.echo(format_maps(lines), nl=False)
+
+
+@app.command("list")
+@_clear_errors
+def list_() -> None:
+    """List strategies, arch backends, engines, importers and workloads.
+
+    \b
+    Example:
+      pykmm list
+    """
+    from pykmm.plugin import get_plugin_manager
+
+    manager = get_plugin_manager()
+    for title, registry in (("strategies", manager.strategies), ("arch backends", manager.arches),
+                            ("importers", manager.importers), ("workloads", manager.workloads)):
+        typer.echo(f"{title}:")
+        for entry in registry:
+            typer.echo(f"  {entry.name:<14} {entry.description}  [{entry.origin}]")
+        if not len(registry):
+            typer.echo("  none")
+    typer.echo("engines:")
+    typer.echo("  native         one thread per simulated CPU in this process, wall clock")
+    typer.echo("  host           real system calls and touches on the running kernel, wall clock")
+
+
+def main() -> None:
+    """The ``pykmm`` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of standard output went away: as other filters, stop without a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

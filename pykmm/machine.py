@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Machine: CPUs, memory, an arch and a fault strategy; and running tapes on it.
+
+The core is :mod:`pykmm_ext.binding`; this module adds the names of plugins, sizes as text and :meth:`Machine.run`.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pykmm.plugin import get_plugin_manager
+from pykmm_ext import binding
+from pykmm_ext.binding import File, MmStruct, Vma
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pykmm.tape import MapsLine, Notes, Tape
+    from pykmm.tape_program import TapeProgram
+    from pykmm_ext.arch import Arch
+    from pykmm_ext.strategy import Strategy
+
+__all__ = ["ENGINES", "File", "Machine", "MmStruct", "RunResult", "Vma", "parse_size", "run_host"]
+
+#: Engines that Machine.run() knows.
+ENGINES = ("native", "host")
+
+_SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_VM_READ, _VM_WRITE, _VM_EXEC, _VM_SHARED = 1, 2, 4, 8
+
+
+def parse_size(text: str | int) -> int:
+    """"256M", "64K", "2T", "1048576" -> bytes (powers of 1024). ValueError for anything else."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"a size must be a string or an integer, not {type(text).__name__}")
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: expected a number with K, M, G or T, like 256M")
+    return int(match[1]) << _UNITS[(match[2] or "").upper()]
+
+
+@dataclass
+class RunResult:
+    """What running a tape gave. Arrays are indexed as ``tape.ops``."""
+
+    engine: str
+    strategy: str                           #: "linux" on the host engine
+    arch: str
+    cpus: int                               #: simulated CPUs (threads of the tape that may run at the same time)
+    elapsed: float                          #: seconds from the start barrier to the end of the last operation
+    faults: int                             #: page faults taken
+    counters: dict[str, int]                #: of the strategy; empty on the host engine
+    vmstat: dict[str, int]                  #: of the machine; empty on the host engine
+    results: npt.NDArray[np.int64]          #: address, 0 or -errno
+    errnos: npt.NDArray[np.int32]           #: 0 = success
+    durations: npt.NDArray[np.uint64] | None    #: nanoseconds, where asked for
+    maps: dict[int, list[MapsLine]]         #: address space -> its mappings when it ended
+    streams: list[float]                    #: seconds per simulated CPU; empty on the host engine
+    mismatches: list[str]                   #: first results that differ from recorded or expected ones
+    mismatch_count: int
+    notes: Notes                            #: what the importer met
+    tape: Tape = field(repr=False)
+
+    @property
+    def faults_per_s(self) -> float:
+        """Page faults per second of elapsed time."""
+        return self.faults / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def recorded(self) -> dict[str, int]:
+        """The recording's own fault counts: "minor", "major"; empty for a tape written by hand."""
+        return dict(self.notes.faults)
+
+    def maps_diff(self) -> list[str]:
+        """Differences from the recorded end maps as unified diff lines; empty = none, or nothing recorded."""
+        from pykmm.report import maps_diff
+
+        return maps_diff(self)
+
+
+class Machine(binding.Machine):
+    """A simulated machine; a context manager.
+
+    :param arch: name of an arch backend (``pykmm list``), or an Arch object
+    :param strategy: name of a fault strategy, or a Strategy object
+    :param cpus: number of simulated CPUs, 1 to 4096
+    :param memory: physical memory, like "256M" or "2T"; reserved, committed as it is used
+    :param fault_around: bytes mapped around a read fault of a file; one page = off
+    """
+
+    def __init__(self, arch: str | Arch = "x86", strategy: str | Strategy = "spf", cpus: int = 2,
+                 memory: str | int = "256M", *, fault_around: str | int = "64K") -> None:
+        manager = get_plugin_manager()
+        made_arch = manager.arches.get(arch)() if isinstance(arch, str) else arch
+        made_strategy = manager.strategies.get(strategy)() if isinstance(strategy, str) else strategy
+        super().__init__(made_arch, made_strategy, cpus, parse_size(memory), parse_size(fault_around))
+
+    @property
+    def arch(self) -> str:
+        """Name of the arch backend."""
+        return self.arch_object.name
+
+    @property
+    def strategy(self) -> str:
+        """Name of the fault strategy."""
+        return self.strategy_object.name
+
+    def _mm_created(self, mm: MmStruct) -> None:
+        get_plugin_manager().hook.pykmm_mm_created(mm=mm)
+
+    def run(self, tape: Tape, engine: str = "native", *, durations: bool = False) -> RunResult:
+        """Run `tape` and return what happened.
+
+        ``engine="native"`` runs every stream of the tape on a simulated CPU of this machine, each on a thread of its
+        own; "host" runs the same tape as real system calls on the running kernel, beside this machine.
+        ``durations=True`` also times every operation (about 50 ns each). A system call that fails is a result, not
+        an error. ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed).
+        TapeError: a malformed tape.
+        """
+        if engine == "host":
+            return run_host(tape, durations=durations)
+        if engine != "native":
+            raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+        result = _run_native(self, tape, durations)
+        get_plugin_manager().hook.pykmm_report(result=result)
+        return result
+
+
+def _frames_needed(program: TapeProgram) -> int:
+    """Frames that a run takes at most: pages touched, their page tables, a margin for fault-around."""
+    import numpy as np
+
+    from pykmm.tape import OPCODES
+
+    ops = program.ops
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")])
+    small = touch & (ops["len"] <= 4096) & (ops["addr_ref"] < 0)
+    keys = (ops["addr"][small] >> np.uint64(12)) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
+    pages = len(np.unique(keys))
+    tables = len(np.unique(keys >> np.uint64(9))) + 4 * program.mms
+    # Longer or symbolic ones: the same range touched again takes nothing more.
+    rest = ops[touch & ~small]
+    other = np.unique(np.stack([rest[name].astype(np.int64) for name in ("addr", "addr_ref", "mm", "len")]), axis=1)
+    long = int(np.clip(other[3] >> 12, 0, 1 << 30).sum()) + 2 * int(other.shape[1])
+    populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
+    long += int(np.minimum(ops["len"][populate] >> np.uint64(12), np.uint64(1 << 30)).sum())
+    return int(pages + pages // 4 + long + long // 256 + 2 * tables + 4096)
+
+
+def memory_needed(tape: Tape) -> int:
+    """Bytes of simulated memory with which `tape` runs, with room to spare; at most 1 TiB."""
+    return min(max(256 << 20, 2 * 4096 * _frames_needed(tape.program())), 1 << 40)
+
+
+def _closes(program: TapeProgram) -> npt.NDArray[np.uint8]:
+    """Per operation: an EXEC after which nobody uses the address space it leaves."""
+    import numpy as np
+
+    from pykmm.tape import OPCODES
+
+    ops = program.ops
+    closes = np.zeros(len(ops), np.uint8)
+    stream = np.searchsorted(program.stream_start.astype(np.int64), np.arange(len(ops)), side="right") - 1
+    for i in np.nonzero(ops["op"] == OPCODES["EXEC"])[0].tolist():
+        users = np.nonzero(ops["mm"] == ops["mm"][i])[0]
+        closes[i] = bool((stream[users] == stream[i]).all() and users.max() == i)
+    return closes
+
+
+def _device(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(":")
+    try:
+        return int(major, 16), int(minor, 16)
+    except ValueError:
+        return 0, 0
+
+
+def _maps_line(start: int, end: int, vm_flags: int, offset: int, major: int, minor: int, ino: int,
+               name: str) -> MapsLine:
+    from pykmm.tape import MapsLine
+
+    perms = (("r" if vm_flags & _VM_READ else "-") + ("w" if vm_flags & _VM_WRITE else "-")
+             + ("x" if vm_flags & _VM_EXEC else "-") + ("s" if vm_flags & _VM_SHARED else "p"))
+    return MapsLine(start, end, perms, offset, f"{major:02x}:{minor:02x}", ino, name)
+
+
+def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
+    import numpy as np
+
+    from pykmm.tape import OPCODES
+    from pykmm_ext.engine import native
+
+    program = tape.program()
+    unknown = np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]])
+    if unknown.any():
+        raise ValueError("the native engine has no pinned pages: the tape has PIN or UNPIN operations")
+    n = len(program)
+    if program.nstreams > machine.cpus:
+        raise ValueError(f"the tape needs {program.nstreams} CPUs, this machine has {machine.cpus}: "
+                         f"Machine(cpus={program.nstreams})")
+    results = np.zeros(n, np.int64)
+    codes = np.zeros(n, np.uint8)
+    times = np.zeros(n, np.uint64) if durations else None
+    awaited = np.zeros(n, np.uint8)
+    awaited[program.stream_start[program.dep_stream.astype(np.int64)].astype(np.int64) + program.dep_pos] = 1
+    page = machine.page_size
+    # Never more than half of what the host has free: what is beyond it is committed as it is used.
+    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    commit = min(_frames_needed(program) * 4096, machine.memory, host) // page
+    before, counted = machine.vmstat, machine.counters
+    elapsed, streams, maps = native.run(
+        machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,
+        program.dep_stream, program.dep_pos, awaited, _closes(program), results, codes, times, program.roots,
+        program.mms, [(f.name, f.data, f.size, _device(f.dev), f.ino) for f in program.files],
+        [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit)
+    vmstat = {name: value - before.get(name, 0) if not name.startswith("nr_") else value
+              for name, value in machine.vmstat.items()}
+    counters = {name: value - counted.get(name, 0) for name, value in machine.counters.items()}
+    return _result(
+        program, tape, "native", machine.strategy, machine.arch, program.nstreams, elapsed / 1e9, vmstat["pgfault"],
+        counters, vmstat, results, codes, times,
+        {mm: [_maps_line(*line) for line in lines] for mm, lines in maps.items()}, [t / 1e9 for t in streams])
+
+
+def run_host(tape: Tape, *, durations: bool = False) -> RunResult:
+    """Run `tape` as real system calls and touches in forked children on the running kernel.
+
+    Nothing is simulated: this is the baseline. HostEngineError when the run cannot be set up or does not finish.
+    """
+    import numpy as np
+
+    from pykmm.tape import MapsLine
+    from pykmm_ext.engine import host
+
+    program = tape.program()
+    out = host.run(program, timing=durations)
+    results = np.where(out.errno != 0, -out.errno.astype(np.int64), out.result)
+    codes = np.where(out.signal == 7, 3, np.where(out.signal == 11, out.si_code, 0)).astype(np.uint8)
+    maps = {mm: [MapsLine(line.start, line.end, line.perms, line.offset, "00:00", 0, line.name) for line in lines]
+            for mm, lines in out.maps.items()}
+    result = _result(
+        program, tape, "host", "linux", os.uname().machine, program.nstreams, out.elapsed_ns / 1e9,
+        int(np.sum(out.minor_faults)) + int(np.sum(out.major_faults)), {}, {}, results, codes,
+        out.duration_ns.astype(np.uint64) if out.duration_ns is not None else None, maps, [])
+    for index, data in out.loads.items():
+        want = int(program.ops["data"][index])
+        if want >= 0 and bytes(data)[:len(program.blobs[want])] != program.blobs[want][:len(bytes(data))]:
+            result.mismatch_count += 1
+            result.mismatches.append(f"operation {int(program.order[index])}: loaded other bytes than expected")
+    get_plugin_manager().hook.pykmm_report(result=result)
+    return result
+
+
+def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: str, cpus: int, elapsed: float,
+            faults: int, counters: dict[str, int], vmstat: dict[str, int], results: npt.NDArray[np.int64],
+            codes: npt.NDArray[np.uint8], times: npt.NDArray[np.uint64] | None, maps: dict[int, list[MapsLine]],
+            streams: list[float]) -> RunResult:
+    """Put what an engine gave into the order of the tape and compare it with what was recorded or expected."""
+    import numpy as np
+
+    n = len(program)
+    order = program.order
+    by_tape = np.empty(n, np.int64)
+    by_tape[order] = results
+    failed = (by_tape < 0) & (by_tape > -4096)
+    errnos = np.where(failed, -by_tape, 0).astype(np.int32)
+    codes_by_tape = np.empty(n, np.uint8)
+    codes_by_tape[order] = codes
+    durations = None
+    if times is not None:
+        durations = np.empty(n, np.uint64)
+        durations[order] = times
+    count, examples = _mismatches(tape, by_tape, errnos, codes_by_tape)
+    return RunResult(
+        engine=engine, strategy=strategy, arch=arch, cpus=cpus, elapsed=elapsed, faults=faults, counters=counters,
+        vmstat=vmstat, results=by_tape, errnos=errnos, durations=durations, maps=maps, streams=streams,
+        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape)
+
+
+_ADDRESS = ("MMAP", "MREMAP", "BRK")
+_STATUS = ("MUNMAP", "MPROTECT", "MADVISE", "MLOCK", "MUNLOCK", "MLOCKALL", "MUNLOCKALL", "MSYNC", "MBIND")
+_CODES = {1: "MAPERR", 2: "ACCERR", 3: "SIGBUS", 4: "out of memory"}
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number)) if number else "success"
+
+
+def _mismatches(tape: Tape, results: npt.NDArray[np.int64], errnos: npt.NDArray[np.int32],
+                codes: npt.NDArray[np.uint8], limit: int = 20) -> tuple[int, list[str]]:
+    """How many results differ from what was recorded or expected, and a sentence for the first `limit`."""
+    import numpy as np
+
+    from pykmm.tape import NO_RESULT, OPCODE_NAMES, OPCODES
+
+    ops = tape.ops
+    want = ops["expect_errno"]
+    bad = (want >= 0) & (errnos != want)
+    differs = codes == 0x80
+    wrong_result = np.zeros(len(ops), bool)
+    wrong_status = np.zeros(len(ops), bool)
+    broken = np.zeros(len(ops), bool)
+    if tape.recorded:
+        known = ops["result"] != NO_RESULT
+        wrong_result = known & np.isin(ops["op"], [OPCODES[k] for k in _ADDRESS]) & (ops["result"] != results)
+        recorded_errno = np.where((ops["result"] < 0) & (ops["result"] > -4096), -ops["result"], 0)
+        wrong_status = known & np.isin(ops["op"], [OPCODES[k] for k in _STATUS]) & (recorded_errno != errnos)
+        broken = np.isin(ops["op"], [OPCODES[k] for k in ("TOUCH", "MAP", "FORK", "EXEC")]) & (errnos != 0)
+    where = np.nonzero(bad | differs | wrong_result | wrong_status | broken)[0]
+
+    def sentence(i: int) -> str:
+        op = ops[i]
+        line = f", line {int(op['source'])}" if op["source"] else ""
+        head = f"operation {i}{line}: {OPCODE_NAMES[int(op['op'])].lower()} at {int(op['addr']):#x}"
+        got = _name(int(errnos[i]))
+        if codes[i] in _CODES and errnos[i]:
+            got += f" ({_CODES[int(codes[i])]})"
+        if bad[i]:
+            return f"{head}: expected {_name(int(want[i]))}, got {got}"
+        if differs[i]:
+            return f"{head}: loaded other bytes than expected"
+        if wrong_result[i]:
+            recorded = int(op["result"])
+            was = _name(-recorded) if -4096 < recorded < 0 else f"{recorded:#x}"
+            return f"{head}: recorded {was}, got {got if errnos[i] else hex(int(results[i]))}"
+        if wrong_status[i]:
+            return f"{head}: recorded {_name(int(recorded_errno[i]))}, got {got}"
+        return f"{head}: recorded as done, got {got}"
+
+    return len(where), [sentence(int(i)) for i in where[:limit]]
+
+
+def check_names(kind: str, names: Iterable[str]) -> list[str]:
+    """`names` as a list without repeats. ValueError lists the known ones when one is unknown or none is given."""
+    manager = get_plugin_manager()
+    known = {"strategy": manager.strategies.names(), "arch": manager.arches.names(), "engine": list(ENGINES)}[kind]
+    found = list(dict.fromkeys(names))
+    if not found:
+        raise ValueError(f"no {kind} given; known: {', '.join(known)}")
+    for name in found:
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    return found
+
+

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What runs look like to a reader: maps and their differences, tables, JSON."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pykmm.comparison import Comparison, Row
+    from pykmm.machine import RunResult
+    from pykmm.tape import MapsLine, Notes
+
+__all__ = ["comparison_table", "counter_groups", "format_maps", "format_time", "maps_diff", "note_lines", "run_json"]
+
+#: What the first counters of every strategy mean (include/kmm/strategy.h); the rest are aborts by reason.
+FIRST_COUNTERS = 3
+
+
+def format_maps(lines: Iterable[MapsLine]) -> str:
+    """The text of /proc/PID/maps, one line each."""
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _known_name(name: str) -> bool:
+    """Whether a name is one that Linux would show, not a stand-in for a file that the recording does not name."""
+    return name == "" or name.startswith(("/", "["))
+
+
+def _key(line: MapsLine, name: str) -> str:
+    offset = line.offset if name.startswith("/") or not _known_name(name) else 0
+    return f"{line.start:012x}-{line.end:012x} {line.perms} {offset:08x} {name}".rstrip()
+
+
+def diff_maps(expected: Sequence[MapsLine], found: Sequence[MapsLine]) -> list[str]:
+    """Unified diff of ranges, permissions, offsets and names; empty = the same.
+
+    The vsyscall page is left out: it is the kernel's own gate, no mapping of the process. A file that the
+    recording does not name takes the name that was expected at its address.
+    """
+    want = [line for line in expected if line.name != "[vsyscall]"]
+    got = [line for line in found if line.name != "[vsyscall]"]
+    names = {line.start: line.name for line in want}
+    left = [_key(line, line.name) for line in want]
+    right = []
+    for line in got:
+        name = line.name
+        if not _known_name(name):
+            expected_name = names.get(line.start, "")
+            name = expected_name if expected_name.startswith("/") else name
+        right.append(_key(line, name))
+    return list(difflib.unified_diff(left, right, "recorded end maps", "maps of the replay", n=1, lineterm=""))
+
+
+def maps_diff(result: RunResult) -> list[str]:
+    """As :func:`diff_maps`, for every address space with recorded end maps. A missing one is a difference."""
+    lines: list[str] = []
+    for mm, expected in sorted(result.tape.end_maps.items()):
+        lines += diff_maps(expected, result.maps.get(mm, []))
+    return lines
+
+
+def format_time(seconds: float) -> str:
+    """Seconds with a unit that leaves three or four digits."""
+    if seconds >= 1:
+        return f"{seconds:.3f} s"
+    if seconds >= 1e-3:
+        return f"{seconds * 1e3:.3f} ms"
+    return f"{seconds * 1e6:.1f} us"
+
+
+def counter_groups(counters: dict[str, int]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """A strategy's counters as (attempts, successes, retried) and the aborts by reason."""
+    items = list(counters.items())
+    return items[:FIRST_COUNTERS], items[FIRST_COUNTERS:]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
+    """One table: a row per strategy and engine, ratios to the first row."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("faults", justify="right", no_wrap=True)
+    table.add_column("faults/s", justify="right", no_wrap=True)
+    table.add_column("attempted", justify="right", no_wrap=True)
+    table.add_column("speculative", justify="right", no_wrap=True)
+    table.add_column("retried", justify="right", no_wrap=True)
+    table.add_column("aborted by reason")
+    many = len({row.arch for row in comparison.rows if row.engine != "host"}) > 1
+    for row in comparison.rows:
+        table.add_row(*_cells(row, many))
+    return table
+
+
+def _cells(row: Row, with_arch: bool) -> list[str]:
+    first, aborts = counter_groups(row.counters)
+    values = dict(zip(("attempts", "successes", "retried"), (value for _, value in first), strict=False))
+    speculates = any(name == "speculative" for name, _ in first)
+    name = f"{row.strategy} ({row.arch})" if with_arch and row.engine != "host" else row.strategy
+    return [
+        name, row.engine, format_time(row.elapsed), f"{row.ratio:.2f}", _count(row.faults),
+        _count(round(row.faults_per_s)),
+        _count(values["attempts"]) if values else "-",
+        _count(values["successes"]) if values and speculates else "-",
+        _count(values["retried"]) if values else "-",
+        ", ".join(f"{reason} {count:,}" for reason, count in aborts if count) or "-",
+    ]
+
+
+def note_lines(notes: Notes) -> list[str]:
+    """What a reader should know about a recording, one sentence each."""
+    lines = []
+    if notes.assumed:
+        total = sum(notes.assumed.values())
+        shown = ", ".join(f"{name or 'anonymous'} {count}" for name, count in list(notes.assumed.items())[:6])
+        more = ", ..." if len(notes.assumed) > 6 else ""
+        lines.append(f"{total} mapping{'s' if total != 1 else ''} assumed from evidence: {shown}{more}")
+    for kind, count in notes.unknown.items():
+        example = notes.examples.get(kind, "")
+        lines.append(f"{count} line{'s' if count != 1 else ''} not understood ({kind}), first: {example}")
+    lines += notes.remarks
+    return lines
+
+
+def run_json(result: RunResult) -> dict[str, Any]:
+    """Every figure of a run, for json.dump()."""
+    return {
+        "engine": result.engine, "strategy": result.strategy, "arch": result.arch, "cpus": result.cpus,
+        "elapsed_s": result.elapsed, "faults": result.faults, "faults_per_s": result.faults_per_s,
+        "counters": dict(result.counters), "vmstat": dict(result.vmstat), "streams_s": list(result.streams),
+        "mismatch_count": result.mismatch_count, "mismatches": list(result.mismatches),
+        "failed_operations": int((result.errnos != 0).sum()), "operations": len(result.results),
+        "maps_diff": result.maps_diff(),
+        "maps": {str(mm): [str(line) for line in lines] for mm, lines in result.maps.items()},
+    }

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# A call into the core, from its arguments to what it raises. Not part of the plugin C API.
+from pykmm_ext.arch cimport Arch
+from pykmm_ext.machine.cpu cimport Cpu
+from pykmm_ext.mm.mm_types cimport file as file_t
+from pykmm_ext.mm.mm_types cimport machine as machine_t
+from pykmm_ext.mm.mm_types cimport mm_struct
+
+cdef class MachineHandle:
+    cdef machine_t *m               # NULL = closed
+    cdef readonly Arch arch_object
+    cdef long users                 # calls in progress; changed under critical_section(self)
+    cdef set live_files             # addresses of files that a File object holds a reference to
+    cdef list orphan_mms            # address spaces and files whose Python object went away without exit()/close():
+    cdef list orphan_files          # ended by the next mm(), fork(), file() or close()
+
+cdef class File:
+    cdef file_t *f                  # NULL = closed
+    cdef readonly MachineHandle machine
+    cdef readonly str name
+    cdef object __weakref__
+
+# Context of these: GIL held. `what` names the argument in a TypeError or ValueError.
+cdef unsigned long as_ulong(object value, str what) except? 0xdead0
+cdef int as_int(object value, str what) except? -7
+# OSError with the errno of a -errno result.
+cdef int raise_errno(long result) except -1
+# The same for an allocation that returned NULL: MemoryError for -ENOMEM.
+cdef int raise_alloc(int err, str what) except -1
+cdef object pykmm_errors()
+
+# Context: GIL held. A call into the machine begins / ends: close() refuses while one is in progress.
+# Raises ValueError when the machine is closed.
+cdef int machine_get(MachineHandle self) except -1
+cdef void machine_put(MachineHandle self) noexcept
+# Context: no Cpu owned by the caller, except Cpus of a lower id; GIL not held. May sleep.
+cdef void cpu_own(Cpu *cpu) noexcept nogil
+# Context: any.
+cdef void cpu_disown(Cpu *cpu) noexcept nogil
+# Context: GIL held, released to wait. machine_get() and cpu_own() of the Cpu that `cpu` names / the reverse.
+cdef Cpu *machine_enter(MachineHandle self, object cpu) except NULL
+cdef void machine_leave(MachineHandle self, Cpu *c) noexcept
+# Context: `c` owned, no other Cpu is; GIL not held; nobody else uses `mm`. Takes `mm` off every Cpu and drops it.
+cdef void end_mm(machine_t *m, Cpu *c, mm_struct *mm) noexcept nogil
+# Context: `c` owned, machine open, GIL held. Ends what garbage collection left behind.
+cdef int machine_reap(MachineHandle self, Cpu *c) except -1
+# ValueError when the file or its machine is closed.
+cdef int file_check(File self) except -1

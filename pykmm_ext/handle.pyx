@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A call into the core (no kernel file): arguments, errors, who drives which Cpu; and File, which machines and
+address spaces both take.
+
+Every call picks one simulated Cpu (``cpu=``), owns it for its duration and runs the core with the GIL released. So
+Python threads may share a Machine: those that name different Cpus run at the same time, those that name the
+same one take turns.
+"""
+cimport cython
+from libc.errno cimport ENOMEM
+
+import operator
+import os
+
+from pykmm_ext.kernel.atomic cimport cmpxchg_32, kmm_await_futex, kmm_is_not_equal, kmm_wake_32, xchg_32
+from pykmm_ext.machine.cpu cimport Cpu, u32
+from pykmm_ext.machine.tlb cimport switch_mm
+from pykmm_ext.mm.filemap cimport fput
+from pykmm_ext.mm.fork cimport mmput
+
+
+# ---- arguments ----
+
+cdef unsigned long as_ulong(object value, str what) except? 0xdead0:
+    """`value` as an unsigned long. Context: GIL held. TypeError, or ValueError when negative or above 2**64-1."""
+    cdef object n
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be an integer, not {type(value).__name__}") from None
+    if n < 0 or n > 0xffffffffffffffff:
+        raise ValueError(f"{what} must be from 0 to 2**64-1, not {n}")
+    return n
+
+
+cdef int as_int(object value, str what) except? -7:
+    cdef object n
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be an integer, not {type(value).__name__}") from None
+    if n < -0x80000000 or n > 0x7fffffff:
+        raise ValueError(f"{what} must fit 32 bits, not {n}")
+    return n
+
+
+cdef int raise_errno(long result) except -1:
+    raise OSError(-result, os.strerror(-result))
+
+
+cdef object pykmm_errors():
+    """pykmm.errors. Context: GIL held; imported when something fails, not before."""
+    import pykmm.errors
+    return pykmm.errors
+
+
+cdef int raise_alloc(int err, str what) except -1:
+    if err == -ENOMEM or err == 0:
+        raise MemoryError(f"no simulated memory for {what}")
+    return raise_errno(err)
+
+
+# ---- ownership of machines and Cpus ----
+
+@cython.no_gc_clear
+cdef class MachineHandle:
+    """What address spaces and files hold of their machine; :class:`pykmm_ext.binding.Machine` is one."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.m = NULL
+        self.live_files = set()
+        self.orphan_mms = []
+        self.orphan_files = []
+
+
+cdef int machine_get(MachineHandle self) except -1:
+    with cython.critical_section(self):
+        if self.m == NULL:
+            raise ValueError("the machine is closed")
+        self.users += 1
+    return 0
+
+
+cdef void machine_put(MachineHandle self) noexcept:
+    with cython.critical_section(self):
+        self.users -= 1
+
+
+cdef void cpu_own(Cpu *cpu) noexcept nogil:
+    # owner: 0 = free, 1 = driven, 2 = driven and somebody may sleep on it.
+    if cmpxchg_32(cpu, &cpu.owner, 0, 1) == 0:
+        return
+    while xchg_32(cpu, &cpu.owner, 2) != 0:
+        kmm_await_futex(cpu, &cpu.owner, kmm_is_not_equal, 2)
+
+
+cdef void cpu_disown(Cpu *cpu) noexcept nogil:
+    if xchg_32(cpu, &cpu.owner, 0) == 2:
+        kmm_wake_32(cpu, &cpu.owner, 1)
+
+
+cdef Cpu *machine_enter(MachineHandle self, object cpu) except NULL:
+    """Begin a call on a Cpu: the machine stays open and the Cpu is owned. Context: GIL held; released to wait."""
+    cdef object n
+    cdef Cpu *c
+    try:
+        n = operator.index(cpu)
+    except TypeError:
+        raise TypeError(f"cpu must be an integer, not {type(cpu).__name__}") from None
+    machine_get(self)
+    if n < 0 or n >= self.m.nr_cpus:
+        nr = self.m.nr_cpus
+        machine_put(self)
+        raise ValueError(f"cpu {n}: this machine has {nr} CPUs (0 to {nr - 1})")
+    c = self.m.cpus[<u32>n]
+    if cmpxchg_32(c, &c.owner, 0, 1) != 0:
+        with nogil:
+            cpu_own(c)
+    return c
+
+
+cdef void machine_leave(MachineHandle self, Cpu *c) noexcept:
+    cpu_disown(c)
+    machine_put(self)
+
+
+cdef void end_mm(machine_t *m, Cpu *c, mm_struct *mm) noexcept nogil:
+    """Take `mm` off every Cpu and drop it. Context: `c` is owned, no other Cpu is; nobody else uses `mm`."""
+    cdef u32 i
+    cdef Cpu *other
+    for i in range(m.nr_cpus):
+        other = m.cpus[i]
+        if other == c:
+            if c.active_mm == mm:
+                switch_mm(c, NULL)
+    cpu_disown(c)
+    for i in range(m.nr_cpus):
+        other = m.cpus[i]
+        if other != c:
+            cpu_own(other)
+            if other.active_mm == mm:
+                switch_mm(other, NULL)
+            cpu_disown(other)
+    cpu_own(c)
+    if c.active_mm == mm:
+        switch_mm(c, NULL)
+    mmput(c, mm)
+
+
+cdef int machine_reap(MachineHandle self, Cpu *c) except -1:
+    """End what garbage collection left behind. Context: `c` owned, machine open."""
+    cdef mm_struct *mm
+    cdef file_t *f
+    while self.orphan_mms:
+        mm = <mm_struct *><size_t>self.orphan_mms.pop()
+        with nogil:
+            end_mm(self.m, c, mm)
+    while self.orphan_files:
+        f = <file_t *><size_t>self.orphan_files.pop()
+        with nogil:
+            fput(c, f)
+    return 0
+
+
+# ---- files ----
+
+cdef int file_check(File self) except -1:
+    if self.machine.m == NULL:
+        raise ValueError("the machine is closed")
+    if self.f == NULL:
+        raise ValueError("this file is closed")
+    return 0
+
+
+@cython.no_gc_clear
+cdef class File:
+    """A simulated file; made by :meth:`Machine.file`. Mappings keep it alive after :meth:`close`."""
+
+    def __init__(self):
+        raise TypeError("files are made by Machine.file()")
+
+    def __dealloc__(self):
+        if self.f != NULL and self.machine is not None and self.machine.m != NULL:
+            self.machine.live_files.discard(<size_t>self.f)
+            self.machine.orphan_files.append(<size_t>self.f)
+
+    @property
+    def size(self):
+        """Bytes."""
+        file_check(self)
+        return self.f.i_size
+
+    @property
+    def ino(self):
+        """Inode number, as proc_maps() shows it."""
+        file_check(self)
+        return self.f.ino
+
+    @property
+    def dev(self):
+        """(major, minor) of the device."""
+        file_check(self)
+        return (self.f.dev_major, self.f.dev_minor)
+
+    def close(self):
+        """Drop this handle; closing twice does nothing."""
+        cdef Cpu *c
+        cdef file_t *f
+        if self.f == NULL or self.machine.m == NULL:
+            self.f = NULL
+            return
+        c = machine_enter(self.machine, 0)
+        f = self.f
+        self.f = NULL
+        if f != NULL:
+            self.machine.live_files.discard(<size_t>f)
+            with nogil:
+                fput(c, f)
+        machine_leave(self.machine, c)
+
+    def __repr__(self):
+        return f"<pykmm File {self.name!r}>"

@@ -1,0 +1,596 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The Python face of an address space (no kernel file): MmStruct and Vma. System calls, accesses, what is to be seen."""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EINVAL, ENOMEM
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+import os
+
+from pykmm_ext.arch cimport arch_get_ops
+from pykmm_ext.handle cimport (
+    File, MachineHandle, as_int, as_ulong, end_mm, file_check, machine_enter, machine_leave, machine_reap,
+    pykmm_errors, raise_alloc, raise_errno,
+)
+from pykmm_ext.machine.cpu cimport Cpu, u8, u32, u64
+from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch, walk_page_table
+from pykmm_ext.mm.brk cimport ksys_brk
+from pykmm_ext.mm.filemap cimport fput, get_file
+from pykmm_ext.mm.fork cimport dup_mm
+from pykmm_ext.mm.madvise cimport do_madvise, do_mincore, do_msync
+from pykmm_ext.mm.mempolicy cimport do_mbind
+from pykmm_ext.mm.mlock cimport do_mlock, do_mlockall, do_munlock, do_munlockall
+from pykmm_ext.mm.mm_types cimport (
+    KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_SEGV_ACCERR, MM_ANONPAGES,
+    MM_FILEPAGES, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE,
+)
+from pykmm_ext.mm.mm_types cimport file as file_t
+from pykmm_ext.mm.mm_types cimport mm_struct, vm_area_struct
+from pykmm_ext.mm.mmap cimport find_vma, ksys_mmap, mmap_read_lock, mmap_read_unlock, vm_munmap
+from pykmm_ext.mm.mprotect cimport do_mprotect
+from pykmm_ext.mm.mremap cimport sys_mremap
+from pykmm_ext.mm.task_mmu cimport vma_label
+
+
+# ---- VMAs ----
+
+cdef tuple _vma_key(Vma v):
+    return (v.start, v.end, v.vm_flags, v.offset, v.dev_major, v.dev_minor, v.ino, v.name)
+
+
+cdef class Vma:
+    """One mapping as it was when it was asked for (a copy: later changes do not show).
+
+    :ivar start: first address; :ivar end: the address after the last
+    :ivar prot: PROT_ bits as in the stdlib mmap module; :ivar shared: MAP_SHARED
+    :ivar vm_flags: the kernel's VM_ flags; :ivar offset: bytes into the file, or 0
+    :ivar name: the file's name or a label like "[heap]", or ""
+    """
+
+    def __init__(self):
+        raise TypeError("Vma objects are made by MmStruct.find_vma() and MmStruct.vmas")
+
+    @property
+    def flags(self):
+        """MAP_SHARED (1) or MAP_PRIVATE (2), and MAP_ANONYMOUS (0x20) without a file."""
+        return (1 if self.shared else 2) | (0x20 if not self.ino and not self.name.startswith("/") else 0)
+
+    @property
+    def file(self):
+        """The name of the mapped file, or None."""
+        return self.name if self.name and not self.name.startswith("[") else None
+
+    @property
+    def perms(self):
+        """As in /proc/PID/maps: "rw-p"."""
+        return ("r" if self.prot & 1 else "-") + ("w" if self.prot & 2 else "-") + ("x" if self.prot & 4 else "-") + (
+            "s" if self.shared else "p")
+
+    def __eq__(self, other):
+        if not isinstance(other, Vma):
+            return NotImplemented
+        return _vma_key(self) == _vma_key(other)
+
+    def __hash__(self):
+        return hash(_vma_key(self))
+
+    def __repr__(self):
+        return f"<Vma {self.start:x}-{self.end:x} {self.perms} {self.offset:08x} {self.name}>".replace(" >", ">")
+
+
+cdef void copy_vma_facts(Cpu *c, vm_area_struct *vma, vma_copy *to) noexcept nogil:
+    """Context: mmap_sem held. Takes a reference to the file."""
+    cdef const char *name = NULL
+    cdef int i = 0
+    to.start = vma.vm_start
+    to.end = vma.vm_end
+    to.flags = vma.vm_flags
+    to.pgoff = vma.vm_pgoff
+    to.f = vma.vm_file
+    if to.f != NULL:
+        get_file(c, to.f)
+    else:
+        name = vma_label(vma)
+    if name != NULL:
+        while i < 63 and name[i] != 0:
+            to.name[i] = name[i]
+            i += 1
+    to.name[i] = 0
+
+
+cdef Vma _make_vma(vma_copy *v, u32 page_shift):
+    cdef Vma result = Vma.__new__(Vma)
+    result.start = v.start
+    result.end = v.end
+    result.vm_flags = v.flags
+    result.prot = (1 if v.flags & VM_READ else 0) | (2 if v.flags & VM_WRITE else 0) | (4 if v.flags & VM_EXEC else 0)
+    result.shared = (v.flags & VM_SHARED) != 0
+    if v.f != NULL:
+        result.offset = v.pgoff << page_shift
+        result.ino = v.f.ino
+        result.dev_major = v.f.dev_major
+        result.dev_minor = v.f.dev_minor
+        result.name = os.fsdecode(<bytes>v.f.name)
+    else:
+        result.name = os.fsdecode(<bytes>v.name)
+    return result
+
+
+# ---- address spaces ----
+
+cdef MmStruct wrap_mm(MachineHandle machine, mm_struct *mm):
+    """The Python object of a new address space, whose reference it takes. Context: GIL held."""
+    cdef MmStruct result = MmStruct.__new__(MmStruct)
+    result.mm = mm
+    result.machine = machine
+    result.exited = False
+    return result
+
+
+cdef Cpu *_mm_enter(MmStruct self, object cpu) except NULL:
+    """Begin a call in an address space: `self.mm` is live and active on the Cpu that is returned."""
+    cdef Cpu *c
+    if self.exited:
+        raise ValueError("this address space has exited")
+    c = machine_enter(self.machine, cpu)
+    if self.exited:     # meanwhile, by the thread that owned the Cpu
+        machine_leave(self.machine, c)
+        raise ValueError("this address space has exited")
+    if c.active_mm != self.mm:
+        with nogil:
+            switch_mm(c, self.mm)
+    return c
+
+
+cdef int _raise_fault(int result, u64 address, u32 code) except -1:
+    """What a failed user access raises. Context: GIL held."""
+    if result == -ENOMEM or code == KMM_FAULT_OOM:
+        raise MemoryError(f"out of simulated memory at {address:#x}")
+    if code == KMM_BUS_ADRERR:
+        raise pykmm_errors().BusError(address)
+    raise pykmm_errors().SegmentationFault(address, "ACCERR" if code == KMM_SEGV_ACCERR else "MAPERR")
+
+
+cdef list _vmas(MmStruct self, object cpu):
+    """Every mapping, by address. Context: GIL held, released meanwhile."""
+    cdef vma_copy *copies = NULL
+    cdef vm_area_struct *vma
+    cdef u32 n = 0, i, room = 0
+    cdef Cpu *c = _mm_enter(self, cpu)
+    try:
+        with nogil:
+            mmap_read_lock(c, self.mm)
+            room = self.mm.map_count
+            copies = <vma_copy *>calloc(room + 1, sizeof(vma_copy))
+            vma = self.mm.mmap
+            while copies != NULL and vma != NULL and n < room:
+                copy_vma_facts(c, vma, &copies[n])
+                n += 1
+                vma = vma.vm_next
+            mmap_read_unlock(c, self.mm)
+        if copies == NULL:
+            raise MemoryError()
+        return [_make_vma(&copies[i], self.mm.arch.page_shift) for i in range(n)]
+    finally:
+        with nogil:
+            for i in range(n):
+                if copies[i].f != NULL:
+                    fput(c, copies[i].f)
+            free(copies)
+        machine_leave(self.machine, c)
+
+
+cdef dict _ACCESS = {"r": KMM_ACCESS_READ, "w": KMM_ACCESS_WRITE, "x": KMM_ACCESS_EXEC,
+                     "read": KMM_ACCESS_READ, "write": KMM_ACCESS_WRITE, "exec": KMM_ACCESS_EXEC}
+
+
+@cython.no_gc_clear
+cdef class MmStruct:
+    """An address space; made by :meth:`Machine.mm` and :meth:`fork`.
+
+    System calls take the integers of the stdlib mmap module and raise OSError with the errno that Linux gives. Accesses
+    raise :class:`pykmm.SegmentationFault` or :class:`pykmm.BusError`. `cpu` names the simulated CPU that runs the call.
+    """
+
+    def __init__(self):
+        raise TypeError("address spaces are made by Machine.mm()")
+
+    def __dealloc__(self):
+        if self.mm != NULL and not self.exited and self.machine is not None and self.machine.m != NULL:
+            self.machine.orphan_mms.append(<size_t>self.mm)
+
+    def mmap(self, addr, length, prot=3, flags=0x22, *, File file=None, offset=0, cpu=0):
+        """Map `length` bytes; returns the address.
+
+        The defaults are PROT_READ | PROT_WRITE and MAP_PRIVATE | MAP_ANONYMOUS. Without MAP_ANONYMOUS a `file` is
+        needed, otherwise EBADF.
+        """
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), p = as_ulong(prot, "prot")
+        cdef unsigned long fl = as_ulong(flags, "flags"), off = as_ulong(offset, "offset")
+        cdef file_t *f = NULL
+        cdef long r
+        cdef Cpu *c
+        if file is not None:
+            if file.machine is not self.machine:
+                raise ValueError("the file belongs to another machine")
+            file_check(file)
+            if not fl & 0x20:
+                f = file.f
+        c = _mm_enter(self, cpu)
+        if f != NULL and file.f == NULL:
+            machine_leave(self.machine, c)
+            raise ValueError("this file is closed")
+        with nogil:
+            r = ksys_mmap(c, self.mm, a, n, p, fl, f, off)
+        machine_leave(self.machine, c)
+        if -4096 < r < 0:
+            raise_errno(r)
+        return <unsigned long>r
+
+    def munmap(self, addr, length, *, cpu=0):
+        """Unmap [addr, addr + length)."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = vm_munmap(c, self.mm, a, n)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def mprotect(self, addr, length, prot, *, cpu=0):
+        """Change the protection of a range; all of it must be mapped (ENOMEM)."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), p = as_ulong(prot, "prot")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_mprotect(c, self.mm, a, n, p)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def madvise(self, addr, length, advice, *, cpu=0):
+        """Give advice about a range (MADV_ integers)."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length")
+        cdef int how = as_int(advice, "advice")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_madvise(c, self.mm, a, n, how)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def mlock(self, addr, length, flags=0, *, cpu=0):
+        """mlock2(): lock a range into memory; `flags` 1 = MLOCK_ONFAULT."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length")
+        cdef int fl = as_int(flags, "flags")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_mlock(c, self.mm, a, n, fl)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def munlock(self, addr, length, *, cpu=0):
+        """Undo mlock()."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_munlock(c, self.mm, a, n)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def mlockall(self, flags, *, cpu=0):
+        """Lock everything: MCL_CURRENT (1), MCL_FUTURE (2), MCL_ONFAULT (4)."""
+        cdef int fl = as_int(flags, "flags")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_mlockall(c, self.mm, fl)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def munlockall(self, *, cpu=0):
+        """Undo mlockall() and every mlock()."""
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_munlockall(c, self.mm)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def mbind(self, addr, length, mode, nodes=(), flags=0, *, cpu=0):
+        """mbind(): the memory policy of a range. `mode` is an MPOL_ integer with its MPOL_F_ bits, `nodes` the numbers
+        of the nodes that it names (the machine has node 0 alone), `flags` MPOL_MF_STRICT (1), _MOVE (2), _MOVE_ALL (4).
+
+        OSError: EINVAL (mode, flags, alignment, nodes that do not exist), EFAULT (a hole), EIO (MPOL_MF_STRICT and
+        pages where the mask does not want them), ENOMEM (too many mappings). ValueError for a negative node.
+        """
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), node
+        cdef int how = as_int(mode, "mode")
+        cdef unsigned int fl = <unsigned int>as_int(flags, "flags")
+        cdef unsigned long mask[512]
+        cdef unsigned long maxnode = 0
+        cdef long r
+        cdef Cpu *c
+        memset(mask, 0, sizeof(mask))
+        for number in nodes:
+            node = as_ulong(number, "a node")
+            if node >= 8 * sizeof(mask):         # more than the kernel reads
+                raise_errno(-EINVAL)
+            mask[node >> 6] |= <unsigned long>1 << (node & 63)
+            maxnode = max(maxnode, node + 2)     # the kernel takes one off
+        c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_mbind(c, self.mm, a, n, how, mask if maxnode else NULL, maxnode, fl)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def mremap(self, old_addr, old_len, new_len, flags=0, new_addr=0, *, cpu=0):
+        """Resize or move a mapping (MREMAP_ integers); returns its address."""
+        cdef unsigned long a = as_ulong(old_addr, "old_addr"), n = as_ulong(old_len, "old_len")
+        cdef unsigned long m = as_ulong(new_len, "new_len"), fl = as_ulong(flags, "flags"), b = as_ulong(new_addr, "new_addr")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = sys_mremap(c, self.mm, a, n, m, fl, b)
+        machine_leave(self.machine, c)
+        if -4096 < r < 0:
+            raise_errno(r)
+        return <unsigned long>r
+
+    def brk(self, addr=0, *, cpu=0):
+        """Set the end of the heap; returns the break as it is then (as the system call: unchanged on failure)."""
+        cdef unsigned long a = as_ulong(addr, "addr"), r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = ksys_brk(c, self.mm, a)
+        machine_leave(self.machine, c)
+        return r
+
+    def msync(self, addr, length, flags, *, cpu=0):
+        """Synchronise a range with its file (MS_ integers)."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length")
+        cdef int fl = as_int(flags, "flags")
+        cdef long r
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = do_msync(c, self.mm, a, n, fl)
+        machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
+
+    def mincore(self, addr, length, *, cpu=0):
+        """One byte per page of the range: 1 = resident."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), step, pages
+        cdef long r
+        cdef u8 *vec
+        cdef unsigned long size = self.machine.page_size
+        cdef list parts = []
+        cdef Cpu *c
+        if n > arch_get_ops(self.machine.arch_object).task_size:
+            raise_errno(-ENOMEM)
+        while True:
+            step = min(n, size << 16)
+            pages = (step + size - 1) // size
+            part = PyBytes_FromStringAndSize(NULL, pages)
+            vec = <u8 *>PyBytes_AS_STRING(part)
+            c = _mm_enter(self, cpu)
+            with nogil:
+                r = do_mincore(c, self.mm, a, step, vec)
+            machine_leave(self.machine, c)
+            if r < 0:
+                raise_errno(r)
+            parts.append(part)
+            a += step
+            n -= step
+            if n == 0:
+                return b"".join(parts)
+
+    # -- accesses --
+
+    def load(self, addr, n, *, cpu=0):
+        """`n` bytes from `addr`, read as the program would: through TLB, page tables and faults."""
+        cdef unsigned long a = as_ulong(addr, "addr"), count = as_ulong(n, "n")
+        cdef int r
+        cdef u64 where
+        cdef u32 code
+        cdef char *to
+        cdef Cpu *c
+        if count > 0x7fffffffffffffff:
+            raise ValueError(f"n must be below 2**63, not {count}")
+        if count >= arch_get_ops(self.machine.arch_object).task_size:
+            # More than any address space has; where it ends depends on what is mapped, so look for the end first.
+            self.touch(addr, count, "r", cpu=cpu)
+        result = PyBytes_FromStringAndSize(NULL, count)
+        to = PyBytes_AS_STRING(result)
+        c = _mm_enter(self, cpu)
+        with nogil:
+            r = copy_from_user(c, to, a, count)
+        where, code = c.fault_address, c.fault_code
+        machine_leave(self.machine, c)
+        if r < 0:
+            _raise_fault(r, where, code)
+        return result
+
+    def store(self, addr, data, *, cpu=0):
+        """Write `data` at `addr` as the program would. Bytes before a bad page are written."""
+        cdef unsigned long a = as_ulong(addr, "addr")
+        cdef const u8[::1] view = memoryview(data).cast("B")
+        cdef unsigned long count = view.shape[0]
+        cdef const u8 *src = &view[0] if count else NULL
+        cdef int r
+        cdef u64 where
+        cdef u32 code
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            r = copy_to_user(c, a, src, count)
+        where, code = c.fault_address, c.fault_code
+        machine_leave(self.machine, c)
+        if r < 0:
+            _raise_fault(r, where, code)
+
+    def touch(self, addr, length=1, access="r", *, cpu=0):
+        """Access every page of [addr, addr + length): "r" reads, "w" writes, "x" executes."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), end
+        cdef unsigned long size = self.machine.page_size
+        cdef u32 how
+        cdef int r = 0
+        cdef u64 where
+        cdef u32 code
+        cdef Cpu *c
+        if access not in _ACCESS:
+            raise ValueError(f'access must be "r", "w" or "x", not {access!r}')
+        how = _ACCESS[access]
+        c = _mm_enter(self, cpu)
+        end = a + n
+        if end < a:
+            end = 0xffffffffffffffff
+        with nogil:
+            while a < end:
+                r = user_touch(c, a, how)
+                if r < 0:
+                    break
+                a = (a | (size - 1)) + 1
+                if a == 0:
+                    break
+        where, code = c.fault_address, c.fault_code
+        machine_leave(self.machine, c)
+        if r < 0:
+            _raise_fault(r, where, code)
+
+    # -- life --
+
+    def fork(self, *, cpu=0):
+        """A copy-on-write copy. MemoryError when the machine is full."""
+        cdef int err = 0
+        cdef mm_struct *mm
+        cdef MmStruct result
+        cdef Cpu *c = _mm_enter(self, cpu)
+        try:
+            with nogil:
+                mm = dup_mm(c, self.mm, &err)
+            if mm == NULL:
+                raise_alloc(err, "a forked address space")
+            result = wrap_mm(self.machine, mm)
+            machine_reap(self.machine, c)
+        finally:
+            machine_leave(self.machine, c)
+        self.machine._mm_created(result)
+        return result
+
+    def exit(self, *, cpu=0):
+        """The address space goes away; any later use raises ValueError."""
+        cdef Cpu *c = _mm_enter(self, cpu)
+        if self.exited:
+            machine_leave(self.machine, c)
+            raise ValueError("this address space has exited")
+        self.exited = True
+        with nogil:
+            end_mm(self.machine.m, c, self.mm)
+        machine_leave(self.machine, c)
+
+    # -- inspection --
+
+    def find_vma(self, addr, *, cpu=0):
+        """The first mapping that ends above `addr`, or None."""
+        cdef unsigned long a = as_ulong(addr, "addr")
+        cdef vma_copy v
+        cdef vm_area_struct *vma
+        cdef Cpu *c = _mm_enter(self, cpu)
+        try:
+            with nogil:
+                mmap_read_lock(c, self.mm)
+                vma = find_vma(c, self.mm, a)
+                if vma != NULL:
+                    copy_vma_facts(c, vma, &v)
+                mmap_read_unlock(c, self.mm)
+            if vma == NULL:
+                return None
+            try:
+                return _make_vma(&v, self.mm.arch.page_shift)
+            finally:
+                if v.f != NULL:
+                    with nogil:
+                        fput(c, v.f)
+        finally:
+            machine_leave(self.machine, c)
+
+    @property
+    def vmas(self):
+        """Every mapping, by address."""
+        return _vmas(self, 0)
+
+    def proc_maps(self):
+        """The text of /proc/PID/maps."""
+        from pykmm_ext.mm import task_mmu
+        return task_mmu.maps(self)
+
+    def smaps(self):
+        """The text of /proc/PID/smaps."""
+        from pykmm_ext.mm import task_mmu
+        return task_mmu.smaps(self)
+
+    def pagemap(self, addr, npages):
+        """One 64-bit word per page as /proc/PID/pagemap has them: bit 63 present, 61 file page, 56 mapped once only, 55
+        soft-dirty, bits 0-54 the frame number."""
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(npages, "npages")
+        from pykmm_ext.mm import task_mmu
+        return task_mmu.pagemap(self, a, n)
+
+    @property
+    def pgd(self):
+        """Physical address of the root page table."""
+        cdef Cpu *c = _mm_enter(self, 0)
+        result = self.mm.pgd
+        machine_leave(self.machine, c)
+        return result
+
+    def walk(self, addr, *, cpu=0):
+        """What the hardware walker reads, root first: (level, physical address of the table, index, raw entry)."""
+        cdef unsigned long a = as_ulong(addr, "addr")
+        cdef unsigned long paddrs[8]
+        cdef unsigned long raw[8]
+        cdef u32 index[8]
+        cdef int levels, i
+        cdef Cpu *c = _mm_enter(self, cpu)
+        with nogil:
+            mmap_read_lock(c, self.mm)
+            levels = walk_page_table(c, self.mm, a, paddrs, index, raw)
+            mmap_read_unlock(c, self.mm)
+        top = self.mm.arch.levels - 1
+        machine_leave(self.machine, c)
+        return [(top - i, paddrs[i], index[i], raw[i]) for i in range(levels)]
+
+    @property
+    def stats(self):
+        """Sizes in pages: total_vm, locked_vm, data_vm, exec_vm, stack_vm, anon_rss, file_rss; and map_count."""
+        cdef u32 i
+        cdef long anon, filed
+        cdef Cpu *other
+        cdef Cpu *c = _mm_enter(self, 0)
+        anon, filed = self.mm.rss_stat[MM_ANONPAGES], self.mm.rss_stat[MM_FILEPAGES]
+        for i in range(self.machine.m.nr_cpus):
+            other = self.machine.m.cpus[i]
+            if other.rss_mm == self.mm:
+                anon += other.rss_stat[MM_ANONPAGES]
+                filed += other.rss_stat[MM_FILEPAGES]
+        result = {
+            "map_count": self.mm.map_count, "total_vm": self.mm.total_vm, "locked_vm": self.mm.locked_vm,
+            "data_vm": self.mm.data_vm, "exec_vm": self.mm.exec_vm, "stack_vm": self.mm.stack_vm,
+            "anon_rss": anon, "file_rss": filed, "nr_ptes": self.mm.nr_ptes,
+        }
+        machine_leave(self.machine, c)
+        return result
+
+    def __repr__(self):
+        state = "exited" if self.exited else "machine closed" if self.machine.m == NULL else f"id {self.mm.id}"
+        return f"<pykmm MmStruct, {state}>"

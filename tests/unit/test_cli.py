@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pykmm/cli.py: commands, exit status, and what a user's mistakes look like."""
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+DATA = Path(str(files("pykmm.data")))
+TRACE = DATA / "python-threads.perf-trace.txt.xz"
+
+
+def pykmm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pykmm.cli", *map(str, arguments)], capture_output=True, text=True,
+                          check=False, env={**os.environ, "COLUMNS": "150", **environment})
+
+
+def fails(*arguments: object) -> str:
+    """Exit status 2, nothing on standard output, a message without a traceback."""
+    done = pykmm(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_the_example() -> None:
+    done = pykmm("replay", "--example")
+    assert done.returncode == 0, done.stderr
+    for word in ("mmap_sem", "spf", "native", "faults/s", "recorded faults: 2,464 minor", "retried",
+                 "maps: spf on native ended with the 110 recorded mappings"):
+        assert word in done.stdout
+    assert done.stderr == ""        # progress is for terminals
+
+
+def test_json(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done = pykmm("replay", TRACE, "-s", "spf", "-e", "native", "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert "spf" in done.stdout
+    [trace] = json.loads(out.read_text())
+    [row] = trace["rows"]
+    assert (row["strategy"], row["engine"], row["ratio"]) == ("spf", "native", 1.0)
+    assert trace["recorded_faults"] == {"minor": 2464, "major": 2}
+    assert row["run"]["mismatch_count"] == 0
+    assert trace["maps_ok"] is True
+    done = pykmm("replay", TRACE, "-s", "spf", "--json", "-")
+    assert json.loads(done.stdout)[0]["rows"][0]["faults"] == row["faults"]
+
+
+def test_different_maps_are_exit_status_1(tmp_path: Path) -> None:
+    for path in DATA.glob("python-threads.*"):
+        shutil.copy(path, tmp_path)
+    end = tmp_path / "python-threads.end-maps.txt"
+    lines = end.read_text().splitlines(keepends=True)
+    gone = next(line for line in lines if "rw-p" in line and "[" not in line)
+    end.write_text("".join(line for line in lines if line is not gone))
+    done = pykmm("replay", tmp_path / TRACE.name, "-s", "spf")
+    assert done.returncode == 1
+    assert "DIFFERS" in done.stdout
+    start, stop = gone.split()[0].split("-")
+    assert f"+{int(start, 16):012x}-{int(stop, 16):012x} rw-p" in done.stdout
+
+
+def test_maps() -> None:
+    done = pykmm("maps", TRACE, "-w", "end")
+    assert done.returncode == 0
+    assert done.stdout == (DATA / "python-threads.end-maps.txt").read_text()
+    final = pykmm("maps", TRACE)
+    assert final.returncode == 0
+    assert [line.split()[0] for line in final.stdout.splitlines()] == [
+        line.split()[0] for line in done.stdout.splitlines() if "vsyscall" not in line]
+
+
+def test_compare_and_list() -> None:
+    done = pykmm("compare", TRACE, "-e", "native", "-r", "2")
+    assert done.returncode == 0, done.stderr
+    assert "the fastest of 2 runs" in done.stdout
+    done = pykmm("list")
+    assert done.returncode == 0
+    for name in ("mmap_sem", "spf", "x86", "perf-trace", "strace", "native", "host"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["replay"], ["compare"], ["maps"], ["list"]])
+def test_help(command: list[str]) -> None:
+    short, long = pykmm(*command, "-h"), pykmm(*command, "--help")
+    assert short.returncode == 0
+    assert short.stdout == long.stdout
+    assert ("Example" in short.stdout) == bool(command)
+
+
+def test_help_is_cheap() -> None:
+    """`pykmm -h` imports neither numpy nor the compiled core nor rich."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pykmm.cli", "-h"], capture_output=True, text=True, check=True)
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"numpy", "pykmm_ext.binding", "rich", "pluggy", "pykmm.tape"}
+
+
+def test_unknown_names() -> None:
+    assert "unknown strategy 'nope'; known: mmap_sem, spf" in fails("replay", TRACE, "-s", "mmap_sem,nope")
+    assert "unknown engine 'warp'; known: native, host" in fails("replay", TRACE, "-e", "warp")
+    assert "unknown arch 'vax'; known: x86" in fails("replay", TRACE, "--arch", "vax")
+    assert "no strategy given" in fails("replay", TRACE, "-s", ",")
+    assert "is not a size" in fails("replay", TRACE, "--memory", "much")
+    assert "unknown maps 'middle'" in fails("maps", TRACE, "-w", "middle")
+    assert "No such option" in fails("replay", "--wrong")
+    assert "No such command" in fails("dance")
+
+
+def test_too_little_memory_is_a_result_or_an_error() -> None:
+    assert "memory must be at least" in fails("replay", TRACE, "--memory", "4K")
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    assert "No such file" in fails("replay", tmp_path / "none.txt")
+    assert "directory" in fails("replay", tmp_path)
+    whole = TRACE.read_bytes()
+    cut = tmp_path / "cut.perf-trace.txt.xz"
+    cut.write_bytes(whole[:len(whole) // 2])
+    assert "cut.perf-trace.txt.xz" in fails("replay", cut)
+    text = tmp_path / "prose.txt"
+    text.write_text("It was a dark and stormy night.\n" * 40)
+    assert "prose.txt" in fails("replay", text)
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    assert "empty.txt" in fails("replay", empty)
+    binary = tmp_path / "noise.txt"
+    binary.write_bytes(bytes(range(256)) * 100)
+    assert "noise.txt" in fails("replay", binary)
+    zip_file = tmp_path / "fake.npz"
+    zip_file.write_bytes(b"PK\x03\x04 nothing of the kind")
+    assert "fake.npz" in fails("replay", zip_file)
+
+
+def test_an_impossible_munmap(tmp_path: Path) -> None:
+    """An address that munmap(2) refuses, recorded as a success: file and line, or a reported result."""
+    lines = lzma.decompress(TRACE.read_bytes()).decode().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if "munmap(" in line)
+    before, after = lines[place].split("addr: 0x", 1)
+    lines[place] = f"{before}addr: 0x123{after[after.index(','):]}"
+    path = tmp_path / "python-threads.perf-trace.txt"
+    path.write_text("".join(lines))
+    done = pykmm("replay", path, "-s", "spf")
+    assert "Traceback" not in done.stderr
+    assert f"line {place + 1}" in done.stdout or f":{place + 1}:" in done.stderr
+    assert done.returncode in (0, 1, 2)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path: Path) -> None:
+    path = tmp_path / "secret.txt"
+    path.write_text("x")
+    path.chmod(0)
+    assert "Permission denied" in fails("replay", path)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pykmm/plugin.py: registries, the manager, other packages' plugins."""
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pykmm
+from pykmm import plugin
+from pykmm.plugin import PluginManager, Registry
+
+
+def module(name: str, hook: str, function: Callable[..., Any]) -> types.ModuleType:
+    made = types.ModuleType(name)
+    function.__name__ = hook
+    setattr(made, hook, pykmm.hookimpl(function))
+    return made
+
+
+def test_registry_names_both_origins_of_a_duplicate() -> None:
+    manager = PluginManager()
+
+    def first(registry: Registry) -> None:
+        registry.add("mine", dict, "the first")
+
+    def second(registry: Registry) -> None:
+        registry.add("other", dict)
+        registry.add("mine", dict)
+
+    manager.add_plugin(module("one", "pykmm_register_strategies", first), "one")
+    with pytest.raises(pykmm.PluginError, match="'mine' is registered twice: by one and by two"):
+        manager.add_plugin(module("two", "pykmm_register_strategies", second), "two")
+    assert manager.strategies.names() == ["mine"]       # nothing of the refused plugin stays
+    assert not manager.has_plugin("two")
+    assert manager.strategies.entry("mine").description == "the first"
+    assert manager.strategies.get("mine") is dict
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown strategy 'nope'; known: .*mmap_sem.*spf"):
+        plugin.get_plugin_manager().strategies.get("nope")
+    with pytest.raises(ValueError, match="unknown arch 'vax'; known: x86"):
+        pykmm.Machine(arch="vax")
+
+
+@pytest.mark.parametrize("name", ["", " x", "a,b", 3])
+def test_bad_names_are_refused(name: Any) -> None:
+    with pytest.raises(pykmm.PluginError, match="name"):
+        Registry("strategy").add(name, dict)
+    with pytest.raises(pykmm.PluginError, match="callable"):
+        Registry("strategy").add("x", 3)  # type: ignore[arg-type]
+
+
+def test_a_plugin_without_hooks_is_an_error() -> None:
+    manager = PluginManager()
+    with pytest.raises(pykmm.PluginError, match="no pykmm hook"):
+        manager.register(types.ModuleType("empty"), "empty")
+    assert not manager.has_plugin("empty")
+    with pytest.raises(pykmm.PluginError, match="pykmm_registr_strategies"):
+        manager.register(module("typo", "pykmm_registr_strategies", lambda registry: None), "typo")
+    assert not manager.has_plugin("typo")
+
+
+class FakePoint:
+    dist = None
+    value = "third_party"
+
+    def __init__(self, name: str, plugin: object) -> None:
+        self.name = name
+        self.plugin = plugin
+
+    def load(self) -> object:
+        if isinstance(self.plugin, Exception):
+            raise self.plugin
+        return self.plugin
+
+
+def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(registry: Registry) -> None:
+        registry.add("third", dict)
+
+    good = module("good", "pykmm_register_workloads", add)
+    points = [FakePoint("good", good), FakePoint("bad", ImportError("no libx"))]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points if group == "pykmm" else [])
+    with pytest.raises(pykmm.PluginError, match=r"plugin 'bad'.*ImportError: no libx; PYKMM_DISABLE_PLUGINS=bad"):
+        plugin.make_plugin_manager()
+    monkeypatch.setenv("PYKMM_DISABLE_PLUGINS", "bad")
+    assert "third" in plugin.make_plugin_manager().workloads
+    for value in ("1", "all", "good, bad"):
+        monkeypatch.setenv("PYKMM_DISABLE_PLUGINS", value)
+        manager = plugin.make_plugin_manager()
+        assert "third" not in manager.workloads
+        assert manager.strategies.names()[:2] == ["mmap_sem", "spf"]
+
+
+def test_hooks_are_called() -> None:
+    manager = plugin.get_plugin_manager()
+    seen: list[object] = []
+    watcher = types.ModuleType("watcher")
+
+    @pykmm.hookimpl
+    def pykmm_mm_created(mm: pykmm.MmStruct) -> None:
+        seen.append(mm)
+
+    @pykmm.hookimpl
+    def pykmm_report(result: pykmm.RunResult) -> None:
+        seen.append(result.engine)
+
+    watcher.pykmm_mm_created = pykmm_mm_created  # type: ignore[attr-defined]
+    watcher.pykmm_report = pykmm_report  # type: ignore[attr-defined]
+    manager.add_plugin(watcher, "watcher")
+    try:
+        with pykmm.Machine() as machine:
+            mm = machine.mm()
+            child = mm.fork()
+            tape = pykmm.Tape()
+            tape.thread().mmap(4096)
+            machine.run(tape)
+    finally:
+        manager.unregister(watcher)
+    assert seen == [mm, child, "native"]
+
+
+def test_importing_pykmm_imports_nothing_heavy() -> None:
+    import subprocess
+
+    program = ("import sys, pykmm; print([m for m in ('numpy', 'pluggy', 'rich', 'typer', 'pykmm_ext.binding') "
+               "if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        pykmm.nonsense  # noqa: B018
+    assert {"Machine", "Tape", "compare"} <= set(dir(pykmm))
