@@ -38,7 +38,7 @@ def test_replay(benchmark: Any, strategy: str) -> None:
 
 
 def faults(threads: int, pages: int, turns: int = 1, mapper: bool = False) -> pykmm.Tape:
-    """Each thread touches a VMA of its own, and gives the pages back before it does so again; `mapper` maps and unmaps."""
+    """Each thread touches a VMA of its own, giving the pages back before the next turn; `mapper` maps and unmaps."""
     tape = pykmm.Tape()
     areas = []
     for i in range(threads):        # VMAs that differ do not merge; the pages of two never share a page table

@@ -38,7 +38,8 @@ def diff_maps(expected: Sequence[MapsLine], found: Sequence[MapsLine]) -> list[s
     """Unified diff of ranges, permissions, offsets and names; empty = the same.
 
     The vsyscall page is left out: it is the kernel's own gate, no mapping of the process. A file that the
-    recording does not name takes the name that was expected at its address.
+    recording does not name takes the name that was expected at its address, and so does one that was deleted while it
+    was mapped: no recorded call shows that.
     """
     want = [line for line in expected if line.name != "[vsyscall]"]
     got = [line for line in found if line.name != "[vsyscall]"]
@@ -47,8 +48,10 @@ def diff_maps(expected: Sequence[MapsLine], found: Sequence[MapsLine]) -> list[s
     right = []
     for line in got:
         name = line.name
+        expected_name = names.get(line.start, "")
+        if expected_name == f"{name} (deleted)":
+            name = expected_name
         if not _known_name(name):
-            expected_name = names.get(line.start, "")
             name = expected_name if expected_name.startswith("/") else name
         right.append(_key(line, name))
     return list(difflib.unified_diff(left, right, "recorded end maps", "maps of the replay", n=1, lineterm=""))

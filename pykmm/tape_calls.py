@@ -26,7 +26,7 @@ class Calls(Evidence):
         written: set[int] = set()
         if name is not None:
             whose = mm if mm.origin.number in self.tape.start_maps else mm.origin
-            found = self._locate(mm, name, address, 3 if name in whose.named else 1)
+            found = self._locate(mm, name, address, 4 if name in whose.named else 1)
             if found is None:
                 found = self._base(name) + address
                 if found >= 1 << 47:

@@ -261,7 +261,7 @@ class Evidence:
         return len(self.files) - 1
 
     def _locate(self, mm: Mm, name: str, offset: int, least: int) -> int | None:
-        """The address that shows byte ``offset`` of the object: the latest mapping that is (3) or may be (1, 2) it."""
+        """Where byte ``offset`` of the object shows: the latest mapping that is (4) or may be (1 to 3) it."""
         best: tuple[int, int, Piece] | None = None
         anonymous = name.startswith(("/dev/zero", "/memfd:", "/SYSV", "//anon", "/anon"))
         for piece in mm.layout:
@@ -269,12 +269,13 @@ class Evidence:
                 continue
             if piece.file >= 0:
                 known = self.files[piece.file]
-                rank = 3 if known.name == name else 0 if known.name is not None else (
-                    2 if known.guess == name else 1 if known.guess is None else 0)
+                # A guess comes from who has the address in the end: another file may have had it before.
+                rank = 4 if known.name == name else 0 if known.name is not None else (
+                    3 if known.guess == name else 2 if known.guess is None else 1)
             elif piece.tag == name or (name == "[vdso]" and piece.tag == "[vdso]"):
-                rank = 3
+                rank = 4
             elif piece.shared and anonymous:
-                rank = 2
+                rank = 3
             else:
                 rank = 0
             if rank >= least and (best is None or (rank, piece.maker) > best[:2]):

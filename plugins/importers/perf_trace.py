@@ -34,6 +34,8 @@ _RESULT = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?: .*)?$")
 _UNKNOWN = float("-inf")        # a time that is found later
 _WRAP = (1 << 64) / 1e6         # milliseconds: a negative duration as an unsigned number of nanoseconds
 #: objects of which perf prints addresses, not offsets
+#: what perf calls memory without a file in which it looked for the symbols of a JIT: an address follows, no offset
+_JIT_MAP = re.compile(r"/perf-\d+\.map$")
 _ABSOLUTE = ("//anon", "/dev/zero", "/anon_hugepage", "[stack", "/SYSV", "[heap]", "[anon")
 #: name in the listing -> (kind of event, name of its first argument)
 _CALLS = {
@@ -195,7 +197,7 @@ class _Reader:
         args: tuple[Any, ...]
         if named is not None:
             name, address = named[1], int(named[2], 16)
-            if name.startswith(_ABSOLUTE):
+            if name.startswith(_ABSOLUTE) or _JIT_MAP.search(name):
                 args = (None, address, name)
             else:
                 if name.rsplit("/", 1)[-1].startswith("perf-vdso.so"):

@@ -496,6 +496,8 @@ def _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, m
         elif any(start < top <= end for top in stacks):
             name = "[stack]"
         perms = found["perms"][k].decode()
+        if not name and perms.endswith("s"):
+            name = "/dev/zero (deleted)"    # shared anonymous memory has a file of the kernel's own
         if name.startswith("[") and index >= 0:
             offset = 0
         else:

@@ -504,6 +504,7 @@ from pykmm_ext.engine import host
 tape = Tape()
 tape.setup.compute(60_000_000_000)
 program = tape.program()
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job starts with it ignored
 print("running", flush=True)
 try:
     host.run(program)

@@ -347,6 +347,31 @@ def test_perf_start_maps_offsets_and_access(tmp_path):
     assert not interleave(tape.program(), 1)[0]
 
 
+def test_perf_file_where_another_one_ends_up(tmp_path):
+    """The end maps name who has the address in the end; a file that had it before is still known by its faults."""
+    tape = perf(tmp_path, EXEC + """\
+     1.000 ( 0.010 ms): prog/10 mmap(len: 8192, prot: READ, flags: PRIVATE, fd: 3) = 0x7f0000000000
+     1.100 ( 0.000 ms): prog/10 minfault [f+0x0] => /etc/ld.so.cache@0x8 (d.)
+     1.200 ( 0.010 ms): prog/10 munmap(addr: 0x7f0000000000, len: 8192) = 0
+     1.300 ( 0.010 ms): prog/10 mmap(len: 8192, prot: READ, flags: PRIVATE, fd: 3) = 0x7f0000000000
+     1.400 ( 0.000 ms): prog/10 minfault [f+0x0] => /lib/locale@0x1008 (d.)
+""", start=START, end="7f0000000000-7f0000002000 r--p 00000000 fe:00 7 /lib/locale\n")
+    assert not tape.notes.assumed
+    touches = tape.ops[tape.ops["op"] == OPCODES["TOUCH"]]
+    assert touches["addr"].tolist() == [0x7F0000000008, 0x7F0000001008]
+    assert [f.name for f in tape.files] == ["/bin/prog", "/etc/ld.so.cache", "/lib/locale"]
+
+
+def test_perf_memory_of_a_jit(tmp_path):
+    """perf looks for symbols of anonymous code in /tmp/perf-PID.map and prints that name with an address."""
+    tape = perf(tmp_path, EXEC + """\
+     1.000 ( 0.010 ms): prog/10 mmap(len: 8192, prot: READ|WRITE|EXEC, flags: PRIVATE|ANONYMOUS) = 0x7f0000000000
+     1.100 ( 0.000 ms): prog/10 minfault [f+0x0] => /tmp/perf-10.map@0x7f0000001030 (d.)
+""", start=START)
+    assert not tape.notes.assumed
+    assert tape.ops["addr"].tolist()[-1] == 0x7F0000001030
+
+
 def test_perf_split_calls_odd_names_and_lines_out_of_order(tmp_path):
     tape = perf(tmp_path, """\
      2.000 ( 5.000 ms): Web Co/nt: 7/11  ... [continued]: mmap())              = 0x7f0000000000

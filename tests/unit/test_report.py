@@ -36,6 +36,13 @@ def test_the_same_maps_do_not_differ() -> None:
     assert diff_maps(lines(), lines()[:-1]) == []       # the vsyscall page is not the process's
 
 
+def test_a_deleted_file_is_the_file_that_was_mapped() -> None:
+    expected = lines()
+    expected[0] = MapsLine(0x55d000000000, 0x55d000001000, "r--p", 0, name="/usr/bin/x (deleted)")
+    assert diff_maps(expected, lines()) == []
+    assert len(diff_maps(lines(), expected)) > 0        # but a replay deletes nothing
+
+
 @pytest.mark.parametrize(("place", "other"), [
     (0, MapsLine(0x55d000000000, 0x55d000001000, "r-xp", 0, name="/usr/bin/x")),
     (0, MapsLine(0x55d000000000, 0x55d000001000, "r--p", 0, name="/usr/bin/y")),
