@@ -283,12 +283,12 @@ cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     p.private_ = 0
     if gfp & __GFP_ZERO and likely(not flags & PG_pristine):
         m = machine_of(cpu)
-        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), <size_t>1 << m.arch.page_shift)
         if likely(next != NULL):
             next = next.lru_next  # two ahead: its struct page comes into the cache on the way, for the call after next
         if likely(next != NULL):
             kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift),
                               <size_t>1 << m.arch.page_shift)
+        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), <size_t>1 << m.arch.page_shift)
     # The frame's contents before its refcount: pairs with the fully ordered atomic_inc_not_zero() of lockless GUP.
     smp_store_release_32(cpu, &p._refcount, 1)
     count_vm_event(cpu, PGALLOC)
