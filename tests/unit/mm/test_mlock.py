@@ -3,55 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
+from vma_helpers import BASE, NONE, PAGE, RW, R, fails, fixed, layout, vm_flags
 
-import pykmm
-from pykmm_ext.mm import task_mmu, vma_test
-
-PAGE = 4096
-BASE = 0x10_0000_0000
-R, RW, NONE = 1, 3, 0
-PRIV, SHARED, FIXED = 0x22, 0x21, 0x10
-
-
-@pytest.fixture(params=["mmap_sem", "spf"])
-def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """An empty address space; everything is validated and accounted for afterwards."""
-    with pykmm.Machine(arch="x86", strategy=request.param, cpus=1, memory="32M") as machine:
-        space = machine.mm()
-        yield space
-        machine.validate()
-        space.exit()
-        machine.validate()
-
-
-def fixed(mm: Any, page: int, pages: int, prot: int = RW, flags: int = PRIV) -> int:
-    return mm.mmap(BASE + page * PAGE, pages * PAGE, prot, flags | FIXED)
-
-
-def layout(mm: Any) -> list[tuple[int, int, str]]:
-    """(first page, page after the last, permissions) of every mapping from BASE on."""
-    found = []
-    for line in task_mmu.maps(mm).splitlines():
-        span, perms = line.split()[:2]
-        start, end = (int(x, 16) for x in span.split("-"))
-        found.append(((start - BASE) // PAGE, (end - BASE) // PAGE, perms))
-    return found
-
-
-def vm_flags(mm: Any) -> list[set[str]]:
-    """The two-letter flags of every mapping, as smaps has them."""
-    return [set(line.split()[1:]) for line in task_mmu.smaps(mm).splitlines() if line.startswith("VmFlags:")]
-
-
-def fails(number: int, call: Any, *args: Any, **kw: Any) -> None:
-    with pytest.raises(OSError) as caught:
-        call(*args, **kw)
-    assert caught.value.errno == number, errno.errorcode[caught.value.errno or 0]
-
+from pykmm_ext.mm import vma_test
 
 
 def locked(mm: Any) -> int:

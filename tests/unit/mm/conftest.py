@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Fixtures of the tests of pykmm_ext.mm."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import pykmm
+
+
+@pytest.fixture(params=["mmap_sem", "spf"])
+def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """An empty address space; everything is validated and accounted for afterwards."""
+    with pykmm.Machine(arch="x86", strategy=request.param, cpus=1, memory="32M") as machine:
+        space = machine.mm()
+        yield space
+        machine.validate()
+        space.exit()
+        machine.validate()
