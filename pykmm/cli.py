@@ -187,7 +187,7 @@ def replay(
     engine: EngineOption = "native",
     arch: ArchOption = "x86",
     memory: MemoryOption = None,
-    repeat: RepeatOption = 1,
+    repeat: RepeatOption = 5,
     json: JsonOption = None,
     example: Annotated[bool, typer.Option(
         "--example", help="Replay the shipped recording (also without a TRACE).")] = False,

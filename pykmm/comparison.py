@@ -83,6 +83,8 @@ def compare(tape: Tape, strategies: Sequence[str] = ("mmap_sem", "spf"), engines
     :param repeats: runs per row; a row shows the fastest
     :param progress: called with a few words before each run
 
+    The tape is run once before the first row and not shown: the first run of a process is slower, whatever its strategy
+    (memory that the process has not used yet, code that is not in the caches).
     Rows come in the order of `engines`; ratios are times relative to the first row. ValueError: unknown names.
     """
     strategies = check_names("strategy", strategies)
@@ -99,6 +101,12 @@ def compare(tape: Tape, strategies: Sequence[str] = ("mmap_sem", "spf"), engines
         else:
             plan += [(strategy, engine, arch) for arch in arches for strategy in strategies]
     rows: list[Row] = []
+    warm_up = next((row for row in plan if row[1] == "native"), None)
+    if warm_up is not None:
+        if progress is not None:
+            progress("warm-up")
+        with Machine(arch=warm_up[2], strategy=warm_up[0], cpus=count, memory=size) as machine:
+            machine.run(tape, "native")
     for strategy, engine, arch in plan:
         runs: list[RunResult] = []
         for turn in range(repeats):

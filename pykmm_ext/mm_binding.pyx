@@ -307,7 +307,7 @@ cdef class MmStruct:
             raise_errno(r)
 
     def mbind(self, addr, length, mode, nodes=(), flags=0, *, cpu=0):
-        """mbind(): the memory policy of a range. `mode` is an MPOL_ integer with its MPOL_F_ bits, `nodes` the numbers
+        """mbind(): the memory policy of a range. `mode` is one of the MPOL modes, with flag bits, `nodes` the numbers
         of the nodes that it names (the machine has node 0 alone), `flags` MPOL_MF_STRICT (1), _MOVE (2), _MOVE_ALL (4).
 
         OSError: EINVAL (mode, flags, alignment, nodes that do not exist), EFAULT (a hole), EIO (MPOL_MF_STRICT and
