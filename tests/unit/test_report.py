@@ -97,7 +97,8 @@ def test_compare() -> None:
         assert row.ratio == pytest.approx(row.elapsed / comparison.rows[0].elapsed)
         assert row.faults_per_s == pytest.approx(row.faults / row.elapsed)
     assert 64 <= comparison.rows[0].faults <= 128
-    assert len(said) == 6
+    assert said[0] == "warm-up"
+    assert len(said) == 7
     assert comparison.maps_ok
     values = json.loads(comparison.to_json())
     assert [row["counters"].get("speculative") is not None for row in values["rows"]] == [False, True, False]
