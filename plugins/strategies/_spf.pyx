@@ -16,6 +16,8 @@ Corrections of the posted series
       fault believes that nobody is there. Here the low WRITER_BITS are the number of writers inside and the bits
       above them a generation that every end advances.
     - A reader's memory barriers hold on both sides of the trylock (see vma_has_changed()).
+    - Flags, permissions and bounds of the VMA are captured before its sequence is checked and used from the vm_fault:
+      after the check under the PTL a writer may still split the VMA or change its permissions.
     - Fork holds the sections of the VMAs that it write-protects until the parent's TLB is flushed.
 
 vm_sequence wraps after 2^19 write sections of one VMA. A fault would be fooled if it stopped between its two checks
@@ -139,7 +141,7 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     cdef const arch_ops *arch = mm.arch
     cdef vm_fault vmf
     cdef vm_area_struct *vma = find_vma_srcu(cpu, mm, address)
-    cdef unsigned long vm_start, vm_flags
+    cdef unsigned long vm_start, vm_end, vm_flags
     cdef pmd_t *pmd
     cdef u32 seq
     cdef bint dead
@@ -159,7 +161,8 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
 
     vm_flags = READ_ONCE(cpu, &vma.vm_flags)
     vm_start = READ_ONCE(cpu, &vma.vm_start)
-    if unlikely(address < vm_start or READ_ONCE(cpu, &vma.vm_end) <= address):
+    vm_end = READ_ONCE(cpu, &vma.vm_end)
+    if unlikely(address < vm_start or vm_end <= address):
         # Below a stack is not out of bounds yet, but growing it takes mmap_sem.
         reason[0] = UNSUPPORTED if vm_flags & VM_GROWSDOWN and address < vm_start else BOUNDS
         return VM_FAULT_RETRY
@@ -171,6 +174,10 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
         return VM_FAULT_RETRY
 
     vmf.vma = vma
+    vmf.vma_flags = vm_flags
+    vmf.vma_page_prot = READ_ONCE(cpu, <unsigned long *>&vma.vm_page_prot)
+    vmf.vma_start = vm_start
+    vmf.vma_end = vm_end
     vmf.flags = flags
     vmf.sequence = seq
     vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)

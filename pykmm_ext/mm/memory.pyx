@@ -108,7 +108,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef mm_struct *mm = vma.vm_mm
     cdef machine *m = mm.machine
     cdef const arch_ops *arch = mm.arch
-    cdef unsigned long vm_flags = READ_ONCE(cpu, &vma.vm_flags)
+    cdef unsigned long vm_flags = vmf.vma_flags
     cdef vm_fault_t ret = 0
     cdef page *pg
     cdef pte_t entry
@@ -118,7 +118,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         return VM_FAULT_OOM
 
     if not vmf.flags & FAULT_FLAG_WRITE:
-        entry = arch.pte_mkspecial(arch.pfn_pte(page_to_pfn(m, m.zero_page), READ_ONCE(cpu, &vma.vm_page_prot)))
+        entry = arch.pte_mkspecial(arch.pfn_pte(page_to_pfn(m, m.zero_page), vmf.vma_page_prot))
         if unlikely(not pte_map_lock(cpu, vmf)):
             return VM_FAULT_RETRY
         if likely(arch.pte_none(READ_ONCE(cpu, vmf.pte))):
@@ -132,7 +132,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     pg = alloc_page(cpu, __GFP_ZERO)
     if unlikely(pg == NULL):
         return VM_FAULT_OOM
-    entry = arch.pfn_pte(page_to_pfn(m, pg), READ_ONCE(cpu, &vma.vm_page_prot))
+    entry = arch.pfn_pte(page_to_pfn(m, pg), vmf.vma_page_prot)
     if vm_flags & VM_WRITE:
         entry = arch.pte_mkwrite(arch.pte_mkdirty(entry))
     if unlikely(not pte_map_lock(cpu, vmf)):
@@ -143,6 +143,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         put_page(cpu, pg)
         return 0
     page_add_new_anon_rmap(cpu, pg, vma, vmf.address)
+    pg.index = vmf.pgoff  # not from bounds that may have moved
     set_pte(cpu, vmf.pte, entry)
     spin_unlock(cpu, vmf.ptl)
     add_mm_rss(cpu, mm, MM_ANONPAGES, 1)
@@ -156,9 +157,9 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
 cdef inline void set_file_pte(Cpu *cpu, vm_fault *vmf, page *pg, pte_t *ptep, bint write) noexcept nogil:
     cdef vm_area_struct *vma = vmf.vma
     cdef const arch_ops *arch = vma.vm_mm.arch
-    cdef pte_t entry = arch.pfn_pte(page_to_pfn(vma.vm_mm.machine, pg), READ_ONCE(cpu, &vma.vm_page_prot))
+    cdef pte_t entry = arch.pfn_pte(page_to_pfn(vma.vm_mm.machine, pg), vmf.vma_page_prot)
     if write:
-        entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), READ_ONCE(cpu, &vma.vm_flags))
+        entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
     page_add_file_rmap(cpu, pg)
     set_pte(cpu, ptep, entry)
 
@@ -184,18 +185,18 @@ cdef vm_fault_t do_fault_around(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         return VM_FAULT_OOM
     if unlikely(not pte_map_lock(cpu, vmf)):
         return VM_FAULT_RETRY
-    # The VMA's bounds hold still from here: mmap_sem, or the sequence that was checked under the PTL.
+    # The bounds that the fault saw: those of the VMA itself may move even now, if this is a speculative fault.
     start = vmf.address - vmf.address % window
     limit = vmf.address & ~(table_size - 1)
     if start < limit:
         start = limit
-    if start < READ_ONCE(cpu, &vma.vm_start):
-        start = READ_ONCE(cpu, &vma.vm_start)
+    if start < vmf.vma_start:
+        start = vmf.vma_start
     end = vmf.address - vmf.address % window + window
     if end > limit + table_size:
         end = limit + table_size
-    if end > READ_ONCE(cpu, &vma.vm_end):
-        end = READ_ONCE(cpu, &vma.vm_end)
+    if end > vmf.vma_end:
+        end = vmf.vma_end
     address = start
     ptep = vmf.pte - ((vmf.address - start) >> shift)
     while address < end:
@@ -286,8 +287,8 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         return ret
     memcpy(page_address(m, arch, vmf.cow_page), page_address(m, arch, vmf.page), <size_t>1 << arch.page_shift)
     put_page(cpu, vmf.page)
-    entry = arch.pfn_pte(page_to_pfn(m, vmf.cow_page), READ_ONCE(cpu, &vma.vm_page_prot))
-    entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), READ_ONCE(cpu, &vma.vm_flags))
+    entry = arch.pfn_pte(page_to_pfn(m, vmf.cow_page), vmf.vma_page_prot)
+    entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
     if unlikely(not pte_map_lock(cpu, vmf)):
         put_page(cpu, vmf.cow_page)
         return VM_FAULT_RETRY
@@ -296,6 +297,7 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         put_page(cpu, vmf.cow_page)
         return ret
     page_add_new_anon_rmap(cpu, vmf.cow_page, vma, vmf.address)
+    vmf.cow_page.index = vmf.pgoff  # not from bounds that may have moved
     set_pte(cpu, vmf.pte, entry)
     spin_unlock(cpu, vmf.ptl)
     add_mm_rss(cpu, mm, MM_ANONPAGES, 1)
@@ -322,7 +324,7 @@ cdef vm_fault_t do_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         return VM_FAULT_SIGBUS
     if not vmf.flags & FAULT_FLAG_WRITE:
         return do_read_fault(cpu, vmf)
-    if not READ_ONCE(cpu, &vma.vm_flags) & VM_SHARED:
+    if not vmf.vma_flags & VM_SHARED:
         return do_cow_fault(cpu, vmf)
     return do_shared_fault(cpu, vmf)
 
@@ -334,7 +336,7 @@ cdef vm_fault_t do_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
 cdef vm_fault_t wp_page_reuse(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef const arch_ops *arch = vmf.vma.vm_mm.arch
     cdef pte_t entry = arch.pte_mkyoung(vmf.orig_pte)
-    entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), READ_ONCE(cpu, &vmf.vma.vm_flags))
+    entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
     cmpxchg(cpu, vmf.pte, vmf.orig_pte, entry)
     spin_unlock(cpu, vmf.ptl)
     count_vm_event(cpu, FAULT_WP_REUSE)
@@ -376,11 +378,12 @@ cdef vm_fault_t wp_page_copy(Cpu *cpu, vm_fault *vmf, page *old) noexcept nogil:
             put_page(cpu, old)
         return VM_FAULT_RETRY
     if likely(READ_ONCE(cpu, vmf.pte) == vmf.orig_pte):
-        entry = arch.pfn_pte(page_to_pfn(m, new), READ_ONCE(cpu, &vma.vm_page_prot))
-        entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), READ_ONCE(cpu, &vma.vm_flags))
+        entry = arch.pfn_pte(page_to_pfn(m, new), vmf.vma_page_prot)
+        entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
         xchg(cpu, vmf.pte, 0)
         arch.flush_tlb_page(cpu, mm, vmf.address)
         page_add_new_anon_rmap(cpu, new, vma, vmf.address)
+        new.index = vmf.pgoff  # not from bounds that may have moved
         set_pte(cpu, vmf.pte, entry)
         if old != NULL:
             page_remove_rmap(cpu, old)
@@ -409,7 +412,7 @@ cdef vm_fault_t do_wp_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef vm_area_struct *vma = vmf.vma
     cdef machine *m = vma.vm_mm.machine
     cdef page *old = vm_normal_page(m, vma.vm_mm.arch, vmf.orig_pte)
-    if READ_ONCE(cpu, &vma.vm_flags) & VM_SHARED:
+    if vmf.vma_flags & VM_SHARED:
         return wp_page_reuse(cpu, vmf)  # as page_mkwrite() of a file system that tracks nothing
     if old != NULL and page_is_anon(cpu, old):
         # Ours alone: one mapping, and no reference but the mapping's. Nobody can add one: that takes another mapping
@@ -456,10 +459,10 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         spin_unlock(cpu, vmf.ptl)
         return 0
     entry = vmf.orig_pte
-    vm_flags = READ_ONCE(cpu, &vma.vm_flags)
+    vm_flags = vmf.vma_flags
     if unlikely(arch.pte_protnone(entry)) and vm_flags & VM_ACCESS_FLAGS:
         # A hinting entry, or one that mprotect has not come to: it gets the VMA's rights (do_numa_page()).
-        entry = arch.pte_mkyoung(arch.pte_modify(entry, READ_ONCE(cpu, &vma.vm_page_prot)))
+        entry = arch.pte_mkyoung(arch.pte_modify(entry, vmf.vma_page_prot))
         cmpxchg(cpu, vmf.pte, vmf.orig_pte, entry)
         spin_unlock(cpu, vmf.ptl)
         return 0
@@ -481,6 +484,10 @@ cdef vm_fault_t handle_mm_fault(Cpu *cpu, vm_area_struct *vma, unsigned long add
     cdef vm_fault vmf
     cdef mm_struct *mm = vma.vm_mm
     vmf.vma = vma
+    vmf.vma_flags = vma.vm_flags
+    vmf.vma_page_prot = vma.vm_page_prot
+    vmf.vma_start = vma.vm_start
+    vmf.vma_end = vma.vm_end
     vmf.flags = flags & ~FAULT_FLAG_SPECULATIVE
     vmf.address = address & ~((<unsigned long>1 << mm.arch.page_shift) - 1)
     vmf.pgoff = linear_page_index(cpu, vma, vmf.address)

@@ -176,6 +176,9 @@ cdef extern from "kmm/mm_types.h" nogil:
         page *page
         page *cow_page
         void *strategy_data
+        unsigned long vma_flags
+        pgprot_t vma_page_prot
+        unsigned long vma_start, vma_end
     cdef struct mmu_gather_batch:
         mmu_gather_batch *next
         u32 nr, max

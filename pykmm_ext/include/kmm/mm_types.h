@@ -261,6 +261,12 @@ struct vm_fault {
 	struct page *page;
 	struct page *cow_page;
 	void *strategy_data;
+	/* The VMA as it was when the fault looked at it. A speculative fault must use these and not the VMA's own
+	 * fields: under the PTL, with the sequence checked, a writer may still move the bounds of the VMA or give it
+	 * other permissions (the PTL only keeps it from the entries). */
+	unsigned long vma_flags;
+	pgprot_t vma_page_prot;
+	unsigned long vma_start, vma_end;
 };
 
 /* ---- mmu_gather (include/asm-generic/tlb.h) ---- */
