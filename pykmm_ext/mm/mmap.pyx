@@ -308,13 +308,13 @@ cdef void detach_vmas_to_be_unmapped(Cpu *cpu, mm_struct *mm, vm_area_struct *vm
 
 
 cdef void remove_vma_list(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W or last user, may sleep. Gives up VMAs that nothing maps through any more."""
+    """Context: mmap_sem W or last user, may sleep. Gives up VMAs that nothing maps through any more; free_pgtables() has
+    taken them off i_mmap."""
     cdef vm_area_struct *next
     while vma != NULL:
         next = vma.vm_next
         vm_stat_account(mm, vma.vm_flags, -<long>vma_pages(vma, mm.arch.page_shift))
         unlink_anon_vmas(cpu, vma)
-        unlink_file_vma(cpu, vma)
         free_vma(cpu, vma)
         vma = next
 
