@@ -89,7 +89,9 @@ def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _names(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    from pykmm.plugin import split_names
+
+    return split_names(text)
 
 
 def _console(stderr: bool = False) -> Console:
