@@ -33,6 +33,8 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "arch.x86",
     "importers.perf_trace",
     "importers.strace",
+    "scenarios.races",
+    "scenarios.speculative",
 )
 
 
@@ -157,6 +159,7 @@ class PluginManager(pluggy.PluginManager):
         self.arches = Registry("arch")
         self.importers = Registry("importer")
         self.workloads = Registry("workload")
+        self.scenarios = Registry("scenario")
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
         """As pluggy's, but a plugin without a single hook is a :class:`PluginError`.
@@ -209,6 +212,7 @@ class PluginManager(pluggy.PluginManager):
             "pykmm_register_arch": self.arches,
             "pykmm_register_importers": self.importers,
             "pykmm_register_workloads": self.workloads,
+            "pykmm_register_scenarios": self.scenarios,
         }
 
 
