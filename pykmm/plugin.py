@@ -46,14 +46,15 @@ class Entry:
     factory: Callable[..., Any]
     description: str
     origin: str  #: the plugin that added it
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: option -> its values, the first is the default
+    #: option -> its values, the first is the default
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _OPTIONS = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:
-    """``"name[a=1,b=2]"`` -> ``("name", {"a": "1", "b": "2"})``. ValueError where brackets or equals signs are amiss."""
+    """``"name[a=1,b=2]"`` -> ``("name", {"a": "1", "b": "2"})``. ValueError where brackets or equals signs miss."""
     if "[" not in text and "]" not in text:
         return text, {}
     match = _OPTIONS.fullmatch(text.strip())
@@ -116,7 +117,7 @@ class Registry:
     def parse(self, text: str) -> tuple[Entry, dict[str, str]]:
         """What "name" or "name[option=value,option=value]" names.
 
-        ValueError for an unknown name, an option that it does not have, a value that is none; each lists the known ones.
+        ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones.
         """
         name, options = split_options(text) if isinstance(text, str) else (text, {})
         entry = self.entry(name)
@@ -127,7 +128,7 @@ class Registry:
                                  + (f"its options: {known}" if known else "it has none"))
             values = entry.options[option]
             if values and value not in values:
-                raise ValueError(f"{self.kind} {name!r}: {option}={value} is not known; {option} is {', '.join(values)}")
+                raise ValueError(f"{self.kind} {name!r}: unknown {option} {value!r}; known: {', '.join(values)}")
         return entry, options
 
     def make(self, text: str) -> Any:

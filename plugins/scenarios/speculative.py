@@ -133,7 +133,7 @@ def mremap_dontunmap_fault() -> Tape:
 
 
 def munmap_mmap_fault() -> Tape:
-    """Another mapping takes the place: the write is lost with the old one or faults, but never appears in the new one."""
+    """Another mapping takes the place: the write goes with the old one or faults, and never appears in the new one."""
     t, a = _base()
     t.thread().store(a, b"B")
     y = t.thread()
@@ -166,7 +166,8 @@ SCENARIOS = (
     _family("spf-munmap-faults", "two faults against munmap", _against(lambda y, a: y.munmap(a, 3 * PAGE), 2)),
     _family("spf-munmap-mmap-fault", "a fault against munmap and a new mapping in its place", munmap_mmap_fault),
     _family("spf-mprotect-fault", "a fault against mprotect of its VMA", mprotect_fault),
-    _family("spf-mprotect-faults", "two faults against mprotect", _against(lambda y, a: y.mprotect(a, 3 * PAGE, "r"), 2)),
+    _family("spf-mprotect-faults", "two faults against mprotect",
+            _against(lambda y, a: y.mprotect(a, 3 * PAGE, "r"), 2)),
     _family("spf-mprotect-split-fault", "a fault against mprotect of the pages before it", mprotect_split),
     _family("spf-dontneed-fault", "a fault against MADV_DONTNEED", dontneed_fault),
     _family("spf-dontneed-dontneed", "two zappers of one VMA", dontneed_dontneed,

@@ -16,7 +16,8 @@ Stands in for nothing: this *is* the kernel. What differs from the recorded prog
   their own (so that they never merge), [vsyscall] is not mapped.
 - fork is a real fork, of a process that has given up this interpreter's private memory; exec is a process with an
   empty range; exit unmaps the range (exit_mmap).
-- TRUNCATE is ftruncate of the memfd, which may grow. TOUCH for execution reads. PIN touches every page, UNPIN does nothing. MBIND uses node 0.
+- TOUCH for execution reads. PIN touches every page, UNPIN does nothing. MBIND uses node 0. TRUNCATE is ftruncate of
+  the memfd, which may grow.
 - mlockall and RLIMIT_MEMLOCK are those of the processes that run: without privilege mlock may fail where it did not.
 """
 import mmap as _mmap

@@ -148,6 +148,7 @@ cdef void zap_page_range_single(Cpu *cpu, vm_area_struct *vma, unsigned long sta
     zap_range(cpu, vma, start, size, True)
 
 
+# Context: as its two callers.
 cdef inline void zap_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long size,
                            bint single) noexcept nogil:
     cdef mm_struct *mm = vma.vm_mm

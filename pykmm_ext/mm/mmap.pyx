@@ -29,7 +29,7 @@ from pykmm_ext.mm.pgtable cimport pgd_free
 from pykmm_ext.mm.rmap cimport unlink_anon_vmas
 from pykmm_ext.mm.unmapped_area cimport get_unmapped_area, is_err_value, offset_in_page, page_align, page_size
 from pykmm_ext.mm.vma cimport (
-    find_vma, find_vma_intersection, find_vma_prev, free_vma, unlink_file_vma, vm_area_alloc, vma_gap_update, vma_link,
+    find_vma, find_vma_intersection, find_vma_prev, free_vma, vm_area_alloc, vma_gap_update, vma_link,
     vma_rb_erase, vma_set_page_prot, vmacache_invalidate,
 )
 from pykmm_ext.mm.vma_merge cimport __split_vma, vma_merge

@@ -13,7 +13,8 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.mm.gup cimport populate_vma_page_range
 from pykmm_ext.mm.mm_types cimport (
-    KMM_QUIRK_MPROTECT_POPULATE, PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT, VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
+    KMM_QUIRK_MPROTECT_POPULATE, PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT,
+    VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
     arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mmap_write_lock, mmap_write_unlock, vm_stat_account

@@ -28,11 +28,14 @@ from pykmm_ext.kernel.rbtree cimport (
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqcount_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
-from pykmm_ext.machine.cpu cimport VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64, unlikely
+from pykmm_ext.machine.cpu cimport (
+    VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64, unlikely,
+)
 from pykmm_ext.mm.filemap cimport fput, get_file
 from pykmm_ext.mm.mempolicy cimport mpol_get, mpol_put
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_VMA, KMM_QUIRK_VMACACHE_NARROW, VM_SHARED, machine_of, mm_struct, pgprot_t, tree_write_begin, tree_write_end, vm_area_struct,
+    KMEM_VMA, KMM_QUIRK_VMACACHE_NARROW, VM_SHARED, machine_of, mm_struct, pgprot_t, tree_write_begin, tree_write_end,
+    vm_area_struct,
 )
 
 
