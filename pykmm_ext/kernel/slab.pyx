@@ -23,9 +23,7 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_SLAB_CACHES, KMM_SLAB_MAGAZINE, Cpu, slab_magazine, u8, u32, unlikely,
 )
-from pykmm_ext.machine.region cimport (
-    KMM_MAG_REGION, machine_free, region_alloc, region_count, region_header_of, region_of,
-)
+from pykmm_ext.machine.region cimport KMM_MAG_REGION, machine_free, region_alloc, region_count, region_of
 from pykmm_ext.mm.mm_types cimport machine_of
 
 cdef extern from "<stdlib.h>" nogil:

@@ -199,10 +199,10 @@ cdef class CheckedMachine:
 
     def run(self, u64 seed, unsigned long steps):
         """That many random operations."""
-        cdef unsigned long i
+        cdef unsigned long _i
         cdef u64 state = seed * 2 + 1
         with nogil:
-            for i in range(steps):
+            for _i in range(steps):
                 step(self.m, self.f, &state)
 
     def snapshot(self):
@@ -267,7 +267,7 @@ cdef class CheckedMachine:
         """Leave off in the middle: locks held, IRQs off, a write section open, objects and frames in nobody's hands."""
         cdef Cpu *cpu = self.m.cpus[0]
         cdef mm_struct *mm = self.m.mmlist
-        cdef u32 i
+        cdef u32 _i
         with nogil:
             ksys_mmap(cpu, mm, BASE, 4 << mm.arch.page_shift, PROT_RW, ANON_FIXED, NULL, 0)
             down_write(cpu, &mm.mmap_sem)
@@ -276,7 +276,7 @@ cdef class CheckedMachine:
             spin_lock(cpu, &self.m.lock)
             spin_lock(cpu, &mm.page_table_lock)
             local_irq_disable(cpu)
-            for i in range(100):
+            for _i in range(100):
                 kmem_cache_alloc(cpu, &self.m.caches[KMEM_VMA])
                 alloc_page(cpu, 0)
 
@@ -422,10 +422,10 @@ cdef class CheckedMachine:
         """n times: `steps` random operations, then restore(). The nanoseconds of the restores together."""
         cdef u64 state = seed * 2 + 1
         cdef u64 total = 0, start
-        cdef unsigned long i, k
+        cdef unsigned long _i, _k
         with nogil:
-            for i in range(n):
-                for k in range(steps):
+            for _i in range(n):
+                for _k in range(steps):
                     step(self.m, self.f, &state)
                 start = now_ns()
                 machine_restore(self.m)
@@ -437,13 +437,13 @@ cdef class CheckedMachine:
         cdef size_t size = machine_snapshot_size(self.m)
         cdef u8 *a = <u8 *>malloc(2 * size)
         cdef u64 copying = 0, start
-        cdef unsigned long i
+        cdef unsigned long _i
         if a == NULL:
             raise MemoryError
         memset(a, 1, 2 * size)
         restoring = self.rounds(n, 20)
         with nogil:
-            for i in range(n):
+            for _i in range(n):
                 start = now_ns()
                 memcpy(a, a + size, size)
                 copying += now_ns() - start

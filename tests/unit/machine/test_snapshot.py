@@ -4,7 +4,6 @@ called."""
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,8 +20,8 @@ def build(strategy: str = "spf", cpus: int = 2, memory: int = 64 << 20) -> Check
 
 
 @pytest.fixture
-def machine() -> Iterator[CheckedMachine]:
-    yield build()
+def machine() -> CheckedMachine:
+    return build()
 
 
 @pytest.mark.parametrize("strategy", ["mmap_sem", "spf"])
