@@ -20,7 +20,7 @@ from pykmm_ext.machine.irq cimport local_irq_disable
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
 )
-from pykmm_ext.machine.region cimport region_header_of, region_of, region_t
+from pykmm_ext.machine.region cimport region_of, region_t
 from pykmm_ext.machine.snapshot cimport (
     machine_is_restored, machine_member_name, machine_object_name, machine_restore, machine_shadow_state,
     machine_snapshot, machine_snapshot_size,
@@ -397,13 +397,11 @@ cdef class CheckedMachine:
         cdef const char *member = machine_member_name(name, offset)
         return name.decode(), offset, None if member == NULL else member.decode()
 
-    def allocate(self, unsigned cpu=0):
-        """Hand out a VMA and a frame that hold 1 everywhere: (its address, its frame's number); 0 = no room."""
+    def allocate(self, unsigned cpu=0, bint zero=True):
+        """Hand out a VMA and a frame, `zero` or not: (the VMA's address, the frame's number); 0 = no room."""
         cdef Cpu *c = self.m.cpus[cpu]
         cdef void *obj = kmem_cache_alloc(c, &self.m.caches[KMEM_VMA])
-        cdef page *p = alloc_page(c, __GFP_ZERO)
-        if obj != NULL:
-            memset(obj, 1, region_header_of(obj).size)
+        cdef page *p = alloc_page(c, __GFP_ZERO if zero else 0)
         return <size_t>obj, 0 if p == NULL else page_to_pfn(self.m, p)
 
     def release(self, size_t obj, unsigned long pfn, unsigned cpu=0):

@@ -131,6 +131,19 @@ def test_quarantine(machine: CheckedMachine) -> None:
     assert machine.allocate() == (obj, pfn)
 
 
+def test_fresh_memory(machine: CheckedMachine) -> None:
+    """Cleared where that was asked for; else the same bytes in every execution, and none that look cleared."""
+    machine.snapshot()
+    obj, pfn = machine.allocate(zero=False)
+    frame = machine.place("frame", pfn)
+    for zero, byte in (True, b"\0"), (False, b"\x5a"):
+        machine.release(obj, pfn)       # leaves poison
+        machine.restore()
+        assert machine.allocate(zero=zero) == (obj, pfn)
+        assert machine.read(frame, PAGE) == byte * PAGE
+        assert machine.read(obj, 64) == bytes(64)
+
+
 def test_addresses_do_not_depend_on_the_other_cpus(machine: CheckedMachine) -> None:
     machine.snapshot()
     alone = [machine.allocate(cpu=1) for _ in range(5)]
