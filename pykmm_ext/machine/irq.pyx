@@ -27,14 +27,13 @@ Why a handler never runs inside an IRQ-off section of its target:
 
 Two senders that target each other have IRQs on, so either can be served by the other: no deadlock.
 """
-from libc.stdlib cimport free, malloc
-
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE_PTR, atomic_add_return_32, atomic_inc_32, cmpxchg_32,
     cmpxchg_ptr, kmm_await_32, kmm_cpu_relax, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
     smp_store_release_32, xchg_ptr,
 )
 from pykmm_ext.machine.cpu cimport IPI_HANDLED, IPI_SENT, Cpu, call_single_data, count_vm_event, u32, unlikely
+from pykmm_ext.machine.region cimport machine_free, machine_malloc
 from pykmm_ext.mm.mm_types cimport machine, machine_of
 
 cdef extern from "<sched.h>" nogil:
@@ -203,7 +202,7 @@ cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
         call_on_engine(cpu, m, mask, func, info)
         return
     if m.nr_cpus > STACK_CALLS + 1:
-        csd = <call_single_data *>malloc(m.nr_cpus * sizeof(call_single_data))
+        csd = <call_single_data *>machine_malloc(cpu, m, m.nr_cpus * sizeof(call_single_data), 16, b"call_single_data")
         if csd != NULL:
             room = m.nr_cpus
         else:
@@ -211,4 +210,4 @@ cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
     while first < m.nr_cpus:
         first = call_some(cpu, m, mask, func, info, first, csd, room)
     if csd != local:
-        free(csd)
+        machine_free(cpu, m, csd)
