@@ -34,13 +34,15 @@ vma_has_changed() and of read_seqcount_retry(); the one before the store of vma_
 raw_read_seqcount(). An entry that was changed inside a section is seen under the PTL, whose acquire orders the second
 check after it.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_add_32, smp_wmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_add_32, kmm_emit, smp_wmb
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry, write_seqlock, write_sequnlock
 from pykmm_ext.kernel.spinlock cimport spin_trylock, spin_unlock, spinlock_t
 from pykmm_ext.kernel.srcu cimport call_srcu, srcu_barrier, srcu_read_lock, srcu_read_unlock
-from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, rcu_head, u32, unlikely
+from pykmm_ext.machine.cpu cimport (
+    KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_SEQ_COUNTED, Cpu, count_strategy, likely, rcu_head, u32, unlikely,
+)
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.memory cimport access_error, handle_pte_fault
@@ -248,6 +250,8 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
 
 # Context: mmap_sem W, or R for zapping. Sections of one VMA may overlap and nest.
 cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
+    if unlikely(cpu.engine != NULL):
+        kmm_emit(cpu, KMM_EV_SEQ_WRITE_BEGIN, &vma.vm_sequence, <u32>subclass | KMM_SEQ_COUNTED)
     atomic_add_32(cpu, &vma.vm_sequence.sequence, 1)
     smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry() and vma_has_changed()
 
@@ -256,6 +260,8 @@ cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexc
 cdef void spf_vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     smp_wmb(cpu)  # pairs with smp_rmb() in raw_read_seqcount()
     atomic_add_32(cpu, &vma.vm_sequence.sequence, GENERATION - 1)
+    if unlikely(cpu.engine != NULL):
+        kmm_emit(cpu, KMM_EV_SEQ_WRITE_END, &vma.vm_sequence, KMM_SEQ_COUNTED)
 
 
 # Context: mmap_sem W. Not visible yet; who held the object's last life has left (SRCU), so the count starts anew.

@@ -31,7 +31,7 @@ from libc.stdlib cimport free, malloc
 
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE_PTR, atomic_add_return_32, atomic_inc_32, cmpxchg_32,
-    cmpxchg_ptr, kmm_await_32, kmm_cpu_relax, kmm_is_nonzero, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
+    cmpxchg_ptr, ipi_lockdep_wait, kmm_await_32, kmm_cpu_relax, kmm_is_nonzero, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
     smp_store_release_32, xchg_ptr,
 )
 from pykmm_ext.machine.cpu cimport IPI_HANDLED, IPI_SENT, Cpu, call_single_data, count_vm_event, u32, unlikely
@@ -185,6 +185,7 @@ cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
     cdef call_single_data *csd = local
     cdef u32 room = STACK_CALLS
     cdef u32 first = 0
+    ipi_lockdep_wait(cpu, b"smp_call_function_many")
     if m.nr_cpus > STACK_CALLS + 1:
         csd = <call_single_data *>malloc(m.nr_cpus * sizeof(call_single_data))
         if csd != NULL:

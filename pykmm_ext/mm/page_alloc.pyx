@@ -24,7 +24,7 @@ from libc.errno cimport EINVAL
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, might_sleep, smp_store_release_32
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_PCP_BATCH, KMM_PCP_HIGH, PGALLOC, PGFREE, Cpu, count_vm_event, likely, u8, u32,
@@ -252,6 +252,13 @@ cdef void free_pcppages_bulk(Cpu *cpu, u32 keep) noexcept nogil:
         cpu.pcp.list = NULL
 
 
+# Context: as alloc_page. Nothing sleeps here, as there is no reclaim; in the kernel it would, unless __GFP_NOWAIT.
+cdef void emit_alloc(Cpu *cpu, page *p, u32 gfp) noexcept nogil:
+    if not gfp & __GFP_NOWAIT:
+        might_sleep(cpu, b"alloc_pages")
+    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+
+
 # Context: any, IRQs on or off (never an IPI handler: the list is the owner's), no zone->lock. _refcount = 1,
 # _mapcount = 0. NULL: out of memory.
 # A __GFP_ZERO frame is cleared here, unless host memory has never backed it: then the host clears it when it is
@@ -295,7 +302,8 @@ cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     # The frame's contents before its refcount: pairs with the fully ordered atomic_inc_not_zero() of lockless GUP.
     smp_store_release_32(cpu, &p._refcount, 1)
     count_vm_event(cpu, PGALLOC)
-    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+    if unlikely(cpu.engine != NULL):
+        emit_alloc(cpu, p, gfp)
     return p
 
 
@@ -321,7 +329,8 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
                        <size_t>1 << (m.arch.page_shift + order))
     smp_store_release_32(cpu, &p._refcount, 1) # pairs as in alloc_page
     count_vm_event(cpu, PGALLOC)
-    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+    if unlikely(cpu.engine != NULL):
+        emit_alloc(cpu, p, gfp)
     return p
 
 

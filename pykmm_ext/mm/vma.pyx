@@ -20,7 +20,7 @@ vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tel
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, smp_rmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, smp_rmb, srcu_lockdep_assert
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, RB_EMPTY_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node,
     rb_parent,
@@ -28,7 +28,7 @@ from pykmm_ext.kernel.rbtree cimport (
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqcount_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
-from pykmm_ext.machine.cpu cimport VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64
+from pykmm_ext.machine.cpu cimport VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64, unlikely
 from pykmm_ext.mm.filemap cimport fput, get_file
 from pykmm_ext.mm.mempolicy cimport mpol_get, mpol_put
 from pykmm_ext.mm.mm_types cimport (
@@ -287,6 +287,8 @@ cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) 
     cdef vm_area_struct *tmp
     cdef unsigned long above
     cdef u32 seq
+    if unlikely(cpu.engine != NULL):
+        srcu_lockdep_assert(cpu, &mm.machine.vma_srcu)
     while True:
         seq = read_seqbegin(cpu, &mm.mm_seq)
         vma = NULL
