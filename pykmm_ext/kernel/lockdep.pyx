@@ -223,14 +223,14 @@ cdef void add_step(lockdep *ld, lockdep_report *r, const lockdep_edge *e) noexce
 
 # The edges of the path that the last search found, from its start to `state`.
 cdef void add_path(lockdep *ld, lockdep_report *r, u32 state) noexcept nogil:
-    cdef u32 n = 0, at = state, i
+    cdef u32 n = 0, at = state, _i
     while ld.from_edge[at] != 0:
         n += 1
         at = ld.from_state[at]
     while n:
         n -= 1
         at = state
-        for i in range(n):
+        for _i in range(n):
             at = ld.from_state[at]
         add_step(ld, r, &ld.edges[ld.from_edge[at]])
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # (no Python objects here: raw pointers only)
-"""include/linux/lockdep.h: which class a lock of the mm has, and what each lock operation and event means to lockdep.
+"""include/linux/lockdep.h: which class a lock of the mm has, and what each lock operation and event means to it.
 
 A class is found by the structure that the lock lies in and its offset there, which is what an engine knows of an address.
 stands in for the static lock_class_key of each spin_lock_init() and init_rwsem().

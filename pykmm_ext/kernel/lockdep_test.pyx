@@ -25,7 +25,8 @@ from pykmm_ext.kernel.lockdep_report import format_report
 from pykmm_ext.kernel.rwsem cimport rw_semaphore
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, engine_ops, kmm_event, kmm_pred, u8, u16, u32, u64
-from pykmm_ext.mm.mm_types cimport KMEM_NR, kmem_cache, machine, page
+from pykmm_ext.mm.mm_types cimport KMEM_NR, page
+from pykmm_ext.mm.mm_types cimport machine as machine_t
 
 KINDS = ("spinlock", "rwsem", "seqcount", "irq", "rcu", "srcu")
 MODES = ("write", "read", "recursive")
@@ -214,7 +215,7 @@ cdef enum:
 
 cdef struct direct:
     lockdep *ld
-    machine *m
+    machine_t *m
     u32 in_irq
     u32 nr_reports
     u32 unknown                  # locks of no known class
@@ -236,11 +237,11 @@ cdef void found(direct *d, const lockdep_report *r) noexcept nogil:
 
 
 cdef int class_of(direct *d, const void *p) noexcept nogil:
-    cdef machine *m = d.m
+    cdef machine_t *m = d.m
     cdef const u8 *at = <const u8 *>p
     cdef chunk *c
     cdef u32 i
-    if at >= <u8 *>m and at < <u8 *>m + sizeof(machine):
+    if at >= <u8 *>m and at < <u8 *>m + sizeof(machine_t):
         return lockdep_known_class(d.ld, b"machine", <size_t>(at - <u8 *>m))
     if at >= <u8 *>m.mem_map and at < <u8 *>(m.mem_map + m.nr_frames):
         return lockdep_known_class(d.ld, b"page", <size_t>(at - <u8 *>m.mem_map) % sizeof(page))
@@ -386,12 +387,12 @@ cdef class Traced:
 
     :param machine: an open Machine.
     """
-    cdef Machine machine
+    cdef Machine owner
     cdef Lockdep lockdep
     cdef direct d
 
     def __cinit__(self, Machine machine not None):
-        self.machine = machine
+        self.owner = machine
         self.lockdep = Lockdep(machine.m.nr_cpus)
         memset(&self.d, 0, sizeof(self.d))
         self.d.ld = self.lockdep.ld
