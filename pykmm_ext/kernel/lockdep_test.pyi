@@ -5,9 +5,13 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from pykmm_ext.binding import Machine
+from pykmm_ext.mm_binding import MmStruct
 
 KINDS: tuple[str, ...]
 MODES: tuple[str, ...]
+
+def find_vma_srcu_unlocked(mm: MmStruct, address: int) -> Any: ...
+def lock_ptl_irqs_off(mm: MmStruct, address: int) -> Any: ...
 
 @disjoint_base
 class Lockdep:

@@ -9,6 +9,7 @@ from libc.stdlib cimport abort
 from libc.string cimport memset
 
 from pykmm_ext.binding cimport Machine
+from pykmm_ext.kernel.atomic cimport READ_ONCE
 from pykmm_ext.kernel.lockdep cimport (
     lockdep, lockdep_acquire, lockdep_assert_held, lockdep_class, lockdep_context, lockdep_create, lockdep_destroy,
     lockdep_downgrade, lockdep_exit_check, lockdep_ipi_wait, lockdep_irqs_on, lockdep_kind, lockdep_might_sleep,
@@ -23,10 +24,14 @@ from pykmm_ext.kernel.lockdep_events cimport (
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, merge_graph, report_dict
 from pykmm_ext.kernel.lockdep_report import format_report
 from pykmm_ext.kernel.rwsem cimport rw_semaphore
-from pykmm_ext.kernel.spinlock cimport spinlock_t
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, engine_ops, kmm_event, kmm_pred, u8, u16, u32, u64
+from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
 from pykmm_ext.mm.mm_types cimport KMEM_NR, page
 from pykmm_ext.mm.mm_types cimport machine as machine_t
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr
+from pykmm_ext.mm.vma cimport find_vma_srcu
+from pykmm_ext.mm_binding cimport MmStruct
 
 KINDS = ("spinlock", "rwsem", "seqcount", "irq", "rcu", "srcu")
 MODES = ("write", "read", "recursive")
@@ -186,6 +191,21 @@ cdef class Lockdep:
                 for j in range(depth):
                     lockdep_release(self.ld, &ctx, <const void *>(depth - j))
         return report_dict(r)
+
+
+def lock_ptl_irqs_off(MmStruct mm not None, unsigned long address):
+    """What a fault that spins does: take the lock of the page table that maps `address` with IRQs off, and give it back."""
+    cdef Cpu *c = mm.machine.m.cpus[0]
+    cdef spinlock_t *ptl = pte_lockptr(c, mm.mm, READ_ONCE(c, mm_find_pmd(c, mm.mm, address)))
+    local_irq_disable(c)
+    spin_lock(c, ptl)
+    spin_unlock(c, ptl)
+    local_irq_enable(c)
+
+
+def find_vma_srcu_unlocked(MmStruct mm not None, unsigned long address):
+    """find_vma_srcu() outside of a read section."""
+    return find_vma_srcu(mm.machine.m.cpus[0], mm.mm, address) != NULL
 
 
 # ---- beneath the mm -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 import pykmm
 from pykmm_ext.kernel.lockdep_events import known_locks
-from pykmm_ext.kernel.lockdep_test import Traced
+from pykmm_ext.kernel.lockdep_test import Traced, find_vma_srcu_unlocked, lock_ptl_irqs_off
 from pykmm_ext.mm.memory_test import lock_ptl
 
 RW = mmap.PROT_READ | mmap.PROT_WRITE
@@ -66,7 +66,7 @@ def test_the_mm_keeps_the_order(strategy):
     # It has seen what docs/reference/locking says.
     expected = {("mm_struct.mmap_sem", "address_space.i_mmap_rwsem"), ("address_space.i_mmap_rwsem", "anon_vma.rwsem"),
                 ("anon_vma.rwsem", "mm_struct.page_table_lock"), ("mm_struct.mmap_sem", "mm_struct.mmap_sem/1"),
-                ("page.ptl", "page.ptl/1"), ("mm_struct.mmap_sem", "irqs-off")}
+                ("page.ptl", "page.ptl/1"), ("mm_struct.mmap_sem", "irqs-off"), ("page.ptl", "irqs-off")}
     if strategy == "spf":
         expected |= {("anon_vma.rwsem", "vm_area_struct.vm_sequence"), ("vma_srcu", "mm_struct.mm_seq.seqcount"),
                      ("vm_area_struct.vm_sequence", "vm_area_struct.vm_sequence/1"),
@@ -105,6 +105,34 @@ def test_a_wrong_order_is_seen():
             lock_ptl(mm, a, False)
         assert any(report.startswith("lock-order:") and "page.ptl" in report and "mm_struct.mmap_sem" in report
                    for report in traced.reports)
+
+
+def test_spinning_for_the_ptl_with_irqs_off_is_seen():
+    """The deadlock of a fault that does not try, with one CPU and nobody in its way."""
+    with pykmm.Machine(arch="x86", strategy="spf", cpus=1, memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0, PAGE, RW, ANON)
+        with Traced(machine) as traced:
+            mm.store(a, b"x")
+            child = mm.fork()
+            mm.store(a, b"y")                      # do_wp_page: flushes under the PTL
+            child.exit()
+            assert traced.reports == []
+            lock_ptl_irqs_off(mm, a)
+            (report,) = traced.reports
+    assert report.startswith("lock-order:")
+    assert "irqs-off -> page.ptl" in report
+    assert "page.ptl -> irqs-off" in report
+
+
+def test_lookup_without_srcu_is_seen():
+    with pykmm.Machine(arch="x86", strategy="spf", cpus=1, memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0, PAGE, RW, ANON)
+        with Traced(machine) as traced:
+            assert find_vma_srcu_unlocked(mm, a)
+            (report,) = traced.reports
+    assert report.startswith("rcu-not-held:")
 
 
 def test_the_table_knows_every_lock_once():
