@@ -201,9 +201,3 @@ cdef const lockdep_report *lockdep_rcu_held(lockdep *ld, const lockdep_context *
 cdef const lockdep_report *lockdep_srcu_held(lockdep *ld, const lockdep_context *ctx, const void *ssp) noexcept nogil
 # An operation has ended on this CPU: it holds nothing.
 cdef const lockdep_report *lockdep_exit_check(lockdep *ld, const lockdep_context *ctx) noexcept nogil
-
-# What another struct lockdep has found, class by class (kernel/lockdep_report.pyx). `bit`: of lockdep_node.usage.
-cdef const lockdep_report *lockdep_merge_edge(lockdep *ld, const lockdep_edge *other, int held_cls, u32 held_subclass,
-                                              int taken_cls, u32 taken_subclass) noexcept nogil
-cdef const lockdep_report *lockdep_merge_usage(lockdep *ld, int cls, u32 subclass, u32 bit,
-                                               const lockdep_place *place) noexcept nogil

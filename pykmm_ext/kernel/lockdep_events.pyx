@@ -34,6 +34,7 @@ cdef u32 nr_known = 0
 
 # ---- the table: written while the module is imported, read only afterwards -------------------------------------------------
 
+# Context: module import, as for all that fill the table.
 cdef void know(const char *type, size_t offset, const char *name, u32 kind, u32 flags=0) noexcept nogil:
     global nr_known
     if nr_known == KNOWN_MAX:
@@ -71,6 +72,7 @@ cdef void know_srcu(const char *type, size_t offset, const char *domain) noexcep
          b"srcu_struct.cblist.lock", LOCKDEP_SPIN)
 
 
+# Context: module import. Every lock of pykmm's structures.
 cdef void know_all() noexcept nogil:
     cdef u32 i
     know_rwsem(b"mm_struct", <size_t>&(<mm_struct *>NULL).mmap_sem, b"mm_struct.mmap_sem")

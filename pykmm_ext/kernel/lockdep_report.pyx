@@ -9,9 +9,9 @@ from libc.string cimport memset
 from pykmm_ext.kernel.lockdep cimport (
     LOCKDEP_CAPACITY, LOCKDEP_CYCLE, LOCKDEP_EXIT, LOCKDEP_IPI_WAIT, LOCKDEP_IRQ_INVERSION, LOCKDEP_NOT_HELD,
     LOCKDEP_RCU_NOT_HELD, LOCKDEP_SELF, LOCKDEP_SLEEP, LOCKDEP_SRCU_NOT_HELD, LOCKDEP_SUBCLASSES, LOCKDEP_UNLOCK,
-    lockdep_class, lockdep_edge, lockdep_kind, lockdep_merge_edge, lockdep_merge_usage, lockdep_node, lockdep_place,
-    lockdep_report_lock, lockdep_step,
+    lockdep_class, lockdep_edge, lockdep_kind, lockdep_node, lockdep_place, lockdep_report_lock, lockdep_step,
 )
+from pykmm_ext.kernel.lockdep_graph cimport lockdep_merge_edge, lockdep_merge_usage
 from pykmm_ext.machine.cpu cimport u32
 
 cdef dict VIOLATIONS = {
