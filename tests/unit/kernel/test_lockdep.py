@@ -149,6 +149,17 @@ def test_release_out_of_order(g):
     assert pairs(report) == [("C", "A"), ("A", "B"), ("B", "C")]
 
 
+def test_a_sequence_after_a_release_is_another_one(g):
+    g.take("A")
+    g.take("B")
+    g.give("A")
+    g.take("C")                             # B, C
+    g.give("B")
+    g.give("C")
+    assert g.chain("A", "B", "C") == []     # is looked at, though A, B and C were taken in this order before
+    assert ("A", "C") in g.edges()
+
+
 # ---- readers ----------------------------------------------------------------------------------------
 
 MODES = ["write", "read", "recursive"]
@@ -220,11 +231,18 @@ def test_downgrade(g):
     assert g.ld.assert_held(0, g.address("sem"), "write")["kind"] == "lock-not-held"
     assert g.ld.assert_held(0, g.address("sem")) is None
     assert g.ld.downgrade(0, g.address("sem"))["kind"] == "bad-unlock"
-    g.take("R", mode="recursive")
+
+
+def test_a_downgraded_lock_is_a_readers(g):
+    g.take("sem")
+    g.ld.downgrade(0, g.address("sem"))
+    g.take("L")
     g.ld.reset_held()
-    g.take("R", mode="read", cpu=1)
-    # The edge sem -> R is a reader's.
-    assert g.take("sem", mode="recursive", cpu=1) is None
+    g.take("L", 1)
+    assert g.take("sem", 1, mode="recursive") is None       # waits for writers only
+    g.ld.reset_held()
+    g.take("sem")
+    assert g.take("L")["kind"] == "cycle"                   # now a writer holds it
 
 
 # ---- one class within itself ------------------------------------------------------------------------
