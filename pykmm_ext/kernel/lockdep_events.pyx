@@ -11,13 +11,15 @@ from libc.string cimport strcmp
 from pykmm_ext.kernel.lockdep cimport (
     LOCKDEP_COUNTED, LOCKDEP_EXCLUSIVE, LOCKDEP_RCU, LOCKDEP_RECURSIVE, LOCKDEP_RWSEM, LOCKDEP_SEQCOUNT, LOCKDEP_SHARED,
     LOCKDEP_SLEEPABLE, LOCKDEP_SPIN, LOCKDEP_SRCU, lockdep_acquire, lockdep_class, lockdep_downgrade, lockdep_ipi_wait,
-    lockdep_kind, lockdep_might_sleep, lockdep_nested, lockdep_rcu_held, lockdep_release, lockdep_release_counted,
+    lockdep_irqs_on, lockdep_kind, lockdep_might_sleep, lockdep_nested, lockdep_rcu_held, lockdep_release,
+    lockdep_release_counted,
     lockdep_srcu_held, lockdep_sync,
 )
 from pykmm_ext.kernel.rwsem cimport rw_semaphore
 from pykmm_ext.kernel.srcu cimport rcu_segcblist, srcu_struct
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_IPI_WAIT, KMM_EV_LOCK_NESTED, KMM_EV_MIGHT_SLEEP, KMM_EV_RCU_ASSERT, KMM_EV_RCU_LOCK, KMM_EV_RCU_SYNC,
+    KMM_EV_IPI_WAIT, KMM_EV_IRQS_ON, KMM_EV_LOCK_NESTED, KMM_EV_MIGHT_SLEEP, KMM_EV_RCU_ASSERT, KMM_EV_RCU_LOCK,
+    KMM_EV_RCU_SYNC,
     KMM_EV_RCU_UNLOCK, KMM_EV_SEQ_READ, KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_EV_SRCU_ASSERT,
     KMM_EV_SRCU_LOCK, KMM_EV_SRCU_SYNC, KMM_EV_SRCU_UNLOCK, KMM_SEQ_COUNTED, u32, u64,
 )
@@ -174,6 +176,8 @@ cdef const lockdep_report *lockdep_on_event(lockdep *ld, const lockdep_context *
         return lockdep_rcu_held(ld, ctx, <const char *>obj)
     if ev == KMM_EV_SRCU_ASSERT:
         return lockdep_srcu_held(ld, ctx, obj)
+    if ev == KMM_EV_IRQS_ON:
+        return lockdep_irqs_on(ld, ctx)
     if ev == KMM_EV_LOCK_NESTED:
         lockdep_nested(ld, ctx.cpu, obj, <u32>size)
     return NULL

@@ -20,11 +20,11 @@ cdef dict VIOLATIONS = {
     <int>LOCKDEP_IRQ_INVERSION: ("irq-inversion", "lock-order"),
     <int>LOCKDEP_SLEEP: ("sleep-in-atomic", "sleep-in-atomic"),
     <int>LOCKDEP_IPI_WAIT: ("ipi-wait", "sleep-in-atomic"),
-    <int>LOCKDEP_UNLOCK: ("bad-unlock", "assertion"),
+    <int>LOCKDEP_UNLOCK: ("bad-unlock", "lock-held"),
     <int>LOCKDEP_NOT_HELD: ("lock-not-held", "assertion"),
     <int>LOCKDEP_RCU_NOT_HELD: ("rcu-not-held", "rcu-not-held"),
     <int>LOCKDEP_SRCU_NOT_HELD: ("srcu-not-held", "rcu-not-held"),
-    <int>LOCKDEP_EXIT: ("held-at-exit", "assertion"),
+    <int>LOCKDEP_EXIT: ("held-at-exit", "lock-held"),
     <int>LOCKDEP_CAPACITY: ("capacity", "assertion"),
 }
 cdef tuple MODES = ("write", "read", "recursive read")

@@ -6,7 +6,6 @@ access at once, on the calling thread, and tells lockdep of every lock and event
 """
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort
-from libc.string cimport memset
 
 from pykmm_ext.binding cimport Machine
 from pykmm_ext.kernel.atomic cimport READ_ONCE
@@ -18,17 +17,15 @@ from pykmm_ext.kernel.lockdep cimport (
 )
 from pykmm_ext.kernel.lockdep_events cimport (
     KMM_DOWN_READ, KMM_DOWN_READ_TRYLOCK, KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK, KMM_DOWNGRADE_WRITE, KMM_SPIN_LOCK,
-    KMM_SPIN_TRYLOCK, KMM_SPIN_UNLOCK, KMM_UP_READ, KMM_UP_WRITE, LOCKDEP_UNKNOWN, kmm_lock_op, lockdep_event_has_class,
-    lockdep_known_class, lockdep_on_event, lockdep_on_lock,
+    KMM_SPIN_TRYLOCK, KMM_SPIN_UNLOCK, KMM_UP_READ, KMM_UP_WRITE, kmm_lock_op,
 )
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, merge_graph, report_dict
 from pykmm_ext.kernel.lockdep_report import format_report
+from pykmm_ext.kernel.lockdep_watch cimport lockdep_watch, lockdep_watch_event, lockdep_watch_init, lockdep_watch_lock
 from pykmm_ext.kernel.rwsem cimport rw_semaphore
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
-from pykmm_ext.machine.cpu cimport Cpu, engine_ops, kmm_event, kmm_pred, u8, u16, u32, u64
+from pykmm_ext.machine.cpu cimport KMM_EV_IRQ_ENTER, KMM_EV_IRQ_EXIT, Cpu, engine_ops, kmm_event, kmm_pred, u8, u16, u32, u64
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
-from pykmm_ext.mm.mm_types cimport KMEM_NR, page
-from pykmm_ext.mm.mm_types cimport machine as machine_t
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr
 from pykmm_ext.mm.vma cimport find_vma_srcu
 from pykmm_ext.mm_binding cimport MmStruct
@@ -214,15 +211,16 @@ cdef extern from *:
     """
     #include "kmm/engine.h"
     static void kmm_direct_init(struct engine_ops *ops, void *load, void *store, void *rmw, void *fence, void *await,
-                                void *lock, void *irq, void *event)
+                                void *lock, void *irq, void *event, void *ipi_send, void *ipi_wait)
     {
         ops->size = sizeof(*ops);
         ops->load = load; ops->store = store; ops->rmw = rmw; ops->fence = fence;
         ops->await = await; ops->lock = lock; ops->irq = irq; ops->event = event;
+        ops->ipi_send = ipi_send; ops->ipi_wait = ipi_wait;
     }
     """
     void kmm_direct_init(engine_ops *ops, void *load, void *store, void *rmw, void *fence, void *await_, void *lock, void *irq,
-                         void *event)
+                         void *event, void *ipi_send, void *ipi_wait)
 
 cdef enum:
     MAX_REPORTS = 64
@@ -234,54 +232,17 @@ cdef enum:
     KMM_IRQ_ENABLE = 1
 
 cdef struct direct:
-    lockdep *ld
-    machine_t *m
-    u32 in_irq
+    lockdep_watch watch
     u32 nr_reports
-    u32 unknown                  # locks of no known class
     lockdep_report reports[MAX_REPORTS]
 
-cdef struct chunk:               # as in kernel/slab.pyx
-    chunk *next
-    size_t size
-
 cdef engine_ops direct_ops
-cdef const char *cache_types[KMEM_NR]
-cache_types[:] = [b"vm_area_struct", b"anon_vma", b"anon_vma_chain", b"mm_struct", b"file", b"mempolicy"]
 
 
 cdef void found(direct *d, const lockdep_report *r) noexcept nogil:
     if r != NULL and d.nr_reports < MAX_REPORTS:
         d.reports[d.nr_reports] = r[0]
         d.nr_reports += 1
-
-
-cdef int class_of(direct *d, const void *p) noexcept nogil:
-    cdef machine_t *m = d.m
-    cdef const u8 *at = <const u8 *>p
-    cdef chunk *c
-    cdef u32 i
-    if at >= <u8 *>m and at < <u8 *>m + sizeof(machine_t):
-        return lockdep_known_class(d.ld, b"machine", <size_t>(at - <u8 *>m))
-    if at >= <u8 *>m.mem_map and at < <u8 *>(m.mem_map + m.nr_frames):
-        return lockdep_known_class(d.ld, b"page", <size_t>(at - <u8 *>m.mem_map) % sizeof(page))
-    for i in range(KMEM_NR):
-        c = <chunk *>m.caches[i].slabs
-        while c != NULL:
-            if at >= <u8 *>c + 128 and at < <u8 *>c + c.size:
-                return lockdep_known_class(d.ld, cache_types[i], <size_t>(at - <u8 *>c - 128) % m.caches[i].object_size)
-            c = c.next
-    return LOCKDEP_UNKNOWN
-
-
-cdef lockdep_context here(Cpu *cpu, direct *d) noexcept nogil:
-    cdef lockdep_context ctx
-    ctx.cpu = cpu.id
-    ctx.irqs_off = cpu.irq_disabled != 0
-    ctx.preempt_off = cpu.preempt_count != 0
-    ctx.in_irq = d.in_irq != 0
-    ctx.where = b"mm"
-    return ctx
 
 
 cdef u64 direct_load(Cpu *cpu, const void *p, unsigned width, int order) noexcept nogil:
@@ -337,10 +298,9 @@ cdef u64 direct_await(Cpu *cpu, const void *p, unsigned width, kmm_pred pred, u6
 
 cdef int direct_lock(Cpu *cpu, void *lock, int op) noexcept nogil:
     cdef direct *d = <direct *>cpu.engine_priv
-    cdef lockdep_context ctx = here(cpu, d)
     cdef spinlock_t *spin = <spinlock_t *>lock
     cdef rw_semaphore *sem = <rw_semaphore *>lock
-    cdef int cls = class_of(d, lock)
+    cdef int what = 1
     cdef bint free = True
     if op == KMM_SPIN_LOCK or op == KMM_SPIN_TRYLOCK:
         free = spin.slock == 0
@@ -363,43 +323,39 @@ cdef int direct_lock(Cpu *cpu, void *lock, int op) noexcept nogil:
         if op != KMM_SPIN_TRYLOCK and op != KMM_DOWN_READ_TRYLOCK and op != KMM_DOWN_WRITE_TRYLOCK:
             stuck(b"lock")
         return 0
-    if cls == LOCKDEP_UNKNOWN:
-        d.unknown += 1
-    else:
-        found(d, lockdep_on_lock(d.ld, &ctx, lock, <kmm_lock_op>op, cls))
+    if op == KMM_SPIN_UNLOCK or op == KMM_UP_READ or op == KMM_UP_WRITE or op == KMM_DOWNGRADE_WRITE:
+        what = 2
+    found(d, lockdep_watch_lock(&d.watch, cpu, lock, <kmm_lock_op>op, what, b"mm"))
+    if op == KMM_DOWNGRADE_WRITE:
+        found(d, lockdep_watch_lock(&d.watch, cpu, lock, KMM_DOWN_READ_TRYLOCK, 1, b"mm"))
     return 1
 
 
-cdef void direct_irq(Cpu *cpu, int op, Cpu *target) noexcept nogil:
-    cdef direct *d = <direct *>cpu.engine_priv
-    cdef lockdep_context ctx
+cdef void direct_irq(Cpu *cpu, int op) noexcept nogil:
     if op == KMM_IRQ_DISABLE:
         cpu.irq_disabled += 1
     elif op == KMM_IRQ_ENABLE:
         cpu.irq_disabled -= 1
-        if cpu.irq_disabled == 0:
-            ctx = here(cpu, d)
-            found(d, lockdep_irqs_on(d.ld, &ctx))
-    elif target.ipi_pending:
-        d.in_irq += 1
-        target.ipi_slow(target)
-        d.in_irq -= 1
 
 
 cdef void direct_event(Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
     cdef direct *d = <direct *>cpu.engine_priv
-    cdef lockdep_context ctx = here(cpu, d)
-    cdef int cls = LOCKDEP_UNKNOWN
-    if lockdep_event_has_class(ev):
-        cls = class_of(d, obj)
-        if cls == LOCKDEP_UNKNOWN:
-            d.unknown += 1
-            return
-    found(d, lockdep_on_event(d.ld, &ctx, ev, obj, size, cls))
+    found(d, lockdep_watch_event(&d.watch, cpu, ev, obj, size, b"mm"))
+
+
+cdef void direct_ipi_send(Cpu *cpu, Cpu *target, void (*func)(Cpu *, void *) noexcept nogil, void *info) noexcept nogil:
+    direct_event(target, KMM_EV_IRQ_ENTER, NULL, 0)
+    func(target, info)
+    direct_event(target, KMM_EV_IRQ_EXIT, NULL, 0)
+
+
+cdef void direct_ipi_wait(Cpu *cpu) noexcept nogil:
+    pass
 
 
 kmm_direct_init(&direct_ops, <void *>direct_load, <void *>direct_store, <void *>direct_rmw, <void *>direct_fence,
-                <void *>direct_await, <void *>direct_lock, <void *>direct_irq, <void *>direct_event)
+                <void *>direct_await, <void *>direct_lock, <void *>direct_irq, <void *>direct_event,
+                <void *>direct_ipi_send, <void *>direct_ipi_wait)
 
 
 cdef class Traced:
@@ -414,22 +370,21 @@ cdef class Traced:
     def __cinit__(self, Machine machine not None):
         self.owner = machine
         self.lockdep = Lockdep(machine.m.nr_cpus)
-        memset(&self.d, 0, sizeof(self.d))
-        self.d.ld = self.lockdep.ld
-        self.d.m = machine.m
+        self.d.nr_reports = 0
+        lockdep_watch_init(&self.d.watch, self.lockdep.ld, machine.m)
 
     def __enter__(self):
         cdef u32 i
-        for i in range(self.d.m.nr_cpus):
-            self.d.m.cpus[i].engine_priv = &self.d
-            self.d.m.cpus[i].engine = &direct_ops
+        for i in range(self.owner.m.nr_cpus):
+            self.owner.m.cpus[i].engine_priv = &self.d
+            self.owner.m.cpus[i].engine = &direct_ops
         return self
 
     def __exit__(self, *error):
         cdef u32 i
-        for i in range(self.d.m.nr_cpus):
-            self.d.m.cpus[i].engine = NULL
-            self.d.m.cpus[i].engine_priv = NULL
+        for i in range(self.owner.m.nr_cpus):
+            self.owner.m.cpus[i].engine = NULL
+            self.owner.m.cpus[i].engine_priv = NULL
         return False
 
     @property
@@ -441,13 +396,13 @@ cdef class Traced:
     @property
     def unknown(self):
         """Operations on locks that no class is known for."""
-        return self.d.unknown
+        return self.d.watch.unknown
 
     @property
     def held(self):
         """How many locks the CPUs hold."""
         cdef u32 i
-        return sum(self.lockdep.ld.cpus[i].depth for i in range(self.d.m.nr_cpus))
+        return sum(self.lockdep.ld.cpus[i].depth for i in range(self.owner.m.nr_cpus))
 
     def edges(self):
         """The order of classes that was seen: a set of (held, taken)."""

@@ -309,8 +309,8 @@ cdef void init_rwsem(rw_semaphore *sem) noexcept nogil:
 cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL):
         might_sleep(cpu, b"down_read")
-        kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ)
-        return
+        if kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ) >= 0:
+            return
     if unlikely(atomic_add_return(cpu, &sem.count, READER_BIAS) & READ_FAILED_MASK):
         down_read_slowpath(cpu, sem)
 
@@ -318,8 +318,11 @@ cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 # Context: any. True when taken.
 cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef unsigned long c, seen
+    cdef int got
     if unlikely(cpu.engine != NULL):
-        return kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ_TRYLOCK)
+        got = kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ_TRYLOCK)
+        if got >= 0:
+            return got
     c = READ_ONCE(cpu, &sem.count)
     while not (c & READ_FAILED_MASK):
         seen = cmpxchg(cpu, &sem.count, c, c + READER_BIAS)
@@ -332,8 +335,7 @@ cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 # Context: any.
 cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef unsigned long c
-    if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_UP_READ)
+    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_READ) >= 0:
         return
     c = atomic_add_return(cpu, &sem.count, -<unsigned long>READER_BIAS)
     if unlikely(c & FLAG_WAITERS and is_free(c)):
@@ -344,8 +346,8 @@ cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL):
         might_sleep(cpu, b"down_write")
-        kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE)
-        return
+        if kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE) >= 0:
+            return
     if unlikely(cmpxchg(cpu, &sem.count, 0, WRITER_LOCKED) != 0):
         down_write_slowpath(cpu, sem)
 
@@ -358,15 +360,17 @@ cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept 
 
 # Context: any. True when taken.
 cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
+    cdef int got
     if unlikely(cpu.engine != NULL):
-        return kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE_TRYLOCK)
+        got = kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE_TRYLOCK)
+        if got >= 0:
+            return got
     return cmpxchg(cpu, &sem.count, 0, WRITER_LOCKED) == 0
 
 
 # Context: any.
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_UP_WRITE)
+    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_WRITE) >= 0:
         return
     if unlikely(atomic_add_return(cpu, &sem.count, -<unsigned long>WRITER_LOCKED) & FLAG_WAITERS):
         rwsem_wake(cpu, sem)
@@ -374,8 +378,7 @@ cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 
 # Context: any; the caller holds it for writing and goes on as a reader, nobody in between.
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_DOWNGRADE_WRITE)
+    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_DOWNGRADE_WRITE) >= 0:
         return
     if unlikely(atomic_add_return(cpu, &sem.count, <unsigned long>READER_BIAS - WRITER_LOCKED) & FLAG_WAITERS):
         spin_lock(cpu, &sem.wait_lock)

@@ -129,8 +129,12 @@ cdef void advance_gp(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
 
 
 cdef int init_srcu_struct(srcu_struct *ssp, u32 nr_cpus) noexcept nogil:
+    return init_srcu_struct_at(ssp, nr_cpus, <srcu_data *>aligned_alloc(128, nr_cpus * sizeof(srcu_data)))
+
+
+cdef int init_srcu_struct_at(srcu_struct *ssp, u32 nr_cpus, srcu_data *sda) noexcept nogil:
     memset(ssp, 0, sizeof(ssp[0]))
-    ssp.sda = <srcu_data *>aligned_alloc(128, nr_cpus * sizeof(srcu_data))
+    ssp.sda = sda
     if ssp.sda == NULL:
         return -ENOMEM
     memset(ssp.sda, 0, nr_cpus * sizeof(srcu_data))

@@ -50,6 +50,7 @@ cdef extern from "kmm/mm_types.h" nogil:
     cdef struct kmem_cache
     cdef struct rcu_state
     cdef struct machine
+    cdef struct region
     cdef struct strategy_ops
     cdef struct arch_ops
 
@@ -244,6 +245,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         u32 next_mm_id
         u32 fault_around_pages
         unsigned long vm_max_map_count
+        region *region
 
     unsigned long page_to_pfn(const machine *m, const page *page)
     page *pfn_to_page(const machine *m, unsigned long pfn)

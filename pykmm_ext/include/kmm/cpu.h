@@ -45,7 +45,7 @@ struct per_cpu_pages {
 
 struct slab_magazine {
 	u32 count;
-	u32 registered;               /* linked into kmem_cache.magazines */
+	u32 registered;               /* linked into kmem_cache.magazines: 1, or KMM_MAG_REGION */
 	long nr_active;               /* allocated minus freed here; written by owner, summed by kmem_cache_active() */
 	struct slab_magazine *next;   /* kmem_cache.lock */
 	void *objects[KMM_SLAB_MAGAZINE];

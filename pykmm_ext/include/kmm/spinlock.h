@@ -20,17 +20,17 @@ static inline bool spin_trylock(Cpu *cpu, spinlock_t *lock)
 {
 	u32 free = 0;
 
-	if (unlikely(cpu->engine))
-		return cpu->engine->lock(cpu, lock, KMM_SPIN_TRYLOCK);
+	if (unlikely(cpu->engine)) {
+		int got = cpu->engine->lock(cpu, lock, KMM_SPIN_TRYLOCK);
+		return got >= 0 ? got : kmm_cmpxchg_32(cpu, &lock->slock, 0, 1) == 0;
+	}
 	return __atomic_compare_exchange_n(&lock->slock, &free, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
 static inline void spin_lock(Cpu *cpu, spinlock_t *lock)
 {
-	if (unlikely(cpu->engine)) {
-		cpu->engine->lock(cpu, lock, KMM_SPIN_LOCK);
+	if (unlikely(cpu->engine) && cpu->engine->lock(cpu, lock, KMM_SPIN_LOCK) >= 0)
 		return;
-	}
 	while (unlikely(!spin_trylock(cpu, lock)))
 		kmm_await_32(cpu, &lock->slock, kmm_is_zero, 0);
 }
@@ -46,7 +46,8 @@ static inline void spin_lock_nested(Cpu *cpu, spinlock_t *lock, int subclass)
 static inline void spin_unlock(Cpu *cpu, spinlock_t *lock)
 {
 	if (unlikely(cpu->engine)) {
-		cpu->engine->lock(cpu, lock, KMM_SPIN_UNLOCK);
+		if (cpu->engine->lock(cpu, lock, KMM_SPIN_UNLOCK) < 0)
+			kmm_store_release_32(cpu, &lock->slock, 0);
 		return;
 	}
 	__atomic_store_n(&lock->slock, 0, __ATOMIC_RELEASE); /* pairs with spin_trylock */
