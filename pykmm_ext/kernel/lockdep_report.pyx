@@ -32,6 +32,67 @@ cdef tuple MODES = ("write", "read", "recursive read")
 cdef dict interned = {}
 
 
+cdef extern from *:
+    """
+    #include <stdarg.h>
+    #include <stdio.h>
+    /* snprintf() at buf + at; returns where the text ends now. */
+    static size_t kmm_put(char *buf, size_t n, size_t at, const char *format, ...)
+    {
+        va_list args;
+        int more;
+        va_start(args, format);
+        more = vsnprintf(buf + at, n - at, format, args);
+        va_end(args);
+        return more < 0 ? at : at + (size_t)more < n ? at + (size_t)more : n - 1;
+    }
+    """
+    size_t put "kmm_put"(char *buf, size_t n, size_t at, const char *format, ...) noexcept nogil
+
+
+# Context: any, no GIL.
+cdef size_t put_lock(char *buf, size_t n, size_t at, const char *before, const char *name, u32 subclass) noexcept nogil:
+    if subclass:
+        return put(buf, n, at, b"%s%s/%u", before, name, subclass)
+    return put(buf, n, at, b"%s%s", before, name)
+
+
+# Context: any, no GIL, as violation_message(). The same names as in VIOLATIONS.
+cdef const char *violation_kind(const lockdep_report *r) noexcept nogil:
+    if r.violation == LOCKDEP_CYCLE or r.violation == LOCKDEP_SELF or r.violation == LOCKDEP_IRQ_INVERSION:
+        return b"lock-order"
+    if r.violation == LOCKDEP_SLEEP or r.violation == LOCKDEP_IPI_WAIT:
+        return b"sleep-in-atomic"
+    if r.violation == LOCKDEP_RCU_NOT_HELD or r.violation == LOCKDEP_SRCU_NOT_HELD:
+        return b"rcu-not-held"
+    if r.violation == LOCKDEP_UNLOCK or r.violation == LOCKDEP_EXIT:
+        return b"lock-held"
+    return b"assertion"
+
+
+cdef void violation_message(const lockdep_report *r, char *buf, size_t n) noexcept nogil:
+    cdef size_t at = 0
+    cdef const char *where
+    cdef u32 i
+    cdef const lockdep_step *s
+    cdef const lockdep_report_lock *h
+    at = put(buf, n, at, b"Cpu %u: %s", r.cpu, r.message)
+    if r.name != NULL and r.nr_steps == 0:
+        at = put_lock(buf, n, at, b": ", r.name, r.subclass)
+    for i in range(r.nr_steps):
+        s = &r.steps[i]
+        at = put_lock(buf, n, at, b"; " if i else b": ", s.held, s.held_subclass)
+        at = put_lock(buf, n, at, b" =irq=> " if s.irq else b" -> ", s.taken, s.taken_subclass)
+        where = s.taken_where
+        if where == NULL:
+            where = b"?"
+        at = put(buf, n, at, b" (Cpu %u, %s)", s.cpu, where)
+    if r.nr_steps == 0:
+        for i in range(r.nr_held):
+            h = &r.held[i]
+            at = put_lock(buf, n, at, b", " if i else b"; holds ", h.name, h.subclass)
+
+
 cdef object text(const char *s):
     return None if s == NULL else (<bytes>s).decode("utf-8", "replace")
 

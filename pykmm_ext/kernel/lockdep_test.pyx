@@ -19,7 +19,9 @@ from pykmm_ext.kernel.lockdep_events cimport (
     KMM_DOWN_READ, KMM_DOWN_READ_TRYLOCK, KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK, KMM_DOWNGRADE_WRITE, KMM_SPIN_LOCK,
     KMM_SPIN_TRYLOCK, KMM_SPIN_UNLOCK, KMM_UP_READ, KMM_UP_WRITE, kmm_lock_op,
 )
-from pykmm_ext.kernel.lockdep_report cimport graph_dict, merge_graph, report_dict
+from pykmm_ext.kernel.lockdep_report cimport (
+    graph_dict, merge_graph, report_dict, violation_kind, violation_message,
+)
 from pykmm_ext.kernel.lockdep_report import format_report
 from pykmm_ext.kernel.lockdep_watch cimport lockdep_watch, lockdep_watch_event, lockdep_watch_init, lockdep_watch_lock
 from pykmm_ext.kernel.rwsem cimport rw_semaphore
@@ -203,6 +205,13 @@ def lock_ptl_irqs_off(MmStruct mm not None, unsigned long address):
 def find_vma_srcu_unlocked(MmStruct mm not None, unsigned long address):
     """find_vma_srcu() outside of a read section."""
     return find_vma_srcu(mm.machine.m.cpus[0], mm.mm, address) != NULL
+
+
+def one_line(Lockdep graph not None, size_t room=1024):
+    """(kind, text) of the last report, as an engine gets them."""
+    cdef char buf[1024]
+    violation_message(&graph.ld.report, buf, min(room, sizeof(buf)))
+    return (<bytes>violation_kind(&graph.ld.report)).decode(), (<bytes>buf).decode()
 
 
 # ---- beneath the mm -------------------------------------------------------------------------------------------------------

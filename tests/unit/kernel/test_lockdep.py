@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pykmm_ext.kernel.lockdep_report import format_report
-from pykmm_ext.kernel.lockdep_test import Lockdep
+from pykmm_ext.kernel.lockdep_test import Lockdep, one_line
 
 SLEEPABLE = 1
 COUNTED = 2
@@ -595,6 +595,35 @@ def test_text_of_readers(g):
     g.chain("A", "B", mode="read")
     (report,) = g.chain("B", "A", mode="read", cpu=1)
     assert format_report(report).count("(held for reading)") == 2
+
+
+def test_one_line(g):
+    g.chain("A", "B")
+    g.take("B", 1, subclass=0)
+    report = g.take("A", 1)
+    kind, text = one_line(g.ld)
+    assert kind == report["violation"]
+    assert text == f"Cpu 1: {report['message']}: B -> A (Cpu 1, take A); A -> B (Cpu 0, take B)"
+    report = g.ld.might_sleep(1)
+    assert one_line(g.ld) == (report["violation"], f"Cpu 1: {report['message']}: something; holds B, A")
+    assert one_line(g.ld, 10)[1] == "Cpu 1: ma"
+    assert one_line(g.ld, 1)[1] == ""
+
+
+@pytest.mark.parametrize("what", ["self", "irq", "ipi", "sleep", "unlock", "exit", "rcu", "srcu", "held", "capacity"])
+def test_one_line_has_the_kind_of_the_dict(what):
+    g = Graph(max_held=3)
+    g.take("A")
+    report = {
+        "self": lambda: g.take("A"), "irq": lambda: g.take("A", 1, in_irq=True), "ipi": lambda: g.ld.ipi_wait(0, True),
+        "sleep": lambda: g.ld.might_sleep(0), "unlock": lambda: g.give("B"), "exit": lambda: g.ld.exit_check(0),
+        "rcu": lambda: g.ld.rcu_held(0), "srcu": lambda: g.ld.srcu_held(0, 1), "held": lambda: g.ld.assert_held(0, 1),
+        "capacity": lambda: [g.take(name) for name in "BCD"][-1],
+    }[what]()
+    kind, text = one_line(g.ld)
+    assert kind == report["violation"]
+    assert report["message"] in text
+    assert report["message"] in format_report(report)
 
 
 def test_graphs_of_two_processes(g):
