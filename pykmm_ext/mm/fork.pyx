@@ -16,7 +16,7 @@ Fork against speculative faults of the parent
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32
+from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32, lock_set_subclass
 from pykmm_ext.kernel.rwsem cimport init_rwsem
 from pykmm_ext.kernel.seqlock cimport seqlock_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
@@ -166,6 +166,7 @@ cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     cdef vm_area_struct *prev = NULL
     cdef int ret = 0
     mmap_write_lock(cpu, oldmm, 0, oldmm.task_size)
+    lock_set_subclass(cpu, &mm.mmap_sem, 1)
     mmap_write_lock(cpu, mm, 0, mm.task_size)
     mm.mmap_base = oldmm.mmap_base
     mm.start_brk = oldmm.start_brk

@@ -20,7 +20,7 @@ vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tel
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, smp_rmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, smp_rmb, srcu_lockdep_assert
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, RB_EMPTY_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node,
     rb_parent,
@@ -310,6 +310,8 @@ cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) 
     caller asks RB_EMPTY_NODE and vm_sequence. Its bounds are not part of mm_seq, so it re-checks them too."""
     cdef vm_area_struct *vma
     cdef u32 seq
+    if unlikely(cpu.engine != NULL):
+        srcu_lockdep_assert(cpu, &mm.machine.vma_srcu)
     while True:
         seq = read_seqbegin(cpu, &mm.mm_seq)
         vma = descend_lockless(cpu, mm, addr)

@@ -539,7 +539,9 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	u32 direct = c->direct;
 
 	c->direct = 1;
+	kmm_event(v->cpu, KMM_EV_IRQ_ENTER, NULL, 0);
 	call->func(v->cpu, call->info);
+	kmm_event(v->cpu, KMM_EV_IRQ_EXIT, NULL, 0);
 	c->direct = direct;
 	call->event = e;
 	call->sender->calls_pending--;

@@ -44,6 +44,8 @@ static inline void local_irq_enable(Cpu *cpu)
 {
 	if (unlikely(cpu->engine)) {
 		cpu->engine->irq(cpu, KMM_IRQ_ENABLE);
+		if (!cpu->irq_disabled)
+			kmm_event(cpu, KMM_EV_IRQS_ON, NULL, 0);
 		return;
 	}
 	if (cpu->irq_disabled > 1) {
