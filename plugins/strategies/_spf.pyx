@@ -16,8 +16,9 @@ Corrections of the posted series
       fault believes that nobody is there. Here the low WRITER_BITS are the number of writers inside and the bits
       above them a generation that every end advances.
     - A reader's memory barriers hold on both sides of the trylock (see vma_has_changed()).
-    - Flags, permissions and bounds of the VMA are captured before its sequence is checked and used from the vm_fault:
-      after the check under the PTL a writer may still split the VMA or change its permissions.
+    - Flags, permissions, bounds and anon_vma of the VMA are captured before its sequence is checked and used from the
+      vm_fault: after the check under the PTL a writer may still split the VMA, change its permissions, or merge it away,
+      which takes its anon_vma from it.
     - Fork holds the sections of the VMAs that it write-protects until the parent's TLB is flushed.
 
 vm_sequence wraps after 2^19 write sections of one VMA. A fault would be fooled if it stopped between its two checks
@@ -34,7 +35,7 @@ vma_has_changed() and of read_seqcount_retry(); the one before the store of vma_
 raw_read_seqcount(). An entry that was changed inside a section is seen under the PTL, whose acquire orders the second
 check after it.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_add_32, smp_wmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, atomic_add_32, smp_wmb
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry, write_seqlock, write_sequnlock
@@ -46,7 +47,7 @@ from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.memory cimport access_error, handle_pte_fault
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_SPECULATIVE, VM_FAULT_ERROR, VM_FAULT_RETRY, VM_GROWSDOWN,
-    VM_HUGETLB, VM_PFNMAP, arch_ops, machine, machine_of, mm_struct, pmd_t, strategy_ops, vm_area_struct,
+    VM_HUGETLB, VM_PFNMAP, anon_vma, arch_ops, machine, machine_of, mm_struct, pmd_t, strategy_ops, vm_area_struct,
     vm_fault, vm_fault_t,
 )
 from pykmm_ext.mm.mmap cimport __vm_area_free, find_vma_srcu, vma_has_changed
@@ -179,6 +180,7 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vmf.vma_start = vm_start
     vmf.vma_end = vm_end
     vmf.flags = flags
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.sequence = seq
     vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)
     vmf.pgoff = ((vmf.address - vm_start) >> arch.page_shift) + READ_ONCE(cpu, &vma.vm_pgoff)

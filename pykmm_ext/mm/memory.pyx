@@ -35,7 +35,7 @@ from pykmm_ext.mm.filemap cimport filemap_fault, find_get_page
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_WRITE, MM_ANONPAGES, MM_FILEPAGES, VM_ACCESS_FLAGS,
     VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
-    arch_ops, machine, page_to_pfn, pmd_t, pte_t,
+    anon_vma, arch_ops, machine, page_to_pfn, pmd_t, pte_t,
 )
 from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock
@@ -86,10 +86,10 @@ cdef bint pte_spinlock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     return True
 
 
-# Context: mmap_sem held R and may sleep, or speculative. True = vma->anon_vma is there. A speculative fault must not
+# Context: mmap_sem held R and may sleep, or speculative. True = vmf->anon_vma is there. A speculative fault must not
 # make one (anon_vma_prepare() looks at the neighbours and so needs mmap_sem): it retries.
 cdef inline bint vmf_anon_prepare(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil:
-    if likely(READ_ONCE_PTR(cpu, &vmf.vma.anon_vma) != NULL):
+    if likely(vmf.anon_vma != NULL):
         return True
     if vmf.flags & FAULT_FLAG_SPECULATIVE:
         ret[0] = VM_FAULT_RETRY
@@ -97,6 +97,7 @@ cdef inline bint vmf_anon_prepare(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noex
     if anon_vma_prepare(cpu, vmf.vma):
         ret[0] = VM_FAULT_OOM
         return False
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vmf.vma.anon_vma)
     return True
 
 
@@ -142,8 +143,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         spin_unlock(cpu, vmf.ptl)
         put_page(cpu, pg)
         return 0
-    page_add_new_anon_rmap(cpu, pg, vma, vmf.address)
-    pg.index = vmf.pgoff  # not from bounds that may have moved
+    page_add_new_anon_rmap(cpu, pg, vmf.anon_vma, vmf.pgoff)
     set_pte(cpu, vmf.pte, entry)
     spin_unlock(cpu, vmf.ptl)
     add_mm_rss(cpu, mm, MM_ANONPAGES, 1)
@@ -296,8 +296,7 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         spin_unlock(cpu, vmf.ptl)
         put_page(cpu, vmf.cow_page)
         return ret
-    page_add_new_anon_rmap(cpu, vmf.cow_page, vma, vmf.address)
-    vmf.cow_page.index = vmf.pgoff  # not from bounds that may have moved
+    page_add_new_anon_rmap(cpu, vmf.cow_page, vmf.anon_vma, vmf.pgoff)
     set_pte(cpu, vmf.pte, entry)
     spin_unlock(cpu, vmf.ptl)
     add_mm_rss(cpu, mm, MM_ANONPAGES, 1)
@@ -382,8 +381,7 @@ cdef vm_fault_t wp_page_copy(Cpu *cpu, vm_fault *vmf, page *old) noexcept nogil:
         entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
         xchg(cpu, vmf.pte, 0)
         arch.flush_tlb_page(cpu, mm, vmf.address)
-        page_add_new_anon_rmap(cpu, new, vma, vmf.address)
-        new.index = vmf.pgoff  # not from bounds that may have moved
+        page_add_new_anon_rmap(cpu, new, vmf.anon_vma, vmf.pgoff)
         set_pte(cpu, vmf.pte, entry)
         if old != NULL:
             page_remove_rmap(cpu, old)
@@ -490,6 +488,7 @@ cdef vm_fault_t handle_mm_fault(Cpu *cpu, vm_area_struct *vma, unsigned long add
     vmf.vma_end = vma.vm_end
     vmf.flags = flags & ~FAULT_FLAG_SPECULATIVE
     vmf.address = address & ~((<unsigned long>1 << mm.arch.page_shift) - 1)
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.pgoff = linear_page_index(cpu, vma, vmf.address)
     vmf.sequence = raw_read_seqcount(cpu, &vma.vm_sequence)
     vmf.pte = NULL

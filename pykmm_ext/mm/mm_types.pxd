@@ -179,6 +179,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long vma_flags
         pgprot_t vma_page_prot
         unsigned long vma_start, vma_end
+        anon_vma *anon_vma
     cdef struct mmu_gather_batch:
         mmu_gather_batch *next
         u32 nr, max
