@@ -51,7 +51,7 @@ from pykmm_ext.mm.mm_types cimport (
     vm_fault, vm_fault_t,
 )
 from pykmm_ext.mm.mmap cimport __vm_area_free, find_vma_srcu, vma_has_changed
-from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.strategy cimport Strategy
 
 # Cpu.strategy_count: attempts == speculative + the sum of the reasons; retried == the sum of the reasons.
@@ -143,6 +143,7 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     cdef vm_fault vmf
     cdef vm_area_struct *vma = find_vma_srcu(cpu, mm, address)
     cdef unsigned long vm_start, vm_end, vm_flags
+    cdef unsigned long table = 0
     cdef pmd_t *pmd
     cdef u32 seq
     cdef bint dead
@@ -179,8 +180,8 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vmf.vma_page_prot = READ_ONCE(cpu, <unsigned long *>&vma.vm_page_prot)
     vmf.vma_start = vm_start
     vmf.vma_end = vm_end
-    vmf.flags = flags
     vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
+    vmf.flags = flags
     vmf.sequence = seq
     vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)
     vmf.pgoff = ((vmf.address - vm_start) >> arch.page_shift) + READ_ONCE(cpu, &vma.vm_pgoff)
@@ -199,12 +200,12 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     pmd = mm_find_pmd(cpu, mm, address)
     if pmd != NULL:
         vmf.orig_pmd = READ_ONCE(cpu, pmd)
-    if unlikely(pmd == NULL or arch.table_none(vmf.orig_pmd) or arch.table_bad(vmf.orig_pmd)
-                or arch.table_leaf(vmf.orig_pmd, 1)):
+        table = arch.table_descend(vmf.orig_pmd, 1)
+    if unlikely(table == 0):
         walk_end(cpu, arch)
         reason[0] = NO_PAGE_TABLE
         return VM_FAULT_RETRY
-    vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, vmf.orig_pmd, vmf.address))
+    vmf.orig_pte = READ_ONCE(cpu, table_entry(mm, table, 0, vmf.address))
     walk_end(cpu, arch)
 
     vmf.pmd = pmd

@@ -265,11 +265,6 @@ cdef inline rb_node *unlink_node(Cpu *cpu, rb_node *node, rb_root *root,
     return deficit
 
 
-# Context: any; the answer may be old.
-cdef bint RB_EMPTY_NODE(Cpu *cpu, const rb_node *node) noexcept nogil:
-    return READ_ONCE(cpu, &node.__rb_parent_color) == <unsigned long>node
-
-
 # Context: caller's lock (W). Publishes with release order (rb_link_node_rcu of Linux).
 cdef void rb_link_node(Cpu *cpu, rb_node *node, rb_node *parent, rb_node **link) noexcept nogil:
     WRITE_ONCE(cpu, &node.__rb_parent_color, <unsigned long>parent)

@@ -115,7 +115,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef pte_t entry
     if unlikely(vm_flags & VM_SHARED):
         return VM_FAULT_SIGBUS  # a shared mapping without a file has nothing to share
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         return VM_FAULT_OOM
 
     if not vmf.flags & FAULT_FLAG_WRITE:
@@ -181,7 +181,7 @@ cdef vm_fault_t do_fault_around(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef page *pg
     cdef vm_fault_t ret = 0
     cdef long mapped = 0
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         return VM_FAULT_OOM
     if unlikely(not pte_map_lock(cpu, vmf)):
         return VM_FAULT_RETRY
@@ -229,7 +229,7 @@ cdef vm_fault_t finish_fault(Cpu *cpu, vm_fault *vmf, bint write) noexcept nogil
     cdef mm_struct *mm = vmf.vma.vm_mm
     cdef const arch_ops *arch = mm.arch
     cdef bint mine
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         put_page(cpu, vmf.page)
         return VM_FAULT_OOM
     if unlikely(not pte_map_lock(cpu, vmf)):
@@ -276,7 +276,7 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef pte_t entry
     if unlikely(not vmf_anon_prepare(cpu, vmf, &ret)):
         return ret
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         return VM_FAULT_OOM
     vmf.cow_page = alloc_page(cpu, 0)
     if unlikely(vmf.cow_page == NULL):
@@ -439,6 +439,8 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         pmdval = READ_ONCE(cpu, vmf.pmd)
         vmf.orig_pmd = pmdval
         if arch.table_none(pmdval):
+            # The caller that allocates asks for 0: a table that is there stays while mmap_sem is held.
+            vmf.orig_pmd = 0
             vmf.orig_pte = 0
         else:
             vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, pmdval, vmf.address))
@@ -486,9 +488,9 @@ cdef vm_fault_t handle_mm_fault(Cpu *cpu, vm_area_struct *vma, unsigned long add
     vmf.vma_page_prot = vma.vm_page_prot
     vmf.vma_start = vma.vm_start
     vmf.vma_end = vma.vm_end
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.flags = flags & ~FAULT_FLAG_SPECULATIVE
     vmf.address = address & ~((<unsigned long>1 << mm.arch.page_shift) - 1)
-    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.pgoff = linear_page_index(cpu, vma, vmf.address)
     vmf.sequence = raw_read_seqcount(cpu, &vma.vm_sequence)
     vmf.pte = NULL

@@ -330,6 +330,7 @@ cdef extern from "kmm/arch.h" nogil:
         u32 memory_model
         u32 rcu_table_free
         unsigned long (*hw_walk)(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil
+        unsigned long (*table_descend)(pmd_t entry, u32 level) noexcept nogil
 
 cdef inline machine *machine_of(Cpu *cpu) noexcept nogil:
     return <machine *>cpu.machine
