@@ -35,6 +35,7 @@ cdef inline bint RB_EMPTY_ROOT(const rb_root *root) noexcept nogil:
 cdef inline bint RB_EMPTY_NODE(Cpu *cpu, const rb_node *node) noexcept nogil:
     return READ_ONCE(cpu, &node.__rb_parent_color) == <unsigned long>node
 
+# Context of all that change the tree: the caller's lock (W); they do not sleep. Of the others: the lock (R).
 cdef void rb_link_node(Cpu *cpu, rb_node *node, rb_node *parent, rb_node **link) noexcept nogil
 cdef void rb_insert_color(Cpu *cpu, rb_node *node, rb_root *root) noexcept nogil
 cdef void rb_erase(Cpu *cpu, rb_node *node, rb_root *root) noexcept nogil

@@ -25,7 +25,7 @@ pointer's value) sees it initialised.
 Colours: bit 0 of __rb_parent_color, 1 = black. The mirror images of every case are one piece of code,
 indexed by side: 0 = rb_right, 1 = rb_left, as the two pointers lie in struct rb_node.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, WRITE_ONCE_PTR, smp_store_release_ptr
+from pykmm_ext.kernel.atomic cimport WRITE_ONCE, WRITE_ONCE_PTR, smp_store_release_ptr
 from pykmm_ext.machine.cpu cimport Cpu, unlikely
 
 ctypedef void (*rotate_fn)(rb_node *old, rb_node *new) noexcept nogil
