@@ -46,6 +46,9 @@ cdef extern from "kmm/tlb.h" nogil:
     tlb_entry *tlb_lookup(tlb_t *t, u64 address, u32 access)
     void *tlb_host_pointer(tlb_t *t, tlb_entry *entry, u64 address)
 
+cdef extern from "kmm/clear_page.h" nogil:
+    void kmm_prefetch_step(Cpu *cpu)
+
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
 
@@ -172,7 +175,9 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
     elif access == KMM_ACCESS_EXEC:
         flags |= FAULT_FLAG_INSTRUCTION
     count_vm_event(cpu, PGFAULT)
+    kmm_prefetch_step(cpu)
     ret = mm.strategy.handle_fault(cpu, mm, address, flags)
+    kmm_prefetch_step(cpu)
     if likely(not ret & VM_FAULT_ERROR):
         if unlikely(ret & VM_FAULT_MAJOR):
             count_vm_event(cpu, PGMAJFAULT)
