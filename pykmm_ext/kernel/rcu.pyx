@@ -33,7 +33,7 @@ from pykmm_ext.kernel.atomic cimport (
 from pykmm_ext.kernel.rwsem cimport down_write, down_write_trylock, init_rwsem, up_write
 from pykmm_ext.kernel.srcu cimport rcu_segcblist
 from pykmm_ext.machine.cpu cimport KMM_EV_RCU_SYNC, Cpu, u32, u64, unlikely
-from pykmm_ext.mm.mm_types cimport machine, machine_of, rcu_state
+from pykmm_ext.mm.mm_types cimport KMM_QUIRK_EAGER_CALLBACKS, machine, machine_of, rcu_state
 
 cdef extern from "kmm/rcu_segcblist.h" nogil:
     void rcu_segcblist_init(rcu_segcblist *l)
@@ -139,6 +139,8 @@ cdef void call_rcu(Cpu *cpu, rcu_head *head, void (*func)(Cpu *, rcu_head *) noe
     # Racy looks: a wrong guess costs one attempt, or delays one.
     if n % CALLBACK_POLL == 0 and (READ_ONCE(cpu, &l.nr_next) >= CALLBACK_BATCH
                                    or READ_ONCE(cpu, &l.nr_wait) != 0):
+        advance_gp(cpu, m)
+    elif unlikely(m.quirks & KMM_QUIRK_EAGER_CALLBACKS):
         advance_gp(cpu, m)
 
 

@@ -41,6 +41,7 @@ from pykmm_ext.kernel.atomic cimport (
 )
 from pykmm_ext.kernel.rwsem cimport down_write, down_write_trylock, init_rwsem, up_write
 from pykmm_ext.machine.cpu cimport KMM_EV_SRCU_SYNC, Cpu, u32, u64, unlikely
+from pykmm_ext.mm.mm_types cimport KMM_QUIRK_EAGER_CALLBACKS, machine_of
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -180,6 +181,8 @@ cdef void call_srcu(Cpu *cpu, srcu_struct *ssp, rcu_head *head,
     # Racy looks: a wrong guess costs one attempt, or delays one.
     if n % CALLBACK_POLL == 0 and (READ_ONCE(cpu, &ssp.cblist.nr_next) >= CALLBACK_BATCH
                                    or READ_ONCE(cpu, &ssp.cblist.nr_wait) != 0):
+        advance_gp(cpu, ssp)
+    elif unlikely(machine_of(cpu).quirks & KMM_QUIRK_EAGER_CALLBACKS):
         advance_gp(cpu, ssp)
 
 

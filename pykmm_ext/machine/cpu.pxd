@@ -89,6 +89,7 @@ cdef extern from "kmm/cpu.h" nogil:
         u32 ipi_lock
         call_single_data *call_single_queue
         void (*ipi_slow)(Cpu *cpu) noexcept nogil
+        u32 vcpu_preempted
         u32 owner
     void count_vm_event(Cpu *cpu, vm_event_item item)
     void count_vm_events(Cpu *cpu, vm_event_item item, u64 n)
