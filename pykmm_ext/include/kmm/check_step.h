@@ -307,14 +307,11 @@ static struct footprint footprint_of(struct check *c, u32 a)
 	f.none = 0;
 	f.mask = byte_mask(p->addr, p->width);
 	switch (p->op) {
-	case P_LOAD:
+	case P_LOAD: case P_AWAIT:
 		f.kind = A_READ;
+		f.blocking = p->op == P_AWAIT;
 		/* Answered by the own buffer: nobody else matters, now. See answer_load(). */
 		f.none = v->nbuffered && !v->drain && buffer_forward(v, p->addr, p->width, &old) > 0;
-		break;
-	case P_AWAIT:
-		f.kind = A_READ;
-		f.blocking = 1;
 		break;
 	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND:
 		f.kind = A_WRITE;
@@ -596,7 +593,7 @@ static void step(struct check *c, u32 a, u32 choice)
 				struct access *from = power_version(c, w, w->versions - choice);
 				if (from && !clk_has(c, clk, from->event))
 					clk_join(clk, clk_of(c, from->event), c->nr_agents);
-			} else if (op == P_LOAD && w && reads_own_store(c, a, w, f.mask)) {
+			} else if ((op == P_LOAD || op == P_AWAIT) && w && reads_own_store(c, a, w, f.mask)) {
 				;
 			} else if (w && f.blocking)
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
@@ -638,8 +635,7 @@ static void step(struct check *c, u32 a, u32 choice)
 		if (c->over)
 			break;
 		if (v->nbuffered && (answer = buffer_forward(v, p->addr, p->width, &value)) > 0) {
-			if (op == P_LOAD)
-				answer_load(c, v, &v->buffer[answer - 1], p, e);
+			answer_load(c, v, &v->buffer[answer - 1], p, e);
 			break;
 		}
 		value = load_perform(c, v, w, p, stale);
@@ -675,6 +671,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	case P_CHOOSE:
 		value = choice;
+		ev->rfco = choice + 1; /* graph_hash(): another choice is another graph */
 		break;
 	case P_HANDLER:
 		handler_perform(c, v, e);
