@@ -34,6 +34,7 @@ cdef extern from *:
     static inline void lit_ipi(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
     { cpu->engine->ipi_send(cpu, target, func, info); cpu->engine->ipi_wait(cpu); }
     static int lit_at_least(u64 v, u64 arg) { return v >= arg; }
+    static int lit_below(u64 v, u64 arg) { return v < arg; }
     """
     int lit_lock(Cpu *cpu, void *lock, kmm_lock_op op) nogil
     u64 lit_load(Cpu *cpu, u64 *p, int order, u32 dep) nogil
@@ -46,6 +47,7 @@ cdef extern from *:
     void local_irq_disable(Cpu *cpu) nogil
     void local_irq_enable(Cpu *cpu) nogil
     int lit_at_least(u64 v, u64 arg) nogil
+    int lit_below(u64 v, u64 arg) nogil
     ctypedef struct spinlock_t:
         pass
     void spin_lock(Cpu *cpu, spinlock_t *lock) nogil
@@ -73,7 +75,7 @@ cdef enum opcode:
     OP_LOAD, OP_STORE, OP_RMW, OP_FENCE, OP_AWAIT_EQ, OP_AWAIT_NE, OP_AWAIT_GE, OP_LOCK, OP_TRYLOCK, OP_UNLOCK
     OP_DOWN_READ, OP_UP_READ, OP_DOWN_WRITE, OP_UP_WRITE, OP_SET, OP_ADD, OP_MUL, OP_MOD, OP_JUMP_IF, OP_JUMP_UNLESS
     OP_JUMP_EQ, OP_ASSERT_EQ, OP_PLAIN_LOAD, OP_PLAIN_STORE, OP_CHOOSE, OP_END
-    OP_DOWN_READ_TRYLOCK, OP_DOWN_WRITE_TRYLOCK, OP_DOWNGRADE_WRITE, OP_IRQ_OFF, OP_IRQ_ON, OP_IPI
+    OP_DOWN_READ_TRYLOCK, OP_DOWN_WRITE_TRYLOCK, OP_DOWNGRADE_WRITE, OP_IRQ_OFF, OP_IRQ_ON, OP_IPI, OP_AWAIT_LT
 
 #: Instructions by name; see Litmus for the operands.
 OPCODES = {
@@ -85,6 +87,7 @@ OPCODES = {
     "plain_store": OP_PLAIN_STORE, "choose": OP_CHOOSE, "end": OP_END,
     "down_read_trylock": OP_DOWN_READ_TRYLOCK, "down_write_trylock": OP_DOWN_WRITE_TRYLOCK,
     "downgrade_write": OP_DOWNGRADE_WRITE, "irq_disable": OP_IRQ_OFF, "irq_enable": OP_IRQ_ON, "ipi": OP_IPI,
+    "await_lt": OP_AWAIT_LT,
 }
 #: Orders, read-modify-writes and fences by name.
 ORDERS = {"relaxed": KMM_RELAXED, "acquire": KMM_ACQUIRE, "release": KMM_RELEASE, "seq_cst": KMM_SEQ_CST}
@@ -166,6 +169,8 @@ cdef void litmus_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             t.regs[i.reg] = lit_await(cpu, address(l, t, i), kmm_is_not_equal, operand(t, i.a, i.a_reg))
         elif i.op == OP_AWAIT_GE:
             t.regs[i.reg] = lit_await(cpu, address(l, t, i), lit_at_least, operand(t, i.a, i.a_reg))
+        elif i.op == OP_AWAIT_LT:
+            t.regs[i.reg] = lit_await(cpu, address(l, t, i), lit_below, operand(t, i.a, i.a_reg))
         elif i.op == OP_LOCK:
             spin_lock(cpu, <spinlock_t *>address(l, t, i))
         elif i.op == OP_TRYLOCK:
@@ -235,6 +240,7 @@ cdef int litmus_reset(void *priv) noexcept nogil:
     for i in range(l.nthreads):
         memset(l.threads[i].regs, 0, sizeof(l.threads[i].regs))
         memset(l.threads[i].loaded, 0, sizeof(l.threads[i].loaded))
+        l.cpus[i].irq_disabled = 0
     return 0
 
 

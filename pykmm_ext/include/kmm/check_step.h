@@ -576,7 +576,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	ev->dup = 0;
 	ev->rfco = 0;
 	ev->seq = ++ag->seq;
-	node->nchoices = 1;
+	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
+		node->nchoices = 1;
 	if (words) {
 		if (!f.none)
 			w = word_of(c, f.addr);
@@ -694,8 +695,12 @@ static void step(struct check *c, u32 a, u32 choice)
 			x->new = word_value(f.addr);
 			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
 			/* What a load took out of the buffer, it has read from this store. */
-			for (s32 at = b.answered; at >= 0; at = c->answers[at].next)
-				access_push(c, w, c->answers[at].event, A_READ, c->answers[at].mask)->answer = e + 1;
+			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
+				const struct answer *l = &c->answers[at];
+				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
+				if (c->model == MODEL_POWER)
+					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+			}
 			x = NULL;
 		}
 		break;
