@@ -123,7 +123,15 @@ cdef extern from *:
     static size_t node_size(void) { return sizeof(struct node); }
     static size_t access_size(void) { return sizeof(struct access); }
     static size_t word_size(void) { return sizeof(struct word); }
+    static int all_returned(const struct check *c)
+    {
+        for (u32 i = 0; i < c->nr_vcpus; i++)
+            if (c->vcpus[i].pend.op != P_DONE)
+                return 0;
+        return 1;
+    }
     """
+    int all_returned(const check_t *c) nogil
     size_t event_size() nogil
     size_t node_size() nogil
     size_t access_size() nogil
@@ -473,6 +481,11 @@ cdef class Exploration:
         if not self.c.failed_run:
             return None
         return (<bytes>self.c.kind).decode(), (<bytes>self.c.message).decode("utf-8", "replace")
+
+    @property
+    def at_end(self):
+        """Every vCPU had returned when the last execution ended: what it ended with, the final checks found."""
+        return bool(all_returned(self.c))
 
     @property
     def schedule(self):

@@ -39,7 +39,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 	s->reads_from = -1;
 	s->addr = f->none ? 0 : (uintptr_t)f->addr;
 	if (c->agents[a].kind == AGENT_VCPU) {
-		s->sub = v->pend.sub;
+		s->sub = op == P_CHOOSE ? (u8)v->pend.a : v->pend.sub; /* a choice of 1 = only waits for the buffer */
 		s->order = v->pend.order;
 		s->width = v->pend.width;
 		s->result = v->result;
