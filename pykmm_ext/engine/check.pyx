@@ -130,7 +130,13 @@ cdef extern from *:
                 return 0;
         return 1;
     }
+    static u32 last_preemptions(const struct check *c)
+    {
+        const struct node *last = c->nevents ? &c->nodes[c->nevents - 1] : NULL;
+        return last ? last->preemptions + is_preemption((struct check *)(uintptr_t)c, last) : 0;
+    }
     """
+    u32 last_preemptions(const check_t *c) nogil
     int all_returned(const check_t *c) nogil
     size_t event_size() nogil
     size_t node_size() nogil
@@ -486,6 +492,11 @@ cdef class Exploration:
     def at_end(self):
         """Every vCPU had returned when the last execution ended: what it ended with, the final checks found."""
         return bool(all_returned(self.c))
+
+    @property
+    def preemptions(self):
+        """How often a vCPU of the last execution had to give way although it could have gone on; at most 255."""
+        return last_preemptions(self.c)
 
     @property
     def schedule(self):

@@ -81,7 +81,7 @@ static void begin_execution(struct check *c)
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
 	c->ntrace = 0;
-	c->rng_run = check_mix(c->rng + c->executions * 0x9E3779B97F4A7C15ULL) | 1;
+	c->rng_run = check_mix(c->rng + c->attempts * 0x9E3779B97F4A7C15ULL) | 1;
 	memset(c->global_view, 0, sizeof(c->global_view));
 	for (u32 a = 0; a < c->nr_agents; a++) {
 		c->agents[a].seq = 0;
