@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from pykmm.checking.minimise import BUDGET, minimise
 from pykmm.checking.report import CheckReport, Violation
-from pykmm.checking.schedule import Token
+from pykmm.checking.schedule import Token, TokenError, decode
 from pykmm.checking.search import Found, Settings, replay, search
 from pykmm.checking.source import find
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Checkable, Source
+    from pykmm.checking.trace import Trace
     from pykmm_ext.engine.check import Program
 
-__all__ = ["check", "check_source"]
+__all__ = ["check", "check_source", "replay_token"]
 
 
 def check(scenario: Checkable, *, strategy: str | None = None, arch: str | None = None, explorer: str = "dpor",
@@ -66,8 +67,8 @@ def check_source(source: Source, settings: Settings, *, executor: Executor | Non
     """As :func:`check`, with everything decided. `budget`: executions for minimising each violation, 0 = none."""
     from pykmm.checking.parallel import search_parallel
 
-    start = monotonic()
     program = source.program()
+    start = monotonic()
 
     def count(done: int) -> None:
         if progress is not None:
@@ -86,6 +87,28 @@ def check_source(source: Source, settings: Settings, *, executor: Executor | Non
     for found in part.violations:
         report.violations.append(_violation(source, program, settings, found, budget, progress))
     return report
+
+
+def replay_token(token: str | Token, scenario: Checkable | None = None) -> Trace:
+    """Run the execution that a replay token leads to; ``trace.kind`` says what it ended with.
+
+    The token names the scenario and what it ran on; a tape or a program of one's own has to be given again. TokenError
+    (a ValueError): the token is damaged, or was made from something else. ValueError: the schedule cannot be followed.
+    """
+    if isinstance(token, str):
+        token = decode(token)
+    if scenario is None:
+        scenario = token.name
+    elif isinstance(scenario, str) and scenario != token.name:
+        raise TokenError(f"the replay token is of scenario {token.name!r}, not of {scenario!r}")
+    options = dict(token.options)
+    cpus = options.pop("cpus", None)
+    unknown = options.keys() - {"strategy", "arch", "memory"}
+    if unknown:
+        raise TokenError(f"the replay token has choices that this pykmm does not know: {', '.join(sorted(unknown))}")
+    source = find(scenario, variant=token.variant or "fixed", cpus=None if cpus is None else int(cpus), **options)
+    source.check_token(token)
+    return replay(source, token.schedule, token.memory_model)
 
 
 def _violation(source: Source, program: Program, settings: Settings, found: Found, budget: int,
