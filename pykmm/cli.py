@@ -92,7 +92,9 @@ def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _names(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    from pykmm.plugin import split_names
+
+    return split_names(text)
 
 
 def _console(stderr: bool = False) -> Console:
@@ -310,7 +312,7 @@ def maps(
 @app.command("list")
 @_clear_errors
 def list_() -> None:
-    """List strategies, arch backends, engines, importers and workloads.
+    """List strategies with their options, arch backends, engines, importers, workloads and scenarios.
 
     \b
     Example:
@@ -320,10 +322,14 @@ def list_() -> None:
 
     manager = get_plugin_manager()
     for title, registry in (("strategies", manager.strategies), ("arch backends", manager.arches),
-                            ("importers", manager.importers), ("workloads", manager.workloads)):
+                            ("importers", manager.importers), ("workloads", manager.workloads),
+                            ("scenarios", manager.scenarios)):
         typer.echo(f"{title}:")
+        width = max([14, *(len(entry.name) for entry in registry)])
         for entry in registry:
-            typer.echo(f"  {entry.name:<14} {entry.description}  [{entry.origin}]")
+            typer.echo(f"  {entry.name:<{width}} {entry.description}  [{entry.origin}]")
+            for option, values in entry.options.items():
+                typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
         if not len(registry):
             typer.echo("  none")
     typer.echo("engines:")

@@ -18,6 +18,8 @@ cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+# `subclass` is for lockdep: 1 = the caller holds another lock of the class.
+cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept nogil
 cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil

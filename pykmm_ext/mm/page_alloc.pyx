@@ -27,7 +27,7 @@ from libc.errno cimport EINVAL
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, might_sleep, smp_store_release_32
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_PCP_BATCH, KMM_PCP_HIGH, PGALLOC, PGFREE, Cpu, count_vm_event, likely, u8, u32,
@@ -263,8 +263,15 @@ cdef void free_pcppages_bulk(Cpu *cpu, u32 keep) noexcept nogil:
         cpu.pcp.list = NULL
 
 
+# Context: as alloc_page. Nothing sleeps here, as there is no reclaim; in the kernel it would, unless __GFP_NOWAIT.
+cdef void emit_alloc(Cpu *cpu, page *p, u32 gfp) noexcept nogil:
+    if not gfp & __GFP_NOWAIT:
+        might_sleep(cpu, b"alloc_pages")
+    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+
+
 # Context: as alloc_page; the frames have their contents. The block is in use from now on.
-cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order) noexcept nogil:
+cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order, u32 gfp) noexcept nogil:
     p.flags = 0
     p.order = order
     p.mapping = NULL
@@ -272,7 +279,8 @@ cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order) noexcept nogil:
     # The frame's contents before its refcount: pairs with the fully ordered atomic_inc_not_zero() of lockless GUP.
     smp_store_release_32(cpu, &p._refcount, 1)
     count_vm_event(cpu, PGALLOC)
-    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+    if unlikely(cpu.engine != NULL):
+        emit_alloc(cpu, p, gfp)
     return p
 
 
@@ -283,7 +291,7 @@ cdef page *alloc_region_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
     if p == NULL:
         return NULL
     m.zone.nr_free_pages -= <unsigned long>1 << order
-    return prep_new_page(cpu, p, order | KMM_ORDER_REGION)
+    return prep_new_page(cpu, p, order | KMM_ORDER_REGION, gfp)
 
 
 # Context: as put_page, the machine lies in a region; _refcount has just dropped to 0.
@@ -340,7 +348,7 @@ cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
         kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), 2 * half)
         if likely(next != NULL):  # in two parts: a processor has buffers for so many lines only
             kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift) + half, half)
-    return prep_new_page(cpu, p, 0)
+    return prep_new_page(cpu, p, 0, gfp)
 
 
 # Context: as alloc_page. Only the first page of the block is counted (not compound).
@@ -361,7 +369,7 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
     if gfp & __GFP_ZERO:
         kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift),
                        <size_t>1 << (m.arch.page_shift + order))
-    return prep_new_page(cpu, p, order)
+    return prep_new_page(cpu, p, order, gfp)
 
 
 # Context: any; the caller holds a reference, or the PTL of an entry that does.

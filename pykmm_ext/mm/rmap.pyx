@@ -168,6 +168,11 @@ cdef int anon_vma_prepare(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
 cdef void unlink_anon_vmas(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     """Context: mmap_sem W or last user; takes root->rwsem, may sleep. No page of the VMA is mapped through it any more.
     Calling it twice does nothing the second time."""
+    unlink_anon_vmas_from(cpu, vma, vma.anon_vma)
+
+
+cdef void unlink_anon_vmas_from(Cpu *cpu, vm_area_struct *vma, anon_vma *own) noexcept nogil:
+    """Context: as unlink_anon_vmas. `own` is what vma->anon_vma is, or was until the caller cleared it."""
     cdef anon_vma_chain *avc = vma.anon_vma_chain
     cdef anon_vma_chain *next
     cdef anon_vma *root
@@ -182,8 +187,8 @@ cdef void unlink_anon_vmas(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         else:
             avc.anon_vma = NULL                  # others stay on it: not ours to put
         avc = avc.same_vma_next
-    if vma.anon_vma != NULL:
-        vma.anon_vma.degree -= 1
+    if own != NULL:
+        own.degree -= 1
     up_write(cpu, &root.rwsem)
     # The empty ones go, outside of the lock that lies in one of them. Nobody else can reach them any more.
     avc = vma.anon_vma_chain

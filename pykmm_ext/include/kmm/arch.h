@@ -86,6 +86,11 @@ struct arch_ops {
 	 *    Returns what the TLB keeps: physical address of the page | 1 << KMM_ACCESS_* for every
 	 *    access that needs no further walk (a clean page is not writable there); 0 = page fault. -- */
 	unsigned long (*hw_walk)(Cpu *cpu, struct mm_struct *mm, unsigned long address, u32 access);
+
+	/* -- properties, continued -- */
+	u32 vcpu_preemption;  /* a virtual machine: the host may stop a vCPU at any instruction, IRQs off or not, and
+			       * flush its TLB meanwhile without waking it. Who walks page tables says so with
+			       * vcpu_preempt_enable() (irq.h) */
 };
 
 #endif

@@ -76,7 +76,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 static void begin_execution(struct check *c)
 {
 	c->epoch++;
-	c->nevents = c->naccesses = 0;
+	c->nevents = c->naccesses = c->nanswers = 0;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
@@ -91,7 +91,7 @@ static void begin_execution(struct check *c)
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
-		v->call_first = v->call_last = v->nbuffered = v->epoch = v->nheld = v->flush_epoch = 0;
+		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = 0;
 		if (c->races)
 			race_begin(v);
 		if (c->model == MODEL_POWER) {
@@ -236,7 +236,7 @@ static bool next_schedule(struct check *c)
 		if (node->forced)
 			continue;
 		node->done |= bit(node->chosen);
-		left = node->backtrack & ~node->done & ~node->sleep;
+		left = within_bound(c, node, node->backtrack & ~node->done & ~node->sleep);
 		if (left) {
 			node_choose(c, node, (u32)__builtin_ctzll(left));
 			node->choice = 0;

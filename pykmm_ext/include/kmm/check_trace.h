@@ -138,6 +138,7 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 	x->mask = mask;
 	x->view = NULL;
 	x->version = 0;
+	x->answer = 0;
 	w->head = (s32)c->naccesses++;
 	if (kind == A_WRITE)
 		w->writer = w->head;
@@ -152,12 +153,25 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
 {
 	struct node *node = &c->nodes[i];
+	u32 start = i;
 	u64 seen = 0, init = 0;
 	u32 first[CHECK_MAX_AGENTS];
 	u32 ai = c->events[i].agent, si = c->events[i].seq, k;
 
 	if (c->explorer != EXPLORER_DPOR || i < c->nfixed || node->forced)
 		return;
+	if (c->bound >= 0)
+		/* A bounded search must also try at the beginning of the block that i is in, where the switch may cost no
+		 * preemption (Coons, Musuvathi, McKinley: OOPSLA'13). */
+		while (start > c->nfixed && c->nodes[start].current == c->nodes[start - 1].current)
+			start--;
+	if (c->bound >= 0) {
+		/* Nor may anybody else stand in for the agent itself: that could cost more preemptions. */
+		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
+		node = &c->nodes[start];
+		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
+		return;
+	}
 	if (node->backtrack == node->enabled)
 		return;
 	for (k = i + 1; k < e; k++) {
@@ -199,6 +213,19 @@ static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
 	node->backtrack |= init & bit(a) ? bit(a) : init & -init;
 }
 
+/* Was the newest store to these bytes the vCPU's own? Then a load of it is ordered like one that its buffer answered:
+ * whether the store was visible by then makes no difference. */
+static bool reads_own_store(struct check *c, u32 a, const struct word *w, u8 mask)
+{
+	const struct access *x;
+
+	if (c->model == MODEL_SC || w->writer < 0)
+		return false;
+	x = &c->accesses[w->writer];
+	return c->agents[c->events[x->event].agent].kind == AGENT_FLUSH && same_family(c, a, c->events[x->event].agent)
+	       && (x->mask & mask) == mask;
+}
+
 /*
  * The conflicts of event e, an access of `kind` to `mask` of w: races where the order could be reversed, and their
  * clocks joined into clk.
@@ -210,8 +237,16 @@ static void order_access(struct check *c, u32 e, u32 a, struct word *w, u8 kind,
 		if (!(conflicts[kind] >> x->kind & 1) || !(x->mask & mask))
 			continue;
 		if (!clk_has(c, clk, x->event)) {
-			if (!same_family(c, a, c->events[x->event].agent))
-				race(c, x->event, e, a, clk);
+			if (!same_family(c, a, c->events[x->event].agent)) {
+				if (unlikely(x->answer)) {
+					/* The load came out of the buffer of the store below it, which is newer as an event. */
+					u32 with[CHECK_MAX_AGENTS];
+					memcpy(with, clk, c->nr_agents * sizeof(u32));
+					clk_join(with, clk_of(c, x->answer - 1), c->nr_agents);
+					race(c, x->event, e, a, with);
+				} else
+					race(c, x->event, e, a, clk);
+			}
 			clk_join(clk, clk_of(c, x->event), c->nr_agents);
 		}
 		/* What is older conflicts with this one too, and so comes before it. */

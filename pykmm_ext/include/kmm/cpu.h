@@ -108,6 +108,8 @@ typedef struct Cpu {
 	struct call_single_data *call_single_queue; /* lock-free LIFO: llist_add by senders, xchg by the drainer */
 	void (*ipi_slow)(struct Cpu *cpu);       /* drains the queue; set by machine/irq */
 
+	u32 vcpu_preempted;                      /* arch->vcpu_preemption only; atomic: enum kmm_vcpu (irq.h) */
+
 	u32 owner ____cacheline_aligned;         /* Python API: 0 = free, 1 = driven; futex */
 } Cpu;
 
