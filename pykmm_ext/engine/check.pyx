@@ -125,7 +125,21 @@ cdef extern from *:
     static size_t access_size(void) { return sizeof(struct access); }
     static size_t answer_size(void) { return sizeof(struct answer); }
     static size_t word_size(void) { return sizeof(struct word); }
+    static int all_returned(const struct check *c)
+    {
+        for (u32 i = 0; i < c->nr_vcpus; i++)
+            if (c->vcpus[i].pend.op != P_DONE)
+                return 0;
+        return 1;
+    }
+    static u32 last_preemptions(const struct check *c)
+    {
+        const struct node *last = c->nevents ? &c->nodes[c->nevents - 1] : NULL;
+        return last ? last->preemptions + is_preemption((struct check *)(uintptr_t)c, last) : 0;
+    }
     """
+    u32 last_preemptions(const check_t *c) nogil
+    int all_returned(const check_t *c) nogil
     size_t event_size() nogil
     size_t node_size() nogil
     size_t access_size() nogil
@@ -479,6 +493,16 @@ cdef class Exploration:
         if not self.c.failed_run:
             return None
         return (<bytes>self.c.kind).decode(), (<bytes>self.c.message).decode("utf-8", "replace")
+
+    @property
+    def at_end(self):
+        """Every vCPU had returned when the last execution ended: what it ended with, the final checks found."""
+        return bool(all_returned(self.c))
+
+    @property
+    def preemptions(self):
+        """How often a vCPU of the last execution had to give way although it could have gone on; at most 255."""
+        return last_preemptions(self.c)
 
     @property
     def schedule(self):
