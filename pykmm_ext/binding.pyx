@@ -7,7 +7,6 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM
-from libc.stdio cimport snprintf
 
 import os
 
@@ -18,7 +17,6 @@ from pykmm_ext.handle cimport (
     machine_reap, pykmm_errors, raise_alloc,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
-from pykmm_ext.kernel.slab cimport validate_kmem_cache
 from pykmm_ext.machine.cpu cimport (
     FAULT_ANON_WRITE, FAULT_ANON_ZERO, FAULT_AROUND_PAGES, FAULT_FILE_COW, FAULT_FILE_READ, FAULT_FILE_SHARED,
     FAULT_MMAP_SEM, FAULT_OOM, FAULT_SIGBUS, FAULT_SIGSEGV, FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, IPI_HANDLED,
@@ -27,18 +25,18 @@ from pykmm_ext.machine.cpu cimport (
     VMACACHE_FIND_HITS, Cpu, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport machine_create, machine_destroy, machine_leaks
-from pykmm_ext.machine.tlb cimport switch_mm, validate_tlb
-from pykmm_ext.mm.filemap cimport file_create, fput, validate_mapping
+from pykmm_ext.machine.tlb cimport switch_mm
+from pykmm_ext.mm.filemap cimport file_create, fput
 from pykmm_ext.mm.fork cimport mm_alloc, mmput
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_NR, KMM_QUIRK_EAGER_CALLBACKS, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_MPROTECT_POPULATE,
+    KMM_QUIRK_EAGER_CALLBACKS, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_MPROTECT_POPULATE,
     KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMACACHE_NARROW, arch_ops,
 )
 from pykmm_ext.mm.mm_types cimport file as file_t
 from pykmm_ext.mm.mm_types cimport machine as machine_t
 from pykmm_ext.mm.mm_types cimport mm_struct, strategy_ops
-from pykmm_ext.mm.page_alloc cimport nr_used_pages, validate_zone
-from pykmm_ext.mm.validate cimport validate_mm, validate_page_tables
+from pykmm_ext.mm.page_alloc cimport nr_used_pages
+from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.mm_binding cimport MmStruct as mm_object
 from pykmm_ext.mm_binding cimport mm_default_brk, wrap_mm
 from pykmm_ext.strategy cimport Strategy, strategy_get_ops
@@ -60,50 +58,6 @@ QUIRKS = {
 
 
 # ---- the machine ----
-
-# What a walker found: `message` is static, NULL = all is well.
-cdef struct violation:
-    const char *message
-    char place[160]
-
-
-cdef void validate_machine(machine_t *m, violation *found) noexcept nogil:
-    """Run every walker, up to the first that complains. Context: every Cpu owned, no deferred work left to do."""
-    cdef mm_struct *mm = m.mmlist
-    cdef file_t *f = m.files
-    cdef unsigned long where = 0
-    cdef u32 i
-    found.message = NULL
-    while mm != NULL:
-        where = 0
-        found.message = validate_mm(m.cpus[0], mm, &where)
-        if found.message == NULL:
-            found.message = validate_page_tables(m.cpus[0], mm, &where)
-        if found.message != NULL:
-            snprintf(found.place, sizeof(found.place), b"address space %u, %#lx", mm.id, where)
-            return
-        mm = mm.mmlist_next
-    while f != NULL:
-        where = 0
-        found.message = validate_mapping(m.cpus[0], &f.f_mapping, &where)
-        if found.message != NULL:
-            snprintf(found.place, sizeof(found.place), b"page %lu of file %.100s", where, f.name)
-            return
-        f = f.next
-    for i in range(m.nr_cpus):
-        found.message = validate_tlb(m.cpus[i], &where)
-        if found.message != NULL:
-            snprintf(found.place, sizeof(found.place), b"TLB of cpu %u, %#lx", i, where)
-            return
-    for i in range(KMEM_NR):
-        if validate_kmem_cache(&m.caches[i]) != 0:
-            found.message = b"the cache's objects do not add up"
-            snprintf(found.place, sizeof(found.place), b"cache %s", m.caches[i].name)
-            return
-    found.message = validate_zone(m, &where)
-    if found.message != NULL:
-        snprintf(found.place, sizeof(found.place), b"frame %#lx", where)
-
 
 @cython.no_gc_clear
 cdef class Machine(MachineHandle):

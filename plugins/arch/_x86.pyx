@@ -29,7 +29,7 @@ simplified: no lazy TLB mode (switch_mm(NULL) flushes and clears the bit), no PC
 takes one TLB entry per 4 KiB used, reserved bits of entries are not checked.
 """
 from pykmm_ext.arch cimport Arch
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_dec, cmpxchg, smp_mb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_dec, cmpxchg, ipi_lockdep_wait, smp_mb
 from pykmm_ext.kernel.rcu cimport call_rcu
 from pykmm_ext.machine.cpu cimport (
     NR_PGTABLE_FREE, TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, Cpu, count_vm_event, rcu_head, u8, u32,
@@ -199,6 +199,11 @@ cdef unsigned long x86_table_paddr(pmd_t entry) noexcept nogil:
     return entry & PTE_PFN_MASK
 
 
+# Neither none nor a leaf has the flags of a table: table_bad says it all.
+cdef unsigned long x86_table_descend(pmd_t entry, u32 level) noexcept nogil:
+    return 0 if unlikely(x86_table_bad(entry)) else entry & PTE_PFN_MASK
+
+
 cdef int x86_access_permitted(pte_t pte, u32 access) noexcept nogil:
     if (pte & (_PAGE_PRESENT | _PAGE_USER)) != (_PAGE_PRESENT | _PAGE_USER):
         return 0
@@ -308,6 +313,7 @@ cdef void flush_tlb_others(Cpu *cpu, mm_struct *mm, unsigned long start, unsigne
     info.mm = mm
     info.start = start
     info.end = end
+    ipi_lockdep_wait(cpu, b"flush_tlb_others")  # whether or not another CPU is concerned this time
     # The change of the entries before the read of mm_cpumask; pairs with the fetch_or in switch_mm().
     smp_mb(cpu)
     if cpu.active_mm == <void *>mm:
@@ -356,6 +362,7 @@ cdef void do_nothing(Cpu *target, void *info) noexcept nogil:
 
 # Context: IRQs on. After it, every IRQ-off section that ran on a Cpu of the mm when it was called has ended.
 cdef void x86_serialize_against_pte_lookup(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    ipi_lockdep_wait(cpu, b"serialize_against_pte_lookup")
     smp_mb(cpu) # the caller's change before the read of mm_cpumask; pairs as in flush_tlb_others()
     if others_in_cpumask(cpu, mm):
         smp_call_function_many(cpu, mm.mm_cpumask, do_nothing, NULL)
@@ -487,6 +494,7 @@ x86_ops.serialize_against_pte_lookup = x86_serialize_against_pte_lookup
 x86_ops.memory_model = KMM_MODEL_TSO
 x86_ops.rcu_table_free = 0
 x86_ops.hw_walk = x86_hw_walk
+x86_ops.table_descend = x86_table_descend
 
 
 x86_ops.vcpu_preemption = 0

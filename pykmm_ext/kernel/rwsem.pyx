@@ -41,7 +41,7 @@ readers do not spin before they queue (they do on their own word); no timeouts f
 """
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, WRITE_ONCE_32, atomic_add_return, cmpxchg, cmpxchg_32, fetch_or, kmm_await_futex,
-    kmm_cpu_relax, kmm_wake_32, smp_load_acquire_32, xchg_32,
+    kmm_cpu_relax, kmm_wake_32, lock_set_subclass, might_sleep, smp_load_acquire_32, xchg_32,
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64, unlikely
@@ -308,8 +308,9 @@ cdef void init_rwsem(rw_semaphore *sem) noexcept nogil:
 # Context: process, IRQs on, may sleep, GIL not held.
 cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ)
-        return
+        might_sleep(cpu, b"down_read")
+        if kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ) >= 0:
+            return
     if unlikely(atomic_add_return(cpu, &sem.count, READER_BIAS) & READ_FAILED_MASK):
         down_read_slowpath(cpu, sem)
 
@@ -317,8 +318,11 @@ cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 # Context: any. True when taken.
 cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef unsigned long c, seen
+    cdef int got
     if unlikely(cpu.engine != NULL):
-        return kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ_TRYLOCK)
+        got = kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ_TRYLOCK)
+        if got >= 0:
+            return got
     c = READ_ONCE(cpu, &sem.count)
     while not (c & READ_FAILED_MASK):
         seen = cmpxchg(cpu, &sem.count, c, c + READER_BIAS)
@@ -331,8 +335,7 @@ cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 # Context: any.
 cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef unsigned long c
-    if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_UP_READ)
+    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_READ) >= 0:
         return
     c = atomic_add_return(cpu, &sem.count, -<unsigned long>READER_BIAS)
     if unlikely(c & FLAG_WAITERS and is_free(c)):
@@ -342,23 +345,32 @@ cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 # Context: process, IRQs on, may sleep, GIL not held.
 cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE)
-        return
+        might_sleep(cpu, b"down_write")
+        if kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE) >= 0:
+            return
     if unlikely(cmpxchg(cpu, &sem.count, 0, WRITER_LOCKED) != 0):
         down_write_slowpath(cpu, sem)
 
 
+# Context: as down_write; the caller holds another lock of the class, and the order of the two is no accident.
+cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept nogil:
+    lock_set_subclass(cpu, sem, subclass)
+    down_write(cpu, sem)
+
+
 # Context: any. True when taken.
 cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
+    cdef int got
     if unlikely(cpu.engine != NULL):
-        return kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE_TRYLOCK)
+        got = kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE_TRYLOCK)
+        if got >= 0:
+            return got
     return cmpxchg(cpu, &sem.count, 0, WRITER_LOCKED) == 0
 
 
 # Context: any.
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_UP_WRITE)
+    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_WRITE) >= 0:
         return
     if unlikely(atomic_add_return(cpu, &sem.count, -<unsigned long>WRITER_LOCKED) & FLAG_WAITERS):
         rwsem_wake(cpu, sem)
@@ -366,8 +378,7 @@ cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 
 # Context: any; the caller holds it for writing and goes on as a reader, nobody in between.
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    if unlikely(cpu.engine != NULL):
-        kmm_rwsem_lock(cpu, sem, KMM_DOWNGRADE_WRITE)
+    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_DOWNGRADE_WRITE) >= 0:
         return
     if unlikely(atomic_add_return(cpu, &sem.count, <unsigned long>READER_BIAS - WRITER_LOCKED) & FLAG_WAITERS):
         spin_lock(cpu, &sem.wait_lock)

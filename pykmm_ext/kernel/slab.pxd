@@ -12,6 +12,8 @@ cdef int kmem_cache_init(kmem_cache *s, u32 id, const char *name, size_t object_
 cdef unsigned long kmem_cache_active(machine *m, kmem_cache *s) noexcept nogil
 # The cache's chunks, magazines and counts agree: 0, or -1.  Context: no other user of the cache.
 cdef int validate_kmem_cache(kmem_cache *s) noexcept nogil
+# The same for a machine that lies in a region; also that nobody wrote to what was freed.
+cdef int validate_region_cache(machine *m, kmem_cache *s) noexcept nogil
 # Context: no other user; before the Cpus that used it are freed. Frees the backing memory; returns how many
 # objects were still live (a leak), or 0.
 cdef unsigned long kmem_cache_destroy(kmem_cache *s) noexcept nogil

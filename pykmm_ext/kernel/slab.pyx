@@ -10,16 +10,21 @@ object of the same type.
 
 simplified: no shrinking, no colouring, no NUMA; the depot holds objects, not full magazines; every
 object is handed out zeroed (__GFP_ZERO).
+
+Where the machine lies in a region, the magazines stay empty: every allocation takes the way of a refill and every
+free that of a drain, and both go to the region, without a lock (include/kmm/region.h).
 """
 from libc.errno cimport ENOMEM, EINVAL
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from pykmm_ext.kernel.atomic cimport kmm_emit
+from pykmm_ext.kernel.atomic cimport kmm_emit, might_sleep
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_SLAB_CACHES, KMM_SLAB_MAGAZINE, Cpu, slab_magazine, u8, u32, unlikely,
 )
+from pykmm_ext.machine.region cimport KMM_MAG_REGION, machine_free, region_alloc, region_count, region_of
+from pykmm_ext.mm.mm_types cimport machine_of
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -77,19 +82,36 @@ cdef int add_chunk(kmem_cache *s) noexcept nogil:
     return 0
 
 
-# Context: s->lock held. The Cpu's first use of the cache: from now on its count is part of the sum.
-cdef void register_magazine(kmem_cache *s, slab_magazine *mag) noexcept nogil:
-    mag.registered = 1
+# Context: s->lock held, or a machine in a region. The Cpu's first use of the cache: from now on its count is part of
+# the sum.
+cdef void register_magazine(kmem_cache *s, slab_magazine *mag, u32 how) noexcept nogil:
+    mag.registered = how
     mag.next = s.magazines
     s.magazines = mag
+
+
+# Context: as refill(), the machine lies in a region. One object, straight from it; no scheduling point.
+cdef bint refill_region(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
+    cdef size_t align = CACHELINE if s.object_size >= CACHELINE else 16
+    cdef void *obj = region_alloc(region_of(machine_of(cpu)), cpu.id + 1, s.object_size, align, s.name)
+    if obj == NULL:
+        return False
+    if not mag.registered:
+        register_magazine(s, mag, KMM_MAG_REGION)
+    s.nr_total += 1
+    mag.objects[0] = obj
+    mag.count = 1
+    return True
 
 
 # Context: IRQs on. True when the magazine has an object now.
 cdef bint refill(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
     cdef u32 n
+    if machine_of(cpu).region != NULL:
+        return refill_region(cpu, s, mag)
     spin_lock(cpu, &s.lock)
     if not mag.registered:
-        register_magazine(s, mag)
+        register_magazine(s, mag, 1)
     n = <u32>s.depot_count if s.depot_count < BATCH else BATCH
     s.depot_count -= n
     if n:
@@ -107,12 +129,17 @@ cdef bint refill(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
     return n != 0
 
 
-# Context: IRQs on. Makes room in a full magazine; the objects freed longest ago go.
-cdef void drain(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
+# Context: IRQs on. Makes room in a full magazine; the objects freed longest ago go. True when `obj` is free already.
+cdef bint drain(Cpu *cpu, kmem_cache *s, slab_magazine *mag, void *obj) noexcept nogil:
     cdef u32 i
+    if machine_of(cpu).region != NULL:
+        if not mag.registered:
+            register_magazine(s, mag, KMM_MAG_REGION)
+        machine_free(cpu, machine_of(cpu), obj)
+        return True
     spin_lock(cpu, &s.lock)
     if not mag.registered:
-        register_magazine(s, mag)
+        register_magazine(s, mag, 1)
     if mag.count:
         memcpy(s.depot + s.depot_count, &mag.objects[0], BATCH * sizeof(void *))
         s.depot_count += BATCH
@@ -120,6 +147,7 @@ cdef void drain(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
         for i in range(mag.count):
             mag.objects[i] = mag.objects[i + BATCH]
     spin_unlock(cpu, &s.lock)
+    return False
 
 
 # Context: any with IRQs on. Zeroed object, or NULL.
@@ -132,7 +160,9 @@ cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
     obj = mag.objects[mag.count]
     kmm_count_active(mag, 1)
     memset(obj, 0, s.object_size)
-    kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
+    if unlikely(cpu.engine != NULL):
+        might_sleep(cpu, b"kmem_cache_alloc")
+        kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
     return obj
 
 
@@ -140,8 +170,9 @@ cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
 cdef void kmem_cache_free(Cpu *cpu, kmem_cache *s, void *obj) noexcept nogil:
     cdef slab_magazine *mag = &cpu.slab[s.id]
     kmm_emit(cpu, KMM_EV_FREE, obj, s.object_size)
-    if unlikely(mag.count == KMM_SLAB_MAGAZINE or not mag.registered):
-        drain(cpu, s, mag)
+    if unlikely(mag.count == KMM_SLAB_MAGAZINE or mag.registered != 1) and drain(cpu, s, mag, obj):
+        kmm_count_active(mag, -1)
+        return
     mag.objects[mag.count] = obj
     mag.count += 1
     kmm_count_active(mag, -1)
@@ -197,6 +228,15 @@ cdef int validate_kmem_cache(kmem_cache *s) noexcept nogil:
         carved += n
         c = c.next
     return 0 if carved == s.nr_total else -1
+
+
+# Context: as validate_kmem_cache, which it is where the machine lies in a region. That it freed nothing twice is the
+# region's to say; that nothing was written after it was freed, poison's.
+cdef int validate_region_cache(machine *m, kmem_cache *s) noexcept nogil:
+    cdef unsigned long live = 0
+    if not region_count(region_of(m), s.name, &live) or s.depot_count != 0 or s.slabs != NULL:
+        return -1
+    return 0 if live == kmem_cache_active(m, s) and live <= s.nr_total else -1
 
 
 cdef unsigned long kmem_cache_destroy(kmem_cache *s) noexcept nogil:

@@ -34,6 +34,8 @@ cdef extern from "kmm/srcu.h" nogil:
 
 # 0 or -ENOMEM
 cdef int init_srcu_struct(srcu_struct *ssp, u32 nr_cpus) noexcept nogil
+# The same with the caller's memory for [nr_cpus] counters, which cleanup_srcu_struct() free()s; NULL is -ENOMEM.
+cdef int init_srcu_struct_at(srcu_struct *ssp, u32 nr_cpus, srcu_data *sda) noexcept nogil
 # Runs what is left, then frees. No readers, no other users.
 cdef void cleanup_srcu_struct(Cpu *cpu, srcu_struct *ssp) noexcept nogil
 # Context: process, may sleep, not inside a read section of this domain, IRQs on, GIL not held.

@@ -27,14 +27,13 @@ Why a handler never runs inside an IRQ-off section of its target:
 
 Two senders that target each other have IRQs on, so either can be served by the other: no deadlock.
 """
-from libc.stdlib cimport free, malloc
-
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE_PTR, atomic_add_return_32, atomic_inc_32, cmpxchg_32,
-    cmpxchg_ptr, kmm_await_32, kmm_cpu_relax, kmm_is_nonzero, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
+    cmpxchg_ptr, ipi_lockdep_wait, kmm_await_32, kmm_cpu_relax, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
     smp_store_release_32, xchg_ptr,
 )
 from pykmm_ext.machine.cpu cimport IPI_HANDLED, IPI_SENT, Cpu, call_single_data, count_vm_event, u32, unlikely
+from pykmm_ext.machine.region cimport machine_free, machine_malloc
 from pykmm_ext.mm.mm_types cimport machine, machine_of
 
 cdef extern from "<sched.h>" nogil:
@@ -43,10 +42,12 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from *:
     """
     #include "kmm/engine.h"
-    static inline void kmm_engine_ipi(Cpu *cpu, Cpu *target)
-    { cpu->engine->irq(cpu, KMM_IPI_SEND, target); }
+    static inline void kmm_engine_ipi(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
+    { cpu->engine->ipi_send(cpu, target, func, info); }
+    static inline void kmm_engine_ipi_wait(Cpu *cpu) { cpu->engine->ipi_wait(cpu); }
     """
-    void kmm_engine_ipi(Cpu *cpu, Cpu *target) nogil
+    void kmm_engine_ipi(Cpu *cpu, Cpu *target, void (*func)(Cpu *, void *) noexcept nogil, void *info) nogil
+    void kmm_engine_ipi_wait(Cpu *cpu) nogil
 
 cdef enum:
     # Calls that fit on the sender's stack; more go to the heap, or in several rounds when that is full.
@@ -123,9 +124,6 @@ cdef inline void send_call(Cpu *cpu, Cpu *target, call_single_data *csd) noexcep
 # Context: IRQs on, after smp_mb_heavy(). Until the call is done: run it in the target's place, or wait.
 cdef void wait_for_call(Cpu *cpu, Cpu *target, call_single_data *csd) noexcept nogil:
     cdef unsigned spins = 0
-    if unlikely(cpu.engine != NULL):
-        kmm_await_32(cpu, &csd.done, kmm_is_nonzero, 0)
-        return
     while not smp_load_acquire_32(cpu, &csd.done):
         if (READ_ONCE_32(cpu, &target.irq_disabled) == 0 and READ_ONCE_32(cpu, &target.ipi_lock) == 0
                 and cmpxchg_32(cpu, &target.ipi_lock, 0, 1) == 0):
@@ -170,12 +168,27 @@ cdef u32 call_some(Cpu *cpu, machine *m, const unsigned long *mask, void (*func)
         return id
     # Pairs with smp_mb_light() of local_irq_disable() on every target.
     smp_mb_heavy(cpu)
-    if unlikely(cpu.engine != NULL):
-        for at in range(n):
-            kmm_engine_ipi(cpu, csd[at].target)
     for at in range(n):
         wait_for_call(cpu, csd[at].target, &csd[at])
     return id
+
+
+# Context: as smp_call_function_many(). On a virtual engine interrupts are the engine's: it runs the handler when it
+# likes, and waits.
+cdef void call_on_engine(Cpu *cpu, machine *m, const unsigned long *mask, void (*func)(Cpu *, void *) noexcept nogil,
+                         void *info) noexcept nogil:
+    cdef u32 id
+    cdef u32 n = 0
+    cdef unsigned long word = 0
+    for id in range(m.nr_cpus):
+        if id % BITS == 0:
+            word = READ_ONCE(cpu, &mask[id // BITS])
+        if id != cpu.id and word >> (id % BITS) & 1:
+            kmm_engine_ipi(cpu, m.cpus[id], func, info)
+            count_vm_event(cpu, IPI_SENT)
+            n += 1
+    if n:
+        kmm_engine_ipi_wait(cpu)
 
 
 cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
@@ -185,8 +198,12 @@ cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
     cdef call_single_data *csd = local
     cdef u32 room = STACK_CALLS
     cdef u32 first = 0
+    if unlikely(cpu.engine != NULL):
+        ipi_lockdep_wait(cpu, b"smp_call_function_many")
+        call_on_engine(cpu, m, mask, func, info)
+        return
     if m.nr_cpus > STACK_CALLS + 1:
-        csd = <call_single_data *>malloc(m.nr_cpus * sizeof(call_single_data))
+        csd = <call_single_data *>machine_malloc(cpu, m, m.nr_cpus * sizeof(call_single_data), 16, b"call_single_data")
         if csd != NULL:
             room = m.nr_cpus
         else:
@@ -194,4 +211,4 @@ cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
     while first < m.nr_cpus:
         first = call_some(cpu, m, mask, func, info, first, csd, room)
     if csd != local:
-        free(csd)
+        machine_free(cpu, m, csd)

@@ -12,7 +12,6 @@ A stale translation may exist between the change of an entry and its flush, as i
 simplified: translations carry no address-space tag, switch_mm() flushes; no paging-structure caches.
 """
 from libc.errno cimport EFAULT, ENOMEM
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, fetch_and, fetch_or, kmm_emit, kmm_user_load, kmm_user_store
@@ -21,6 +20,7 @@ from pykmm_ext.machine.cpu cimport (
     likely, tlb, u8, u32, u64, unlikely,
 )
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
+from pykmm_ext.machine.region cimport machine_free, machine_zalloc
 from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_KILLABLE, FAULT_FLAG_USER, FAULT_FLAG_WRITE,
@@ -32,32 +32,34 @@ from pykmm_ext.mm.pgtable cimport table_entry
 
 cdef extern from "kmm/tlb.h" nogil:
     enum:
-        KMM_TLB_WAYS, KMM_TLB_SETS, KMM_TLB_GENERATIONS
+        KMM_TLB_WAYS, KMM_TLB_SETS, KMM_TLB_GENERATIONS, KMM_TLB_REGION_SETS
     cdef struct tlb_entry:
         u64 key
         u64 data
     ctypedef struct tlb_t "struct tlb":
         u8 *mem_base
         u32 page_shift
+        u32 set_mask
         u32 generation
         u32 victim
+    size_t tlb_size(u32 sets)
     tlb_entry *tlb_set_of(tlb_t *t, u64 address)
     u64 tlb_key(tlb_t *t, u64 address)
     tlb_entry *tlb_lookup(tlb_t *t, u64 address, u32 access)
     void *tlb_host_pointer(tlb_t *t, tlb_entry *entry, u64 address)
 
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void **memptr, size_t alignment, size_t size)
+cdef extern from "kmm/clear_page.h" nogil:
+    void kmm_prefetch_step(Cpu *cpu)
 
 
 # Context: machine creation; cpu->machine is set. 0 or -ENOMEM.
 cdef int tlb_init_cpu(Cpu *cpu) noexcept nogil:
-    cdef void *memory = NULL
-    cdef tlb_t *t
-    if posix_memalign(&memory, 128, sizeof(tlb_t)) != 0:
+    cdef u32 sets = KMM_TLB_REGION_SETS if machine_of(cpu).region != NULL else KMM_TLB_SETS
+    cdef void *memory = machine_zalloc(NULL, machine_of(cpu), tlb_size(sets), 128, b"TLB")
+    cdef tlb_t *t = <tlb_t *>memory
+    if memory == NULL:
         return -ENOMEM
-    memset(memory, 0, sizeof(tlb_t))
-    t = <tlb_t *>memory
+    t.set_mask = sets - 1
     t.mem_base = machine_of(cpu).mem_base
     t.page_shift = machine_of(cpu).arch.page_shift
     t.generation = 1
@@ -67,7 +69,7 @@ cdef int tlb_init_cpu(Cpu *cpu) noexcept nogil:
 
 # Context: machine teardown.
 cdef void tlb_destroy_cpu(Cpu *cpu) noexcept nogil:
-    free(<void *>cpu.tlb)
+    machine_free(cpu, machine_of(cpu), <void *>cpu.tlb)
     cpu.tlb = NULL
 
 
@@ -76,7 +78,7 @@ cdef inline void flush_all(Cpu *cpu) noexcept nogil:
     cdef tlb_t *t = <tlb_t *>cpu.tlb
     t.generation += 1
     if unlikely(t.generation == KMM_TLB_GENERATIONS):
-        memset(<void *>tlb_set_of(t, 0), 0, sizeof(tlb_entry) * KMM_TLB_SETS * KMM_TLB_WAYS)
+        memset(<void *>tlb_set_of(t, 0), 0, sizeof(tlb_entry) * (t.set_mask + 1) * KMM_TLB_WAYS)
         t.generation = 1
 
 
@@ -172,7 +174,9 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
     elif access == KMM_ACCESS_EXEC:
         flags |= FAULT_FLAG_INSTRUCTION
     count_vm_event(cpu, PGFAULT)
+    kmm_prefetch_step(cpu)
     ret = mm.strategy.handle_fault(cpu, mm, address, flags)
+    kmm_prefetch_step(cpu)
     if likely(not ret & VM_FAULT_ERROR):
         if unlikely(ret & VM_FAULT_MAJOR):
             count_vm_event(cpu, PGMAJFAULT)
@@ -324,7 +328,7 @@ cdef const char *validate_tlb(Cpu *cpu, unsigned long *addr) noexcept nogil:
     cdef unsigned long pte
     cdef u32 i, access
     cdef int n
-    for i in range(KMM_TLB_SETS * KMM_TLB_WAYS):
+    for i in range((t.set_mask + 1) * KMM_TLB_WAYS):
         if (entry[i].key & (KMM_TLB_GENERATIONS - 1)) != t.generation:
             continue
         addr[0] = entry[i].key & ~<u64>(KMM_TLB_GENERATIONS - 1)

@@ -19,7 +19,6 @@ Who runs against whom
     fput (last)          nobody: no reference is left
 """
 from libc.errno cimport EFBIG, EINVAL
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from pykmm_ext.kernel.atomic cimport (
@@ -30,6 +29,7 @@ from pykmm_ext.kernel.rwsem cimport down_write, init_rwsem, up_write
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport likely, unlikely
+from pykmm_ext.machine.region cimport machine_free, machine_malloc, machine_zalloc
 from pykmm_ext.mm.memory_zap cimport unmap_mapping_pages
 from pykmm_ext.mm.mm_types cimport (
     KMEM_FILE, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, PG_uptodate, page_to_pfn, phys_to_virt,
@@ -65,24 +65,26 @@ cdef inline unsigned long i_pages_bytes(const address_space *mapping) noexcept n
 
 
 # Context: process. NULL when the host has no room.
-cdef page **i_pages_alloc(const address_space *mapping) noexcept nogil:
+cdef page **i_pages_alloc(Cpu *cpu, const address_space *mapping) noexcept nogil:
+    cdef machine *m = mapping.host.machine
     cdef unsigned long size = i_pages_bytes(mapping)
     cdef void *p
     if mapping.nrpages_max >= I_PAGES_MAX // sizeof(page *):
         return NULL
-    if size < I_PAGES_MMAP:
-        return <page **>calloc(1, size)
+    if size < I_PAGES_MMAP or m.region != NULL:
+        return <page **>machine_zalloc(cpu, m, size, 8, b"i_pages")
     p = host_mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     return NULL if p == KMM_MAP_FAILED else <page **>p
 
 
 # Context: process; the file is dead.
-cdef void i_pages_free(address_space *mapping) noexcept nogil:
+cdef void i_pages_free(Cpu *cpu, address_space *mapping) noexcept nogil:
+    cdef machine *m = mapping.host.machine
     cdef unsigned long size = i_pages_bytes(mapping)
     if mapping.i_pages == NULL:
         return
-    if size < I_PAGES_MMAP:
-        free(mapping.i_pages)
+    if size < I_PAGES_MMAP or m.region != NULL:
+        machine_free(cpu, m, mapping.i_pages)
     else:
         host_munmap(mapping.i_pages, size)
     mapping.i_pages = NULL
@@ -117,10 +119,10 @@ cdef file *file_create(Cpu *cpu, machine *m, const char *name, const u8 *data, u
     spin_lock_init(&f.f_mapping.i_pages_lock)
     f.f_mapping.nrpages_max = size_pages(m, size)
     f.f_mapping.nrpages = 0
-    f.f_mapping.i_pages = i_pages_alloc(&f.f_mapping)
-    f.name = <char *>malloc(name_len + 1)
+    f.f_mapping.i_pages = i_pages_alloc(cpu, &f.f_mapping)
+    f.name = <char *>machine_malloc(cpu, m, name_len + 1, 1, b"file_name")
     if data_len and data != NULL:
-        copy = <u8 *>malloc(data_len)
+        copy = <u8 *>machine_malloc(cpu, m, data_len, 1, b"file_data")
         if copy != NULL:
             memcpy(copy, data, data_len)
             f.data_len = data_len
@@ -140,9 +142,9 @@ cdef file *file_create(Cpu *cpu, machine *m, const char *name, const u8 *data, u
 
 # Context: any. The memory of a file that is on no list and has no cached pages.
 cdef void file_free(Cpu *cpu, file *f) noexcept nogil:
-    i_pages_free(&f.f_mapping)
-    free(f.name)
-    free(<void *>f.data)
+    i_pages_free(cpu, &f.f_mapping)
+    machine_free(cpu, f.machine, f.name)
+    machine_free(cpu, f.machine, <void *>f.data)
     f.name = NULL
     f.data = NULL
     kmem_cache_free(cpu, &f.machine.caches[<int>KMEM_FILE], f)

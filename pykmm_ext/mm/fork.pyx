@@ -15,19 +15,19 @@ Fork against speculative faults of the parent
     none can appear during it.
 """
 from libc.errno cimport ENOMEM
-from libc.stdlib cimport calloc, free
 
-from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32
+from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32, lock_set_subclass
 from pykmm_ext.kernel.rwsem cimport init_rwsem
 from pykmm_ext.kernel.seqlock cimport seqlock_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport u64
+from pykmm_ext.machine.region cimport machine_free, machine_zalloc
 from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.memory_fork cimport copy_page_range
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_MM, KMM_QUIRK_FORK_NO_SECTION, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_WIPEONFORK, vm_area_struct,
-    vma_write_begin, vma_write_end,
+    KMEM_MM, KMM_QUIRK_FORK_NO_SECTION, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_WIPEONFORK, pfn_to_page,
+    vm_area_struct, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport exit_mmap, mmap_write_lock, mmap_write_unlock, vm_stat_account
 from pykmm_ext.mm.pgtable cimport pgd_alloc, pgd_free
@@ -49,7 +49,7 @@ cdef void __mmdrop(Cpu *cpu, mm_struct *mm) noexcept nogil:
     if mm.mmlist_next != NULL:
         mm.mmlist_next.mmlist_prev = mm.mmlist_prev
     spin_unlock(cpu, &m.lock)
-    free(mm.mm_cpumask)
+    machine_free(cpu, m, mm.mm_cpumask)
     kmem_cache_free(cpu, &m.caches[<int>KMEM_MM], mm)
 
 
@@ -70,7 +70,7 @@ cdef mm_struct *mm_alloc(Cpu *cpu, machine *m, int *err) noexcept nogil:
     mm.mm_count = 1
     mm.mmap_base = m.arch.mmap_base
     mm.task_size = m.arch.task_size
-    mm.mm_cpumask = <unsigned long *>calloc(m.cpumask_words, sizeof(unsigned long))
+    mm.mm_cpumask = <unsigned long *>machine_zalloc(cpu, m, m.cpumask_words * sizeof(unsigned long), 8, b"mm_cpumask")
     if mm.mm_cpumask != NULL:
         ret = pgd_alloc(cpu, mm)
         if ret == 0 and mm.strategy.mm_init != NULL:
@@ -78,7 +78,7 @@ cdef mm_struct *mm_alloc(Cpu *cpu, machine *m, int *err) noexcept nogil:
             if ret:
                 pgd_free(cpu, mm)
     if ret:
-        free(mm.mm_cpumask)
+        machine_free(cpu, m, mm.mm_cpumask)
         kmem_cache_free(cpu, &m.caches[<int>KMEM_MM], mm)
         err[0] = ret
         return NULL
@@ -91,6 +91,7 @@ cdef mm_struct *mm_alloc(Cpu *cpu, machine *m, int *err) noexcept nogil:
         m.mmlist.mmlist_prev = mm
     m.mmlist = mm
     spin_unlock(cpu, &m.lock)
+    pfn_to_page(m, mm.pgd >> mm.arch.page_shift).private_ = <unsigned long>mm.id << 8 | (mm.arch.levels - 1)
     # A Cpu's vmacache may remember an mm that lived at this address: no two mms share a sequence number.
     mm.vmacache_seqnum = (<u64>mm.id + 1) << 40
     err[0] = 0
@@ -165,6 +166,7 @@ cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     cdef vm_area_struct *prev = NULL
     cdef int ret = 0
     mmap_write_lock(cpu, oldmm, 0, oldmm.task_size)
+    lock_set_subclass(cpu, &mm.mmap_sem, 1)
     mmap_write_lock(cpu, mm, 0, mm.task_size)
     mm.mmap_base = oldmm.mmap_base
     mm.start_brk = oldmm.start_brk

@@ -11,7 +11,7 @@ from libc.errno cimport EFAULT, EINVAL, ENOMEM
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, WRITE_ONCE_PTR, xchg
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
-from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_nested, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.mm.mm_types cimport (
     VM_DONTEXPAND, VM_LOCKED, VM_LOCKONFAULT, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, anon_vma, arch_ops, mm_struct, pmd_t,
@@ -63,7 +63,7 @@ cdef void move_ptes(Cpu *cpu, mm_struct *mm, pmd_t old_pmd, unsigned long old_ad
     cdef bint force_flush = False
     spin_lock(cpu, old_ptl)
     if new_ptl != old_ptl:
-        spin_lock(cpu, new_ptl)
+        spin_lock_nested(cpu, new_ptl, 1)
     old_pte = pte_offset(mm, old_pmd, old_addr)
     new_pte = pte_offset(mm, new_pmd, new_addr)
     while addr < old_end:

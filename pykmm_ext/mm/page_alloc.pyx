@@ -19,16 +19,22 @@ data                  written                                  read
 
 simplified: one zone, no watermarks, no reclaim, no migrate types; a Cpu that runs out of memory does not drain the
 lists of the others (these are the owner's alone), so their size shrinks with the machine.
+
+Where the machine lies in a region, the per-CPU lists stay empty: an allocation takes the way of a refill, and `order`
+says KMM_ORDER_REGION, for which put_page() looks anyway. Both go to the region, without a lock (include/kmm/region.h).
 """
 from libc.errno cimport EINVAL
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, might_sleep, smp_store_release_32
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_PCP_BATCH, KMM_PCP_HIGH, PGALLOC, PGFREE, Cpu, count_vm_event, likely, u8, u32,
     unlikely,
+)
+from pykmm_ext.machine.region cimport (
+    KMM_ORDER_REGION, region_alloc_pages, region_free_pages, region_of, region_validate_frames,
 )
 from pykmm_ext.mm.mm_types cimport (
     MAX_ORDER, PG_buddy, PG_pristine, PG_reserved, free_area, machine, machine_of, page, page_to_pfn, pfn_to_page,
@@ -37,7 +43,7 @@ from pykmm_ext.mm.mm_types cimport (
 
 cdef extern from "kmm/clear_page.h" nogil:
     void kmm_clear_page(void *p, size_t size)
-    void kmm_prefetch_page(const void *p, size_t size)
+    void kmm_prefetch_step(Cpu *cpu)
 
 cdef extern from "kmm/atomic.h" nogil:
     u32 fetch_add_32 "kmm_fetch_add_32"(Cpu *cpu, u32 *p, u32 n, int order)
@@ -48,8 +54,13 @@ cdef enum:
     NR_RESERVED = 2
 
 
-# Context: any. Does not return: a frame that is freed twice or still mapped would corrupt another owner's memory.
-cdef void bad_page(machine *m, page *p, const char *reason) noexcept nogil:
+# Context: any. Does not return: a frame that is freed twice or still mapped would corrupt another owner's memory. In a
+# region it would not, and the engine is told: callers leave the frame alone.
+cdef void bad_page(Cpu *cpu, page *p, const char *reason) noexcept nogil:
+    cdef machine *m = machine_of(cpu)
+    if m.region != NULL and region_of(m).bug != NULL:
+        region_of(m).bug(cpu, reason, p)
+        return
     fprintf(stderr, "pykmm: BUG: bad page state, pfn %lx: %s (refcount %u, mapcount %u, flags %lx)\n",
             page_to_pfn(m, p), reason, p._refcount, p._mapcount, p.flags)
     abort()
@@ -120,7 +131,7 @@ cdef void __free_one_page(machine *m, page *p, u32 order) noexcept nogil:
     cdef unsigned long buddy_pfn
     cdef page *buddy
     if unlikely(p.flags & PG_buddy):
-        bad_page(m, p, "freed twice")
+        bad_page(m.cpus[0], p, "freed twice")
     z.nr_free_pages += <unsigned long>1 << order
     while order < MAX_ORDER - 1:
         buddy_pfn = pfn ^ (<unsigned long>1 << order)
@@ -252,6 +263,53 @@ cdef void free_pcppages_bulk(Cpu *cpu, u32 keep) noexcept nogil:
         cpu.pcp.list = NULL
 
 
+# Context: as alloc_page. Nothing sleeps here, as there is no reclaim; in the kernel it would, unless __GFP_NOWAIT.
+cdef void emit_alloc(Cpu *cpu, page *p, u32 gfp) noexcept nogil:
+    if not gfp & __GFP_NOWAIT:
+        might_sleep(cpu, b"alloc_pages")
+    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+
+
+# Context: as alloc_page; the frames have their contents. The block is in use from now on.
+cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order, u32 gfp) noexcept nogil:
+    p.flags = 0
+    p.order = order
+    p.mapping = NULL
+    p.private_ = 0
+    # The frame's contents before its refcount: pairs with the fully ordered atomic_inc_not_zero() of lockless GUP.
+    smp_store_release_32(cpu, &p._refcount, 1)
+    count_vm_event(cpu, PGALLOC)
+    if unlikely(cpu.engine != NULL):
+        emit_alloc(cpu, p, gfp)
+    return p
+
+
+# Context: as alloc_page, the machine lies in a region.
+cdef page *alloc_region_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
+    cdef machine *m = machine_of(cpu)
+    cdef page *p = region_alloc_pages(region_of(m), cpu.id, order, gfp & __GFP_ZERO)
+    if p == NULL:
+        return NULL
+    m.zone.nr_free_pages -= <unsigned long>1 << order
+    return prep_new_page(cpu, p, order | KMM_ORDER_REGION, gfp)
+
+
+# Context: as put_page, the machine lies in a region; _refcount has just dropped to 0.
+cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
+    cdef machine *m = machine_of(cpu)
+    cdef u32 order = p.order & ~KMM_ORDER_REGION
+    if p._mapcount != 0:
+        bad_page(cpu, p, "freed while mapped")
+        return
+    kmm_emit(cpu, KMM_EV_FREE, p, sizeof(page))
+    count_vm_event(cpu, PGFREE)
+    if not region_free_pages(region_of(m), p, order):
+        bad_page(cpu, p, "freed twice")
+        return
+    p.flags = 0
+    m.zone.nr_free_pages += <unsigned long>1 << order
+
+
 # Context: any, IRQs on or off (never an IPI handler: the list is the owner's), no zone->lock. _refcount = 1,
 # _mapcount = 0. NULL: out of memory.
 # A __GFP_ZERO frame is cleared here, unless host memory has never backed it: then the host clears it when it is
@@ -259,11 +317,12 @@ cdef void free_pcppages_bulk(Cpu *cpu, u32 keep) noexcept nogil:
 # timed fault pays for its zeroing.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     cdef machine *m
-    cdef size_t half
     cdef unsigned long flags
     cdef page *next
     cdef page *p = <page *>cpu.pcp.list
     if unlikely(p == NULL):
+        if machine_of(cpu).region != NULL:
+            return alloc_region_pages(cpu, gfp, 0)
         rmqueue_bulk(cpu)
         p = <page *>cpu.pcp.list
         if p == NULL:
@@ -278,25 +337,17 @@ cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     flags = p.flags
     p.lru_next = NULL
     p.lru_prev = NULL
-    p.flags = 0
-    p.order = 0
-    p.mapping = NULL
-    p.private_ = 0
     if gfp & __GFP_ZERO and likely(not flags & PG_pristine):
         m = machine_of(cpu)
         if likely(next != NULL):
             next = next.lru_next  # two ahead: its struct page comes into the cache on the way, for the call after next
-        half = <size_t>1 << (m.arch.page_shift - 1)
         if likely(next != NULL):
-            kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift), half)
-        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), 2 * half)
-        if likely(next != NULL):  # in two parts: a processor has buffers for so many lines only
-            kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift) + half, half)
-    # The frame's contents before its refcount: pairs with the fully ordered atomic_inc_not_zero() of lockless GUP.
-    smp_store_release_32(cpu, &p._refcount, 1)
-    count_vm_event(cpu, PGALLOC)
-    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
-    return p
+            cpu.pcp.fetch = <const char *>m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift)
+            cpu.pcp.fetch_steps = 4  # two here, two in user_fault()
+        kmm_prefetch_step(cpu)
+        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), <size_t>1 << m.arch.page_shift)
+        kmm_prefetch_step(cpu)
+    return prep_new_page(cpu, p, 0, gfp)
 
 
 # Context: as alloc_page. Only the first page of the block is counted (not compound).
@@ -307,22 +358,17 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
         return alloc_page(cpu, gfp)
     if order >= MAX_ORDER:
         return NULL
+    if m.region != NULL:
+        return alloc_region_pages(cpu, gfp, order)
     spin_lock(cpu, &m.zone.lock)
     p = rmqueue(m, order)
     spin_unlock(cpu, &m.zone.lock)
     if p == NULL:
         return NULL
-    p.flags = 0
-    p.order = order
-    p.mapping = NULL
-    p.private_ = 0
     if gfp & __GFP_ZERO:
         kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift),
                        <size_t>1 << (m.arch.page_shift + order))
-    smp_store_release_32(cpu, &p._refcount, 1) # pairs as in alloc_page
-    count_vm_event(cpu, PGALLOC)
-    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
-    return p
+    return prep_new_page(cpu, p, order, gfp)
 
 
 # Context: any; the caller holds a reference, or the PTL of an entry that does.
@@ -335,9 +381,9 @@ cdef inline void free_unref_page(Cpu *cpu, page *p) noexcept nogil:
     cdef u32 keep
     cdef page *head = <page *>cpu.pcp.list
     if unlikely(p._mapcount != 0):
-        bad_page(machine_of(cpu), p, "freed while mapped")
+        bad_page(cpu, p, "freed while mapped")
     if unlikely(p.flags & PG_buddy):
-        bad_page(machine_of(cpu), p, "freed twice")
+        bad_page(cpu, p, "freed twice")
     kmm_emit(cpu, KMM_EV_FREE, p, sizeof(page))
     count_vm_event(cpu, PGFREE)
     p.flags = 0
@@ -363,9 +409,14 @@ cdef void put_page(Cpu *cpu, page *p) noexcept nogil:
     if likely(old > 1):
         return
     if unlikely(old == 0):
-        bad_page(machine_of(cpu), p, "reference dropped on a free page")
+        bad_page(cpu, p, "reference dropped on a free page")
+        return
     if unlikely(p.order != 0):
-        bad_page(machine_of(cpu), p, "block of more than one page freed by put_page()")
+        if p.order == KMM_ORDER_REGION:
+            free_region_pages(cpu, p)
+        else:
+            bad_page(cpu, p, "block of more than one page freed by put_page()")
+        return
     free_unref_page(cpu, p)
 
 
@@ -376,15 +427,20 @@ cdef void __free_pages(Cpu *cpu, page *p, u32 order) noexcept nogil:
     if order == 0:
         put_page(cpu, p)
         return
-    if p.order != order:
-        bad_page(m, p, "freed with another order than allocated")
+    if p.order & ~KMM_ORDER_REGION != order:
+        bad_page(cpu, p, "freed with another order than allocated")
+        return
     old = fetch_add_32(cpu, &p._refcount, <u32>-1, ATOMIC_SEQ_CST)
     if old > 1:
         return
     if unlikely(old == 0):
-        bad_page(m, p, "reference dropped on a free page")
+        bad_page(cpu, p, "reference dropped on a free page")
+        return
+    if m.region != NULL:
+        free_region_pages(cpu, p)
+        return
     if unlikely(p._mapcount != 0):
-        bad_page(m, p, "freed while mapped")
+        bad_page(cpu, p, "freed while mapped")
     kmm_emit(cpu, KMM_EV_FREE, p, sizeof(page))
     count_vm_event(cpu, PGFREE)
     spin_lock(cpu, &m.zone.lock)
@@ -505,8 +561,14 @@ cdef const char *validate_lists(machine *m, u8 *map, unsigned long *pfn) noexcep
 # Context: quiescent: no Cpu of the machine runs. Takes memory of the host: one bit per used frame.
 cdef const char *validate_zone(machine *m, unsigned long *pfn) noexcept nogil:
     cdef const char *message
+    cdef unsigned long live = 0
     cdef u8 *map
     pfn[0] = 0
+    if m.region != NULL:
+        message = region_validate_frames(region_of(m), &live, pfn)
+        if message == NULL and live != nr_used_pages(m):
+            return b"zone: nr_free_pages is wrong"
+        return message
     if m.zone.pristine_pfn > m.zone.end_pfn:
         return b"zone: the pristine tail is beyond its end"
     map = <u8 *>calloc(m.zone.pristine_pfn // 8 + 1, 1)

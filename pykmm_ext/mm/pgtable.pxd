@@ -21,7 +21,8 @@ cdef pte_t *pte_offset_map_lock(Cpu *cpu, mm_struct *mm, pmd_t *pmd, unsigned lo
                                 spinlock_t **ptlp) noexcept nogil
 cdef int pgd_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void pgd_free(Cpu *cpu, mm_struct *mm) noexcept nogil
-cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil
+# `level`: of the table (0 = it holds PTEs), for reports.
+cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm, u32 level) noexcept nogil
 # For mmu_gather's users only: the frame goes back now. Accounting included.
 cdef void table_page_free(Cpu *cpu, mm_struct *mm, page *page) noexcept nogil
 

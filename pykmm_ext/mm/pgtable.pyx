@@ -40,12 +40,10 @@ cdef pmd_t *mm_find_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept
     cdef const arch_ops *arch = mm.arch
     cdef unsigned long table = mm.pgd
     cdef u32 level = arch.levels - 1
-    cdef pmd_t entry
     while level > 1:
-        entry = READ_ONCE(cpu, table_entry(mm, table, level, address))
-        if arch.table_none(entry) or unlikely(arch.table_bad(entry)):
+        table = arch.table_descend(READ_ONCE(cpu, table_entry(mm, table, level, address)), level)
+        if unlikely(table == 0):
             return NULL
-        table = arch.table_paddr(entry)
         level -= 1
     return table_entry(mm, table, 1, address)
 
@@ -53,7 +51,7 @@ cdef pmd_t *mm_find_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept
 # Make *slot at `level` point to a new table, unless another thread was faster. Takes page_table_lock.
 # Context: mmap_sem held, IRQs on or off. 0 or -ENOMEM.
 cdef int populate_entry(Cpu *cpu, mm_struct *mm, unsigned long *slot, u32 level) noexcept nogil:
-    cdef page *table = table_page_alloc(cpu, mm)
+    cdef page *table = table_page_alloc(cpu, mm, level - 1)
     if unlikely(table == NULL):
         return -ENOMEM
     spin_lock(cpu, &mm.page_table_lock)
@@ -117,7 +115,7 @@ cdef pte_t *pte_offset_map_lock(Cpu *cpu, mm_struct *mm, pmd_t *pmd, unsigned lo
 
 # Context: mm not visible to others yet. 0 or -ENOMEM.
 cdef int pgd_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    cdef page *table = table_page_alloc(cpu, mm)
+    cdef page *table = table_page_alloc(cpu, mm, mm.arch.levels - 1)
     if table == NULL:
         return -ENOMEM
     mm.pgd = page_to_pfn(mm.machine, table) << mm.arch.page_shift
@@ -132,11 +130,12 @@ cdef void pgd_free(Cpu *cpu, mm_struct *mm) noexcept nogil:
 
 
 # A zeroed frame with an initialised ptl, or NULL. Context: any.
-cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil:
+cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm, u32 level) noexcept nogil:
     cdef page *table = alloc_page(cpu, __GFP_ZERO)
     if unlikely(table == NULL):
         return NULL
     table.flags = PG_table # not visible to others yet
+    table.private_ = <unsigned long>mm.id << 8 | level
     spin_lock_init(&table.ptl)
     atomic_inc(cpu, &mm.nr_ptes)
     count_vm_event(cpu, NR_PGTABLE_ALLOC)

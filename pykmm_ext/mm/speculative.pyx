@@ -14,11 +14,11 @@ Barriers: smp_wmb() after the increment in spf_vma_write_begin pairs with the sm
 vma_has_changed() and of read_seqcount_retry(); the one before the store of spf_vma_write_end with that of
 raw_read_seqcount().
 """
-from pykmm_ext.kernel.atomic cimport atomic_add_32, smp_wmb
+from pykmm_ext.kernel.atomic cimport atomic_add_32, kmm_emit, smp_wmb
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.seqlock cimport write_seqlock, write_sequnlock
 from pykmm_ext.kernel.srcu cimport call_srcu, srcu_barrier
-from pykmm_ext.machine.cpu cimport rcu_head
+from pykmm_ext.machine.cpu cimport KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_SEQ_COUNTED, rcu_head, unlikely
 from pykmm_ext.machine.irq cimport vcpu_preempt_disable, vcpu_preempt_enable
 from pykmm_ext.mm.mm_types cimport machine_of
 from pykmm_ext.mm.vma cimport __vm_area_free, vma_of_rcu
@@ -51,6 +51,8 @@ cdef void walk_end_rcu(Cpu *cpu, const arch_ops *arch) noexcept nogil:
 
 # Context: mmap_sem W, or R or i_mmap_rwsem for zapping. Sections of one VMA may overlap and nest.
 cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
+    if unlikely(cpu.engine != NULL):
+        kmm_emit(cpu, KMM_EV_SEQ_WRITE_BEGIN, &vma.vm_sequence, <unsigned int>subclass | KMM_SEQ_COUNTED)
     atomic_add_32(cpu, &vma.vm_sequence.sequence, 1)
     smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry() and vma_has_changed()
 
@@ -59,6 +61,8 @@ cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexc
 cdef void spf_vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     smp_wmb(cpu)  # pairs with smp_rmb() in raw_read_seqcount()
     atomic_add_32(cpu, &vma.vm_sequence.sequence, SPF_GENERATION - 1)
+    if unlikely(cpu.engine != NULL):
+        kmm_emit(cpu, KMM_EV_SEQ_WRITE_END, &vma.vm_sequence, KMM_SEQ_COUNTED)
 
 
 # Context: mmap_sem W. Not visible yet; who held the object's last life has left (SRCU), so the count starts anew.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # mm/vma.c's validate_mm() and mm/debug_vm_pgtable.c: the walkers that compare an address space with itself.
 from pykmm_ext.machine.cpu cimport Cpu
-from pykmm_ext.mm.mm_types cimport mm_struct
+from pykmm_ext.mm.mm_types cimport machine, mm_struct
 
 # Quiescent: every entry's page has its references, and rss and nr_ptes are what the tables hold. NULL, or a static
 # message with *addr. (That the tables lie within VMAs is validate_mm()'s.)
@@ -9,3 +9,10 @@ cdef const char *validate_page_tables(Cpu *cpu, mm_struct *mm, unsigned long *ad
 # mmap_sem held, no fault in progress: rbtree, list, gaps, map_count, total_vm, page tables against VMAs; NULL or a
 # static message, *addr = where.
 cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexcept nogil
+# What a walker found: `message` is static, NULL = all is well.
+cdef struct violation:
+    const char *message
+    char place[160]
+# Every walker over everything that the machine has, up to the first that complains. Context: every Cpu owned, no
+# deferred work left to do.
+cdef void validate_machine(machine *m, violation *found) noexcept nogil

@@ -6,16 +6,22 @@
 Who runs against whom: validate_mm() holds mmap_sem, so no writer runs, and wants no fault in progress;
 validate_page_tables() wants nobody in the mm at all.
 """
+from libc.stdio cimport snprintf
 from libc.string cimport memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32
 from pykmm_ext.kernel.rbtree cimport rb_next, rb_node, validate_rb_tree
+from pykmm_ext.kernel.slab cimport validate_kmem_cache, validate_region_cache
 from pykmm_ext.machine.cpu cimport KMM_NR_RSS, u32
+from pykmm_ext.machine.tlb cimport validate_tlb
+from pykmm_ext.mm.filemap cimport validate_mapping
 from pykmm_ext.mm.memory cimport mm_counter, vm_normal_page
 from pykmm_ext.mm.mempolicy cimport validate_mempolicy
 from pykmm_ext.mm.mm_types cimport (
-    VM_WRITE, PG_anon, PG_table, arch_ops, machine, page, pfn_to_page, vm_area_struct, vma_pages,
+    KMEM_NR, VM_WRITE, PG_anon, PG_table, arch_ops, file, kmem_cache, machine, page, pfn_to_page, vm_area_struct,
+    vma_pages,
 )
+from pykmm_ext.mm.page_alloc cimport validate_zone
 from pykmm_ext.mm.pgtable cimport table_entry
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 
@@ -187,3 +193,45 @@ cdef const char *validate_page_tables(Cpu *cpu, mm_struct *mm, unsigned long *ad
         if rss != counts.rss[item]:
             return b"rss is wrong"
     return NULL
+
+
+# ---- everything ----
+
+cdef void validate_machine(machine *m, violation *found) noexcept nogil:
+    """Context: quiescent. Every walker, up to the first that complains."""
+    cdef mm_struct *mm = m.mmlist
+    cdef file *f = m.files
+    cdef kmem_cache *cache
+    cdef unsigned long where = 0
+    cdef u32 i
+    found.message = NULL
+    while mm != NULL:
+        where = 0
+        found.message = validate_mm(m.cpus[0], mm, &where)
+        if found.message == NULL:
+            found.message = validate_page_tables(m.cpus[0], mm, &where)
+        if found.message != NULL:
+            snprintf(found.place, sizeof(found.place), b"address space %u, %#lx", mm.id, where)
+            return
+        mm = mm.mmlist_next
+    while f != NULL:
+        where = 0
+        found.message = validate_mapping(m.cpus[0], &f.f_mapping, &where)
+        if found.message != NULL:
+            snprintf(found.place, sizeof(found.place), b"page %lu of file %.100s", where, f.name)
+            return
+        f = f.next
+    for i in range(m.nr_cpus):
+        found.message = validate_tlb(m.cpus[i], &where)
+        if found.message != NULL:
+            snprintf(found.place, sizeof(found.place), b"TLB of cpu %u, %#lx", i, where)
+            return
+    for i in range(KMEM_NR):
+        cache = &m.caches[i]
+        if (validate_kmem_cache(cache) if m.region == NULL else validate_region_cache(m, cache)) != 0:
+            found.message = b"the cache's objects do not add up"
+            snprintf(found.place, sizeof(found.place), b"cache %s", cache.name)
+            return
+    found.message = validate_zone(m, &where)
+    if found.message != NULL:
+        snprintf(found.place, sizeof(found.place), b"frame %#lx", where)

@@ -41,11 +41,13 @@ struct per_cpu_pages {
 	u32 count;
 	struct page *list;     /* hottest first, doubly linked through page->lru_next and lru_prev */
 	struct page *tail;
+	const char *fetch;     /* kmm_prefetch_step(): where it goes on, in the frame that is cleared after the next */
+	u32 fetch_steps;       /* how many are left */
 };
 
 struct slab_magazine {
 	u32 count;
-	u32 registered;               /* linked into kmem_cache.magazines */
+	u32 registered;               /* linked into kmem_cache.magazines: 1, or KMM_MAG_REGION */
 	long nr_active;               /* allocated minus freed here; written by owner, summed by kmem_cache_active() */
 	struct slab_magazine *next;   /* kmem_cache.lock */
 	void *objects[KMM_SLAB_MAGAZINE];

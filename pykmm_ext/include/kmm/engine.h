@@ -27,6 +27,7 @@ enum kmm_fence {
 	KMM_WMB,      /* smp_wmb() */
 	KMM_MB_LIGHT, /* reader's half of an asymmetric pair: a compiler barrier */
 	KMM_MB_HEAVY, /* writer's half: a full barrier on every CPU */
+	KMM_LWSYNC,   /* orders everything but a store against a later load (Power's lwsync) */
 };
 
 enum kmm_lock_op {
@@ -35,7 +36,7 @@ enum kmm_lock_op {
 	KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK, KMM_UP_WRITE, KMM_DOWNGRADE_WRITE,
 };
 
-enum kmm_irq_op { KMM_IRQ_DISABLE, KMM_IRQ_ENABLE, KMM_IPI_SEND };
+enum kmm_irq_op { KMM_IRQ_DISABLE, KMM_IRQ_ENABLE };
 
 enum kmm_event {
 	KMM_EV_ALLOC,     /* obj, size: the object came to life */
@@ -44,10 +45,33 @@ enum kmm_event {
 	KMM_EV_COMPUTE,   /* size = nanoseconds of user work */
 	KMM_EV_SYSCALL,   /* size = KMM tape operation that starts */
 	KMM_EV_SYSRET,    /* size = KMM tape operation that has returned */
+	/* For lockdep (kernel/lockdep.pxd). A begin comes before the first access of the section, an end after its last. */
+	KMM_EV_SEQ_WRITE_BEGIN, /* obj = seqcount_t, size = subclass | KMM_SEQ_COUNTED */
+	KMM_EV_SEQ_WRITE_END,   /* obj = seqcount_t, size = KMM_SEQ_COUNTED or 0 */
+	KMM_EV_SEQ_READ,        /* obj = seqcount_t: a reader that waits while a writer is inside */
+	KMM_EV_RCU_LOCK,        /* obj = struct rcu_state: the outermost section of this CPU */
+	KMM_EV_RCU_UNLOCK,
+	KMM_EV_SRCU_LOCK,       /* obj = struct srcu_struct; each nested section on its own */
+	KMM_EV_SRCU_UNLOCK,
+	KMM_EV_MIGHT_SLEEP,     /* obj = const char *: what may sleep here */
+	KMM_EV_RCU_ASSERT,      /* obj = const char *: what needs rcu_read_lock() */
+	KMM_EV_SRCU_ASSERT,     /* obj = struct srcu_struct: a section of it must be held */
+	KMM_EV_RCU_SYNC,        /* obj = struct rcu_state: waits for a grace period */
+	KMM_EV_SRCU_SYNC,       /* obj = struct srcu_struct: the same */
+	KMM_EV_IPI_WAIT,        /* obj = const char *: waits for other CPUs' interrupts; IRQs must be on */
+	KMM_EV_LOCK_NESTED,     /* obj = lock, size = subclass of this CPU's next acquire of it */
+	KMM_EV_IRQS_ON,         /* IRQs have been enabled */
+	KMM_EV_IRQ_ENTER,       /* from the engine: an IPI handler begins on this CPU */
+	KMM_EV_IRQ_EXIT,
 };
+
+#define KMM_SEQ_COUNTED 0x100 /* the sequence counts its writers: sections may overlap and nest */
 
 /* True when the awaited condition holds for the loaded value. */
 typedef int (*kmm_pred)(u64 value, u64 arg);
+
+/* A cross-CPU call, as smp_call_function_many(): runs on the target in place of an interrupt handler. */
+typedef void (*kmm_ipi_func)(struct Cpu *target, void *info);
 
 struct engine_ops {
 	size_t size;
@@ -59,10 +83,22 @@ struct engine_ops {
 	void (*fence)(struct Cpu *cpu, enum kmm_fence kind);
 	/* Block the vCPU until pred(load(p), arg); returns the value that satisfied it. */
 	u64 (*await)(struct Cpu *cpu, const volatile void *p, unsigned width, kmm_pred pred, u64 arg);
-	/* Whole locks: a virtual engine may treat them as blocking primitives. Returns 1 = got it. */
+	/* Whole locks: a virtual engine may treat them as blocking primitives. 1 = done or got it, 0 = a trylock
+	 * that failed, -1 = not treated so: the caller runs the lock's own algorithm. */
 	int (*lock)(struct Cpu *cpu, void *lock, enum kmm_lock_op op);
-	void (*irq)(struct Cpu *cpu, enum kmm_irq_op op, struct Cpu *target);
+	void (*irq)(struct Cpu *cpu, enum kmm_irq_op op);
 	void (*event)(struct Cpu *cpu, enum kmm_event ev, const void *obj, u64 size);
+	/* Send an IPI; IRQs are on. ipi_wait() returns when every call of this Cpu's is done. */
+	void (*ipi_send)(struct Cpu *cpu, struct Cpu *target, kmm_ipi_func func, void *info);
+	void (*ipi_wait)(struct Cpu *cpu);
+	/* See kmm/check.h: check_fail(), check_choose(), check_plain(). */
+	void (*fail)(struct Cpu *cpu, const char *kind, const char *message);
+	u32 (*choose)(struct Cpu *cpu, u32 n);
+	void (*plain)(struct Cpu *cpu, const volatile void *p, unsigned width, int write);
+	/* A load whose address depends on the value that the load `dep` of this Cpu returned (its number from
+	 * `last_load`), for memory models in which that orders them. */
+	u64 (*load_dep)(struct Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep);
+	u32 (*last_load)(struct Cpu *cpu);
 };
 
 #endif

@@ -23,7 +23,7 @@
 static inline void local_irq_disable(Cpu *cpu)
 {
 	if (unlikely(cpu->engine)) {
-		cpu->engine->irq(cpu, KMM_IRQ_DISABLE, NULL);
+		cpu->engine->irq(cpu, KMM_IRQ_DISABLE);
 		return;
 	}
 	if (cpu->irq_disabled) {
@@ -43,7 +43,9 @@ static inline void local_irq_disable(Cpu *cpu)
 static inline void local_irq_enable(Cpu *cpu)
 {
 	if (unlikely(cpu->engine)) {
-		cpu->engine->irq(cpu, KMM_IRQ_ENABLE, NULL);
+		cpu->engine->irq(cpu, KMM_IRQ_ENABLE);
+		if (!cpu->irq_disabled)
+			kmm_event(cpu, KMM_EV_IRQS_ON, NULL, 0);
 		return;
 	}
 	if (cpu->irq_disabled > 1) {

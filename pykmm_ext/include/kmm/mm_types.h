@@ -26,6 +26,7 @@ struct mm_struct;
 struct vm_area_struct;
 struct anon_vma;
 struct address_space;
+struct region;
 
 /* Page-table entries are raw 64-bit words in simulated frames; only the arch interprets them. */
 typedef unsigned long pte_t;
@@ -118,9 +119,9 @@ struct page {
 	unsigned long index;      /* page offset in the mapping; const while mapped */
 	struct page *lru_next;    /* owner of the list: pcp list (owning Cpu), buddy list (zone->lock) */
 	struct page *lru_prev;
-	u32 order;                /* PG_buddy: zone->lock; of an allocated block's first page: const */
+	u32 order;                /* PG_buddy: zone->lock; of an allocated block's first page: const (region.h) */
 	spinlock_t ptl;           /* PG_table: split page-table lock */
-	unsigned long private_;
+	unsigned long private_;   /* PG_table: mm->id << 8 | level, for reports; const */
 };
 
 /* ---- files and the page cache (include/linux/fs.h) ---- */
@@ -269,6 +270,7 @@ struct vm_fault {
 	unsigned long vma_flags;
 	pgprot_t vma_page_prot;
 	unsigned long vma_start, vma_end;
+	struct anon_vma *anon_vma;      /* with a merge, the VMA loses its own without the PTL; the survivor has this one */
 };
 
 /* ---- mmu_gather (include/asm-generic/tlb.h) ---- */
@@ -352,6 +354,7 @@ struct machine {
 	u32 next_mm_id;
 	u32 fault_around_pages;         /* const: 16 = fault_around_bytes of 64K */
 	unsigned long vm_max_map_count; /* 65530 */
+	struct region *region;          /* const: where all of this lies (region.h), NULL = the host's heap */
 	u64 quirks;                     /* const after creation: enum kmm_quirk, 0 = every fix is there */
 };
 

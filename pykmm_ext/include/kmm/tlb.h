@@ -13,6 +13,7 @@
 
 #define KMM_TLB_WAYS 4
 #define KMM_TLB_SETS 256
+#define KMM_TLB_REGION_SETS 16 /* of a machine that is copied back for every execution (region.h) */
 #define KMM_TLB_GENERATIONS 4096 /* page_shift >= 12: the generation fits below the page address */
 
 struct tlb_entry {
@@ -21,16 +22,23 @@ struct tlb_entry {
 };
 
 struct tlb {
-	struct tlb_entry set[KMM_TLB_SETS][KMM_TLB_WAYS] ____cacheline_aligned;
 	u8 *mem_base;      /* const: copy of machine->mem_base */
 	u32 page_shift;    /* const: copy of arch->page_shift */
+	u32 set_mask;      /* const: number of sets - 1; a power of two of them */
 	u32 generation;    /* 1 .. KMM_TLB_GENERATIONS - 1 */
 	u32 victim;        /* round-robin replacement */
+	struct tlb_entry set[][KMM_TLB_WAYS] ____cacheline_aligned;
 };
+
+/* Bytes of a TLB. */
+static inline size_t tlb_size(u32 sets)
+{
+	return sizeof(struct tlb) + sets * sizeof(struct tlb_entry[KMM_TLB_WAYS]);
+}
 
 static inline struct tlb_entry *tlb_set_of(struct tlb *tlb, u64 address)
 {
-	return tlb->set[(address >> tlb->page_shift) & (KMM_TLB_SETS - 1)];
+	return tlb->set[(address >> tlb->page_shift) & tlb->set_mask];
 }
 
 static inline u64 tlb_key(const struct tlb *tlb, u64 address)

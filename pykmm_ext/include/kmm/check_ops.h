@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * struct engine_ops of the check engine: what the primitives call on a vCPU.
+ * Private: included by engine/check.pyx only.
+ */
+#ifndef KMM_CHECK_OPS_H
+#define KMM_CHECK_OPS_H
+
+#include <execinfo.h>
+
+#include "kmm/check_race.h"
+#include "kmm/check_sched.h"
+
+static inline struct vcpu *vcpu_of(Cpu *cpu) { return cpu->engine_priv; }
+
+static inline u64 announce(struct check *c, struct vcpu *v, const struct pend *p)
+{
+	v->pend = *p;
+	if (unlikely(c->traced))
+		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	return visible(c, v);
+}
+
+/* Waits until the own buffer has drained: with its next step, which may be nothing else. */
+static void drain_now(struct check *c, struct vcpu *v)
+{
+	v->drain = 1;
+	announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = 1 });
+}
+
+static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+	u64 value;
+
+	if (c->direct || c->over)
+		return raw_load(p, width);
+	if (v->nbuffered && buffer_forward(v, p, width, &value) < 0)
+		v->drain = 1; /* answered in part: in life that waits for the buffer as well */
+	value = announce(c, v, &(struct pend){ .op = P_LOAD, .width = (u8)width, .order = (u8)order, .addr = p, .dep = dep });
+	race_marked(c, v, p, width, 0, order);
+	return value;
+}
+
+static u64 op_load(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order)
+{
+	return op_load_dep(cpu, p, width, order, 0);
+}
+
+static u32 op_last_load(Cpu *cpu) { return vcpu_of(cpu)->loads; }
+
+/* pso, power: later stores may not pass earlier ones. */
+static inline void new_epoch(struct vcpu *v)
+{
+	v->epoch += v->epoch_used;
+	v->epoch_used = 0;
+}
+
+static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value, bool unlock, enum kmm_order order)
+{
+	struct buffered *b;
+
+	if (v->drain || v->nbuffered == CHECK_BUFFER)
+		drain_now(c, v);
+	if (c->over)
+		return;
+	if (c->model != MODEL_TSO && order != KMM_RELAXED) {
+		new_epoch(v);
+		if (c->model == MODEL_POWER)
+			power_release(v);
+	}
+	b = &v->buffer[v->nbuffered++];
+	b->addr = p;
+	b->width = (u8)width;
+	b->value = value;
+	b->unlock = unlock;
+	b->epoch = v->epoch;
+	b->answered = -1;
+	v->epoch_used = 1;
+	b->after = c->agents[v->id].last;
+	b->rel = NULL;
+	if (c->model == MODEL_POWER) {
+		b->rel = view_alloc(c);
+		view_join(b->rel, v->rel);
+	}
+}
+
+static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum kmm_order order)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->direct || c->over) {
+		if (c->direct)
+			raw_store(p, width, value);
+		return;
+	}
+	if (c->model == MODEL_SC)
+		announce(c, v, &(struct pend){ .op = P_STORE, .width = (u8)width, .order = (u8)order, .addr = p, .a = value });
+	else
+		buffer_store(c, v, p, width, value, false, order);
+	race_marked(c, v, p, width, 1, order);
+}
+
+static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, u64 a, u64 b, enum kmm_order order)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+	u64 old;
+
+	if (c->direct || c->over) {
+		old = raw_load(p, width);
+		if (c->direct)
+			raw_store(p, width, rmw_value((u8)sub, old, a, b, width));
+		return old;
+	}
+	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p, .a = a, .b = b });
+	race_marked(c, v, p, width, 2, order);
+	return old;
+}
+
+static void op_fence(Cpu *cpu, enum kmm_fence kind)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->direct || c->over)
+		return;
+	race_fence(c, v, kind);
+	if (c->model == MODEL_SC)
+		return;
+	switch (kind) {
+	case KMM_MB: case KMM_MB_LIGHT: case KMM_MB_HEAVY:
+		v->drain = 1;
+		v->want_sync = 1;
+		break;
+	case KMM_WMB:
+		if (c->model != MODEL_TSO)
+			new_epoch(v);
+		break;
+	case KMM_RMB:
+		if (c->model == MODEL_POWER)
+			power_acquire(v);
+		break;
+	case KMM_LWSYNC:
+		if (c->model != MODEL_TSO)
+			new_epoch(v);
+		if (c->model == MODEL_POWER) {
+			power_acquire(v);
+			power_release(v);
+		}
+		break;
+	}
+}
+
+static u64 op_await(Cpu *cpu, const volatile void *p, unsigned width, kmm_pred pred, u64 arg)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+	u64 value;
+	char name[96];
+
+	if (c->direct || c->over) {
+		value = raw_load(p, width);
+		if (c->direct && !pred(value, arg)) {
+			describe(c, p, name, sizeof(name));
+			check_violation(c, CHECK_DEADLOCK, "Cpu %u waits for %s (now %#llx) where nobody else runs", v->id, name, (unsigned long long)value);
+		}
+		return value;
+	}
+	value = announce(c, v, &(struct pend){ .op = P_AWAIT, .width = (u8)width, .order = KMM_ACQUIRE, .addr = p, .a = arg, .pred = pred });
+	race_marked(c, v, p, width, 0, KMM_ACQUIRE);
+	return value;
+}
+
+static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+	bool spin = op <= KMM_SPIN_UNLOCK;
+	struct pend p = { .op = P_LOCK, .width = spin ? 4 : 8, .order = KMM_ACQUIRE, .sub = (u8)op, .addr = lock };
+	char name[96];
+	u64 got;
+
+	if (spin ? c->prog.open_spinlocks : c->prog.open_rwsems)
+		return -1;
+	if (c->over && !c->direct)
+		return 1;
+	if (c->direct) {
+		if (!lock_free(&p)) {
+			describe(c, lock, name, sizeof(name));
+			check_violation(c, CHECK_LOCK_HELD, "%s %s is still held at the end", lock_word((u8)op), name);
+			return 0;
+		}
+		return (int)lock_perform(c, v, lock, (u8)op);
+	}
+	if (op == KMM_SPIN_UNLOCK) {
+		race_release(c, v, lock);
+		if (c->model == MODEL_SC) {
+			p.op = P_UNLOCK;
+			announce(c, v, &p);
+			return 1;
+		}
+		if (!held_pop(v, lock)) {
+			describe(c, lock, name, sizeof(name));
+			check_violation(c, CHECK_LOCK_HELD, "Cpu %u releases %s, which it does not hold", v->id, name);
+			leave(c, v);
+			return 1;
+		}
+		lock_event(c, v, lock, (u8)op, 2);
+		buffer_store(c, v, lock, 4, 0, true, KMM_RELEASE);
+		if (c->failed_run)
+			leave(c, v);
+		return 1;
+	}
+	if (op == KMM_UP_READ || op == KMM_UP_WRITE || op == KMM_DOWNGRADE_WRITE)
+		race_release(c, v, lock);
+	got = announce(c, v, &p);
+	if (got && op != KMM_UP_READ && op != KMM_UP_WRITE)
+		race_acquire(c, v, lock);
+	return (int)got;
+}
+
+static void op_irq(Cpu *cpu, enum kmm_irq_op op)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+	u32 n = v->irq_off;
+
+	if (c->over && !c->direct)
+		return;
+	if (op == KMM_IRQ_DISABLE) {
+		if (n || c->direct)
+			v->irq_off = cpu->irq_disabled = n + 1;
+		else
+			announce(c, v, &(struct pend){ .op = P_IRQ_OFF, .width = 4, .addr = &cpu->irq_disabled });
+	} else if (n > 1 || c->direct)
+		v->irq_off = cpu->irq_disabled = n - (n != 0);
+	else if (n == 1) {
+		if (v->drain)
+			drain_now(c, v); /* a barrier before: the step below does not wait */
+		v->pend = (struct pend){ .op = P_IRQ_ON, .width = 4, .addr = &cpu->irq_disabled };
+		if (c->traced)
+			v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+		forced(c, v);
+	} else {
+		check_violation(c, CHECK_ASSERTION, "Cpu %u enables IRQs, which were on", v->id);
+		leave(c, v);
+	}
+}
+
+static void op_ipi_send(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
+{
+	struct vcpu *v = vcpu_of(cpu), *t;
+	struct check *c = v->c;
+
+	if (c->over && !c->direct)
+		return;
+	t = target->engine == cpu->engine ? vcpu_of(target) : NULL;
+	if (c->direct || !t) {
+		func(target, info); /* nobody runs there */
+		return;
+	}
+	if (v->irq_off) {
+		check_violation(c, CHECK_DEADLOCK, "Cpu %u sends an IPI and waits for it with its own IRQs off", v->id);
+		leave(c, v);
+		return;
+	}
+	if (t->call_last - t->call_first == CHECK_CALLS - CHECK_MAX_VCPUS) {
+		check_violation(c, CHECK_ASSERTION, "more IPIs under way to Cpu %u than the engine has room for", t->id);
+		leave(c, v);
+		return;
+	}
+	/* The slot is filled when the step is taken: sends to one target are ordered by their steps. */
+	v->pend = (struct pend){ .op = P_IPI_SEND, .width = 8, .addr = &target->call_single_queue, .a = (u64)(uintptr_t)func, .b = (u64)(uintptr_t)t };
+	v->ipi_info = info;
+	if (c->traced)
+		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	visible(c, v);
+}
+
+static void op_ipi_wait(Cpu *cpu)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->direct || c->over)
+		return;
+	announce(c, v, &(struct pend){ .op = P_IPI_WAIT });
+}
+
+static void op_event(Cpu *cpu, enum kmm_event ev, const void *obj, u64 size)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->over && !c->direct)
+		return;
+	if (c->prog.event) {
+		c->prog.event(c->prog.priv, cpu, ev, obj, size);
+		if (c->failed_run && !c->direct)
+			leave(c, v);
+	}
+}
+
+static void op_fail(Cpu *cpu, const char *kind, const char *message)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	check_violation(c, kind, "%s", message);
+	if (!c->direct && c->cur == v)
+		leave(c, v);
+}
+
+static u32 op_choose(Cpu *cpu, u32 n)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->direct || c->over || n <= 1)
+		return 0;
+	return (u32)announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = n > 64 ? 64 : n });
+}
+
+static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->direct || c->over)
+		return;
+	access_check(c, v, p, width, write);
+	if (!c->over)
+		race_plain(c, v, p, width, write);
+	if (c->failed_run)
+		leave(c, v);
+}
+
+static const struct engine_ops check_engine_ops = {
+	.size = sizeof(struct engine_ops), .load = op_load, .store = op_store, .rmw = op_rmw, .fence = op_fence, .await = op_await,
+	.lock = op_lock, .irq = op_irq, .event = op_event, .ipi_send = op_ipi_send, .ipi_wait = op_ipi_wait, .fail = op_fail,
+	.choose = op_choose, .plain = op_plain, .load_dep = op_load_dep, .last_load = op_last_load,
+};
+
+#endif

@@ -1,0 +1,743 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One step of one agent: who may take it, which word it touches, what it does to memory. The memory models
+ * are here:
+ *
+ *   sc     every store is visible at once;
+ *   tso    a vCPU's stores wait in a FIFO and become visible one by one, by steps of their own;
+ *   pso    one FIFO per word; smp_wmb() and a release store separate epochs, which become visible in order;
+ *   power  pso, and a load may return an older value: each CPU has, per word, a lower bound to the version that it
+ *          may still see, raised by what it has read itself, by acquire, smp_rmb(), lwsync and address dependencies
+ *          (with what the writer had seen before a release or lwsync), and by sync through a global view.
+ *
+ * A stale load is offered where the newest store is ordered before the load anyway (else the schedule in which the
+ * load comes first gives the same). Load buffering cannot be produced: a load never returns a later store.
+ *
+ * Locks, read-modify-writes and IPIs wait for the own buffer to drain. Weaker read-modify-writes (Linux's relaxed
+ * ones on Power) are stronger here than in life. smp_mb_light() and smp_mb_heavy() are both full barriers.
+ * Private: included by engine/check.pyx only.
+ */
+#ifndef KMM_CHECK_STEP_H
+#define KMM_CHECK_STEP_H
+
+#include "kmm/check_trace.h"
+
+#define RWSEM_WRITER 1UL
+#define RWSEM_READER 256UL
+
+static void check_violation(struct check *c, const char *kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static inline u64 raw_load(const volatile void *p, unsigned width)
+{
+	switch (width) {
+	case 1: return *(const volatile u8 *)p;
+	case 2: return *(const volatile u16 *)p;
+	case 4: return *(const volatile u32 *)p;
+	default: return *(const volatile u64 *)p;
+	}
+}
+
+static inline void raw_store(volatile void *p, unsigned width, u64 v)
+{
+	switch (width) {
+	case 1: *(volatile u8 *)p = (u8)v; break;
+	case 2: *(volatile u16 *)p = (u16)v; break;
+	case 4: *(volatile u32 *)p = (u32)v; break;
+	default: *(volatile u64 *)p = v; break;
+	}
+}
+
+static inline u64 rmw_value(u8 sub, u64 old, u64 a, u64 b, unsigned width)
+{
+	u64 mask = width >= 8 ? ~0ULL : (1ULL << 8 * width) - 1;
+
+	switch (sub) {
+	case KMM_XCHG: return a & mask;
+	case KMM_CMPXCHG: return old == (a & mask) ? b & mask : old;
+	case KMM_ADD: return (old + a) & mask;
+	case KMM_AND: return old & a & mask;
+	default: return (old | a) & mask;
+	}
+}
+
+/* ---- store buffers ---- */
+
+/* The youngest own store to these bytes: 1 + its place, and *value; 0 = none; -1 = some of the bytes only. */
+static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned width, u64 *value)
+{
+	for (u32 i = v->nbuffered; i--;) {
+		const struct buffered *b = &v->buffer[i];
+		uintptr_t s = (uintptr_t)p, t = (uintptr_t)b->addr;
+		if (s + width <= t || t + b->width <= s)
+			continue;
+		if (s < t || s + width > t + b->width)
+			return -1;
+		*value = b->value >> 8 * (s - t);
+		if (width < 8)
+			*value &= (1ULL << 8 * width) - 1;
+		return 1 + (int)i;
+	}
+	return 0;
+}
+
+static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
+{
+	u32 first = 2 * c->nr_vcpus, per, i, spare;
+
+	if (c->model == MODEL_TSO)
+		return first + vcpu;
+	per = (c->nr_agents - first) / c->nr_vcpus;
+	first += vcpu * per;
+	spare = first + per - 1; /* words beyond the last share it: they stay in order */
+	for (i = first; i < spare; i++) {
+		const volatile void *word = (const volatile void *)((uintptr_t)p & ~7UL);
+		if (!c->agents[i].word)
+			c->agents[i].word = word;
+		if (c->agents[i].word == word)
+			return i;
+	}
+	return spare;
+}
+
+/* The store that flush agent `a` makes visible next, or -1. */
+static s32 buffer_head(struct check *c, u32 a)
+{
+	struct vcpu *v = &c->vcpus[c->agents[a].vcpu];
+
+	if (!v->nbuffered)
+		return -1;
+	if (c->model == MODEL_TSO)
+		return 0;
+	for (u32 i = 0; i < v->nbuffered && v->buffer[i].epoch == v->buffer[0].epoch; i++)
+		if (flush_agent(c, v->id, v->buffer[i].addr) == a)
+			return (s32)i;
+	return -1;
+}
+
+/* ---- power: views ---- */
+
+static u16 *view_alloc(struct check *c)
+{
+	u16 *view;
+
+	if (c->views_used + CHECK_VIEW > c->views_cap) {
+		c->err = -ENOSPC;
+		c->views_used = 0;
+	}
+	view = c->views + c->views_used;
+	c->views_used += CHECK_VIEW;
+	memset(view, 0, CHECK_VIEW * sizeof(u16));
+	return view;
+}
+
+static inline void view_join(u16 *to, const u16 *from)
+{
+	if (from)
+		for (u32 i = 0; i < CHECK_VIEW; i++)
+			if (from[i] > to[i])
+				to[i] = from[i];
+}
+
+static s32 view_index(struct check *c, struct word *w)
+{
+	if (w->view < 0 && c->nviews < CHECK_VIEW)
+		w->view = (s16)c->nviews++;
+	return w->view;
+}
+
+/* smp_rmb(), acquire: what was read so far binds what is read from now on. */
+static inline void power_acquire(struct vcpu *v) { view_join(v->view, v->seen); }
+
+/* lwsync, release: what this CPU saw travels with its later stores. */
+static inline void power_release(struct vcpu *v)
+{
+	view_join(v->rel, v->view);
+	view_join(v->rel, v->seen);
+}
+
+static void power_sync(struct check *c, struct vcpu *v)
+{
+	power_acquire(v);
+	view_join(v->view, v->flushed);
+	view_join(c->global_view, v->view);
+	view_join(v->view, c->global_view);
+	power_release(v);
+}
+
+/* A store of v's becomes version n of w: what has to be seen with it. */
+static void power_store(struct check *c, struct vcpu *v, struct word *w, struct access *x, const u16 *rel, u32 epoch)
+{
+	s32 i = view_index(c, w);
+
+	x->version = ++w->versions;
+	if (i < 0)
+		return;
+	if (epoch != v->flush_epoch) {
+		view_join(v->flushed_epoch, v->flushed); /* stores of older epochs come before this one */
+		v->flush_epoch = epoch;
+	}
+	x->view = view_alloc(c);
+	view_join(x->view, rel);
+	view_join(x->view, v->flushed_epoch);
+	x->view[i] = x->version;
+	v->flushed[i] = v->view[i] = x->version;
+}
+
+/* The access that wrote version n of w, or NULL for the initial value. */
+static struct access *power_version(struct check *c, struct word *w, u32 version)
+{
+	for (s32 at = w->head; at >= 0; at = c->accesses[at].prev)
+		if (c->accesses[at].kind == A_WRITE && c->accesses[at].version == version)
+			return &c->accesses[at];
+	return NULL;
+}
+
+/* How many older versions than the newest this load may return. `clk`: the vCPU's clock before the load. */
+static u32 power_stale(struct check *c, struct vcpu *v, struct word *w, const struct pend *p, const u32 *clk)
+{
+	s32 i = view_index(c, w);
+	u32 floor, n = 0;
+	u16 bound;
+
+	if (i < 0)
+		return 0;
+	bound = v->view[i];
+	if (p->dep && p->dep <= CHECK_LOADS && v->load_view[p->dep - 1] && v->load_view[p->dep - 1][i] > bound)
+		bound = v->load_view[p->dep - 1][i];
+	for (floor = w->versions; floor > bound; floor--) {
+		struct access *x = power_version(c, w, floor);
+		if (!x || (x->mask & byte_mask(p->addr, p->width)) != byte_mask(p->addr, p->width))
+			break; /* of mixed sizes: the newest only */
+		if (c->explorer == EXPLORER_DPOR && !clk_has(c, clk, x->event))
+			break; /* the schedule with the load first shows the older value */
+		n++;
+	}
+	return n > 7 ? 7 : n;
+}
+
+/* ---- who may go on ---- */
+
+static inline bool needs_drained_buffer(const struct vcpu *v)
+{
+	if (v->drain)
+		return true;
+	switch (v->pend.op) {
+	case P_RMW: case P_LOCK: case P_IPI_SEND:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool lock_free(const struct pend *p)
+{
+	switch (p->sub) {
+	case KMM_SPIN_LOCK: return raw_load(p->addr, 4) == 0;
+	case KMM_DOWN_READ: return !(raw_load(p->addr, 8) & RWSEM_WRITER);
+	case KMM_DOWN_WRITE: return raw_load(p->addr, 8) == 0;
+	default: return true;
+	}
+}
+
+static bool vcpu_enabled(struct check *c, struct vcpu *v)
+{
+	u64 value;
+
+	if (v->nbuffered && needs_drained_buffer(v))
+		return false;
+	switch (v->pend.op) {
+	case P_NONE: case P_DONE:
+		return false;
+	case P_AWAIT:
+		if (v->nbuffered) {
+			int own = buffer_forward(v, v->pend.addr, v->pend.width, &value);
+			if (own < 0)
+				return false;
+			if (own)
+				return v->pend.pred(value, v->pend.a);
+		}
+		return v->pend.pred(raw_load(v->pend.addr, v->pend.width), v->pend.a);
+	case P_LOCK:
+		return lock_free(&v->pend);
+	case P_IPI_WAIT:
+		return v->calls_pending == 0;
+	default:
+		return true;
+	}
+}
+
+static bool agent_enabled(struct check *c, u32 a)
+{
+	struct vcpu *v = &c->vcpus[c->agents[a].vcpu];
+
+	switch (c->agents[a].kind) {
+	case AGENT_VCPU: return vcpu_enabled(c, v);
+	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off;
+	default: return buffer_head(c, a) >= 0;
+	}
+}
+
+/* ---- what a step touches ---- */
+
+struct footprint {
+	const volatile void *addr;
+	u8 kind, mask;
+	u8 blocking;
+	u8 none;
+};
+
+static struct footprint footprint_of(struct check *c, u32 a)
+{
+	struct vcpu *v = &c->vcpus[c->agents[a].vcpu];
+	const struct pend *p = &v->pend;
+	struct footprint f = { .none = 1 };
+	u64 old;
+
+	if (c->agents[a].kind == AGENT_IRQ) {
+		f = (struct footprint){ &v->cpu->irq_disabled, A_WRITE, byte_mask(&v->cpu->irq_disabled, 4), 1, 0 };
+		return f;
+	}
+	if (c->agents[a].kind == AGENT_FLUSH) {
+		s32 at = buffer_head(c, a);
+		if (at >= 0)
+			f = (struct footprint){ v->buffer[at].addr, A_WRITE, byte_mask(v->buffer[at].addr, v->buffer[at].width), 0, 0 };
+		return f;
+	}
+	f.addr = p->addr;
+	f.none = 0;
+	f.mask = byte_mask(p->addr, p->width);
+	switch (p->op) {
+	case P_LOAD: case P_AWAIT:
+		f.kind = A_READ;
+		f.blocking = p->op == P_AWAIT;
+		/* Answered by the own buffer: nobody else matters, now. See answer_load(). */
+		f.none = v->nbuffered && !v->drain && buffer_forward(v, p->addr, p->width, &old) > 0;
+		break;
+	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND:
+		f.kind = A_WRITE;
+		break;
+	case P_RMW:
+		old = raw_load(p->addr, p->width);
+		f.kind = rmw_value(p->sub, old, p->a, p->b, p->width) == old ? A_READ : A_WRITE;
+		break;
+	case P_LOCK:
+		switch (p->sub) {
+		case KMM_SPIN_LOCK: f.kind = A_WRITE; f.blocking = 1; break;
+		case KMM_SPIN_TRYLOCK: f.kind = raw_load(p->addr, 4) ? A_READ : A_WRITE; break;
+		case KMM_DOWN_READ: f.kind = A_RW_LOCKR; f.blocking = 1; break;
+		case KMM_DOWN_READ_TRYLOCK: f.kind = raw_load(p->addr, 8) & RWSEM_WRITER ? A_RW_TRYR : A_RW_LOCKR; break;
+		case KMM_DOWN_WRITE: f.kind = A_RW_LOCKW; f.blocking = 1; break;
+		case KMM_DOWN_WRITE_TRYLOCK: f.kind = raw_load(p->addr, 8) ? A_RW_TRYW : A_RW_LOCKW; break;
+		case KMM_UP_READ: f.kind = A_RW_UNLOCKR; break;
+		default: f.kind = A_RW_UNLOCKW; break;
+		}
+		break;
+	default:
+		f.none = 1;
+	}
+	return f;
+}
+
+static inline bool footprints_conflict(const struct footprint *f, const struct footprint *g)
+{
+	return !f->none && !g->none && (uintptr_t)f->addr >> 3 == (uintptr_t)g->addr >> 3 && f->mask & g->mask
+	       && conflicts[f->kind] >> g->kind & 1;
+}
+
+/* ---- locks ---- */
+
+static void held_push(struct check *c, struct vcpu *v, void *lock, u8 op)
+{
+	if (v->nheld < CHECK_HELD)
+		v->held[v->nheld++] = (struct held){ lock, op, c->nevents };
+}
+
+/* 0 = the vCPU does not hold it. */
+static int held_pop(struct vcpu *v, const volatile void *lock)
+{
+	for (u32 i = v->nheld; i--;)
+		if (v->held[i].lock == lock) {
+			memmove(&v->held[i], &v->held[i + 1], (v->nheld - i - 1) * sizeof(v->held[0]));
+			v->nheld--;
+			return 1;
+		}
+	return 0;
+}
+
+static void describe(struct check *c, const volatile void *p, char *buf, size_t n)
+{
+	buf[0] = 0;
+	if (c->prog.describe)
+		c->prog.describe(c->prog.priv, (const void *)(uintptr_t)p, buf, n);
+	if (!buf[0])
+		snprintf(buf, n, "%#lx", (unsigned long)(uintptr_t)p);
+}
+
+static void lock_event(struct check *c, struct vcpu *v, const volatile void *lock, u8 op, int what)
+{
+	if (c->prog.lock)
+		c->prog.lock(c->prog.priv, v->cpu, (void *)(uintptr_t)lock, (enum kmm_lock_op)op, what);
+}
+
+/* Takes or gives back; returns what the primitive returns. The lock is free, or the operation does not block. */
+static u64 lock_perform(struct check *c, struct vcpu *v, volatile void *lock, u8 op)
+{
+	volatile u64 *count = lock;
+	char name[96];
+	u64 got = 1;
+
+	switch (op) {
+	case KMM_SPIN_LOCK: case KMM_SPIN_TRYLOCK:
+		got = *(volatile u32 *)lock == 0;
+		if (got)
+			*(volatile u32 *)lock = 1;
+		break;
+	case KMM_DOWN_READ: case KMM_DOWN_READ_TRYLOCK:
+		got = !(*count & RWSEM_WRITER);
+		if (got)
+			*count += RWSEM_READER;
+		break;
+	case KMM_DOWN_WRITE: case KMM_DOWN_WRITE_TRYLOCK:
+		got = *count == 0;
+		if (got)
+			*count = RWSEM_WRITER;
+		break;
+	default:
+		if (!held_pop(v, lock)) {
+			describe(c, lock, name, sizeof(name));
+			check_violation(c, CHECK_LOCK_HELD, "Cpu %u releases %s, which it does not hold", v->id, name);
+			return 0;
+		}
+		if (op == KMM_SPIN_UNLOCK)
+			*(volatile u32 *)lock = 0;
+		else if (op == KMM_UP_READ)
+			*count -= RWSEM_READER;
+		else if (op == KMM_UP_WRITE)
+			*count = 0;
+		else
+			*count = RWSEM_READER;
+		lock_event(c, v, lock, op, 2);
+		if (op == KMM_DOWNGRADE_WRITE) {
+			held_push(c, v, (void *)(uintptr_t)lock, KMM_DOWN_READ);
+			lock_event(c, v, lock, KMM_DOWN_READ_TRYLOCK, 1);
+		}
+		return 1;
+	}
+	if (got)
+		held_push(c, v, (void *)(uintptr_t)lock, op);
+	lock_event(c, v, lock, op, (int)got);
+	return got;
+}
+
+/* ---- the step ---- */
+
+static void access_check(struct check *c, struct vcpu *v, const volatile void *p, unsigned width, int write)
+{
+	const char *why;
+	char name[96];
+
+	if (!c->prog.access || !(why = c->prog.access(c->prog.priv, v->cpu, (const void *)(uintptr_t)p, width, write)))
+		return;
+	describe(c, p, name, sizeof(name));
+	check_violation(c, CHECK_UAF, "Cpu %u %s %s: %s", v->id, write ? "writes" : "reads", name, why);
+}
+
+/* Joins what is ordered before this event beside its own agent's last event and the conflicts of its word. */
+static void order_implied(struct check *c, u32 a, u32 *clk)
+{
+	struct agent *ag = &c->agents[a];
+	struct vcpu *v = &c->vcpus[ag->vcpu];
+	u32 f;
+
+	switch (ag->kind) {
+	case AGENT_VCPU:
+		if (c->model != MODEL_SC && needs_drained_buffer(v))
+			for (f = 2 * c->nr_vcpus; f < c->nr_agents; f++)
+				if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
+					clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
+		if (v->pend.op == P_IPI_WAIT) /* the handlers that ran for it */
+			for (u32 i = 0; i < c->nr_vcpus; i++)
+				for (u32 k = c->vcpus[i].call_first; k-- > 0 && k + CHECK_CALLS > c->vcpus[i].call_first;)
+					if (c->vcpus[i].calls[k % CHECK_CALLS].sender == v && c->vcpus[i].calls[k % CHECK_CALLS].event < c->nevents)
+						clk_join(clk, clk_of(c, c->vcpus[i].calls[k % CHECK_CALLS].event), c->nr_agents);
+		break;
+	case AGENT_IRQ:
+		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
+		break;
+	default: {
+		struct buffered *b = &v->buffer[buffer_head(c, a)];
+		if (b->after >= 0)
+			clk_join(clk, clk_of(c, (u64)b->after), c->nr_agents);
+		/* Stores of older epochs are visible already; so they are in the past of this one. */
+		for (f = 2 * c->nr_vcpus; c->model != MODEL_TSO && f < c->nr_agents; f++) {
+			struct agent *other = &c->agents[f];
+			s64 last = other->vcpu == ag->vcpu && f != a ? other->last : -1;
+			while (last >= 0 && c->events[last].dup == b->epoch && c->events[last].op == P_FLUSH) {
+				s64 e = last - 1; /* its event before that one */
+				while (e >= 0 && c->events[e].agent != f)
+					e--;
+				last = e;
+			}
+			if (last >= 0)
+				clk_join(clk, clk_of(c, (u64)last), c->nr_agents);
+		}
+	}
+	}
+}
+
+/*
+ * The own buffer answers a load. That is as if it read the store right after it became visible: so the load is
+ * entered among the accesses of its word then, and whoever overwrites the value later finds a race with it: in the
+ * reverse order the store is visible, then overwritten, then loaded.
+ */
+static void answer_load(struct check *c, struct vcpu *v, struct buffered *b, const struct pend *p, u32 e)
+{
+	v->loads++;
+	if (v->loads <= CHECK_LOADS)
+		v->load_view[v->loads - 1] = NULL;
+	c->answers[c->nanswers] = (struct answer){ e, b->answered, byte_mask(p->addr, p->width) };
+	b->answered = (s32)c->nanswers++;
+}
+
+static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const struct pend *p, u32 stale)
+{
+	struct access *x;
+	u64 value;
+	u32 version;
+	s32 i;
+
+	if (c->model != MODEL_POWER)
+		return raw_load(p->addr, p->width);
+	version = w->versions - stale;
+	x = power_version(c, w, version);
+	if (!stale)
+		value = raw_load(p->addr, p->width);
+	else
+		value = word_extract(x ? x->new : w->initial, p->addr, p->width);
+	i = view_index(c, w);
+	v->loads++;
+	if (v->loads <= CHECK_LOADS)
+		v->load_view[v->loads - 1] = x ? x->view : NULL;
+	if (i >= 0) {
+		if (version > v->view[i])
+			v->view[i] = (u16)version;
+		if (x)
+			view_join(v->seen, x->view);
+	}
+	if (p->order == KMM_ACQUIRE || p->order == KMM_SEQ_CST || p->op == P_AWAIT)
+		power_acquire(v);
+	return value;
+}
+
+/* Runs the oldest call to v, as its interrupt handler. */
+static void handler_perform(struct check *c, struct vcpu *v, u32 e)
+{
+	struct call *call = &v->calls[v->call_first % CHECK_CALLS];
+	u32 direct = c->direct;
+
+	c->direct = 1;
+	kmm_event(v->cpu, KMM_EV_IRQ_ENTER, NULL, 0);
+	call->func(v->cpu, call->info);
+	kmm_event(v->cpu, KMM_EV_IRQ_EXIT, NULL, 0);
+	c->direct = direct;
+	call->event = e;
+	call->sender->calls_pending--;
+	v->call_first++;
+}
+
+static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale);
+
+/* Lets agent `a` take event number c->nevents; `choice` is the node's data choice. */
+static void step(struct check *c, u32 a, u32 choice)
+{
+	struct agent *ag = &c->agents[a];
+	struct vcpu *v = &c->vcpus[ag->vcpu];
+	struct pend *p = &v->pend;
+	struct event *ev;
+	struct node *node;
+	struct footprint f = footprint_of(c, a);
+	struct word *w = NULL;
+	struct access *x = NULL;
+	u32 e = c->nevents, stale = 0;
+	u64 old = 0, value = 0, next_sleep = 0;
+	int answer;
+	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : P_FLUSH;
+	const struct pend handler = { .op = P_HANDLER, .width = 4, .addr = f.addr };
+	bool dpor = c->explorer == EXPLORER_DPOR;
+	bool words = dpor || c->model == MODEL_POWER || c->traced || c->want_graphs;
+	u32 *clk = clk_of(c, e);
+
+	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && v->want_sync) {
+		power_sync(c, v); /* an smp_mb() before this step */
+		v->want_sync = 0;
+	}
+	ev = &c->events[e];
+	node = &c->nodes[e];
+	ev->agent = (u8)a;
+	ev->op = op;
+	ev->dup = 0;
+	ev->rfco = 0;
+	ev->seq = ++ag->seq;
+	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
+		node->nchoices = 1;
+	if (words) {
+		if (!f.none)
+			w = word_of(c, f.addr);
+		if (e + 1 >= c->replay || !dpor) { /* the clocks of a replayed prefix are still there */
+			if (ag->last >= 0)
+				memcpy(clk, clk_of(c, (u64)ag->last), c->nr_agents * sizeof(u32));
+			else
+				memset(clk, 0, c->nr_agents * sizeof(u32));
+			order_implied(c, a, clk);
+			if (op == P_LOAD && w && c->model == MODEL_POWER)
+				node->nchoices = (u8)(1 + power_stale(c, v, w, p, clk));
+			if (op == P_LOAD && w && c->model == MODEL_POWER && choice) {
+				/* Ordered after the version it returns, and not after the newer ones. */
+				struct access *from = power_version(c, w, w->versions - choice);
+				if (from && !clk_has(c, clk, from->event))
+					clk_join(clk, clk_of(c, from->event), c->nr_agents);
+			} else if ((op == P_LOAD || op == P_AWAIT) && w && reads_own_store(c, a, w, f.mask)) {
+				;
+			} else if (w && f.blocking)
+				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
+			else if (w)
+				order_access(c, e, a, w, f.kind, f.mask, clk);
+			clk[a] = ev->seq;
+		}
+		if (dpor && e + 1 >= c->replay) {
+			/* Who was tried here, or before, and does not depend on this step, need not be tried after it. */
+			u64 rest = c->bound < 0 ? (node->sleep | node->done) & ~bit(a) : 0; /* a bound and sleep sets do not mix */
+			for (; rest; rest &= rest - 1) {
+				u32 q = (u32)__builtin_ctzll(rest);
+				struct footprint g = footprint_of(c, q);
+				if (!footprints_conflict(&f, &g))
+					next_sleep |= bit(q);
+			}
+			c->nodes[e + 1].sleep = next_sleep;
+		}
+	}
+	if (op == P_CHOOSE)
+		node->nchoices = (u8)p->a;
+	if (c->explorer == EXPLORER_RANDOM || c->explorer == EXPLORER_PCT) {
+		if (node->nchoices > 1) {
+			c->rng_run ^= c->rng_run << 13; c->rng_run ^= c->rng_run >> 7; c->rng_run ^= c->rng_run << 17;
+			choice = (u32)((c->rng_run >> 11) % node->nchoices);
+		}
+	}
+	if (choice >= node->nchoices)
+		choice = 0;
+	node->choice = (u8)choice;
+	if (op == P_LOAD)
+		stale = choice;
+	if (w || c->traced)
+		old = f.none ? 0 : word_value(f.addr);
+
+	switch (op) {
+	case P_LOAD: case P_AWAIT:
+		access_check(c, v, p->addr, p->width, 0);
+		if (c->over)
+			break;
+		if (v->nbuffered && (answer = buffer_forward(v, p->addr, p->width, &value)) > 0) {
+			answer_load(c, v, &v->buffer[answer - 1], p, e);
+			break;
+		}
+		value = load_perform(c, v, w, p, stale);
+		break;
+	case P_STORE:
+		access_check(c, v, p->addr, p->width, 1);
+		if (!c->over)
+			raw_store((volatile void *)p->addr, p->width, p->a);
+		break;
+	case P_RMW:
+		access_check(c, v, p->addr, p->width, 1);
+		if (c->over)
+			break;
+		value = raw_load(p->addr, p->width);
+		raw_store((volatile void *)p->addr, p->width, rmw_value(p->sub, value, p->a, p->b, p->width));
+		break;
+	case P_LOCK: case P_UNLOCK:
+		access_check(c, v, p->addr, p->width, 1);
+		if (!c->over)
+			value = lock_perform(c, v, (volatile void *)p->addr, p->sub);
+		break;
+	case P_IRQ_OFF:
+		v->irq_off = v->cpu->irq_disabled = 1;
+		break;
+	case P_IRQ_ON:
+		v->irq_off = v->cpu->irq_disabled = 0;
+		break;
+	case P_IPI_SEND: {
+		struct vcpu *t = (struct vcpu *)(uintptr_t)p->b;
+		t->calls[t->call_last++ % CHECK_CALLS] = (struct call){ v, (kmm_ipi_func)(uintptr_t)p->a, v->ipi_info, e };
+		v->calls_pending++;
+		break;
+	}
+	case P_CHOOSE:
+		value = choice;
+		ev->rfco = choice + 1; /* graph_hash(): another choice is another graph */
+		break;
+	case P_HANDLER:
+		handler_perform(c, v, e);
+		break;
+	case P_FLUSH: {
+		s32 at = buffer_head(c, a);
+		struct buffered b = v->buffer[at];
+		memmove(&v->buffer[at], &v->buffer[at + 1], (v->nbuffered - (u32)at - 1) * sizeof(b));
+		v->nbuffered--;
+		ev->dup = c->model == MODEL_TSO ? 0 : b.epoch;
+		access_check(c, v, b.addr, b.width, 1);
+		if (c->over)
+			break;
+		raw_store(b.addr, b.width, b.value);
+		if (w) {
+			x = access_push(c, w, e, A_WRITE, f.mask);
+			if (c->model == MODEL_POWER)
+				power_store(c, v, w, x, b.rel, b.epoch);
+			x->old = old;
+			x->new = word_value(f.addr);
+			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
+			/* What a load took out of the buffer, it has read from this store. */
+			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
+				const struct answer *l = &c->answers[at];
+				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
+				if (c->model == MODEL_POWER)
+					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+			}
+			x = NULL;
+		}
+		break;
+	}
+	default:
+		break;
+	}
+	if (op != P_FLUSH && w) {
+		x = access_push(c, w, e, f.kind, f.mask);
+		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
+			power_store(c, v, w, x, v->rel, v->epoch);
+	}
+	if (x) {
+		x->old = old;
+		x->new = word_value(f.addr);
+		if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
+			ev->rfco = (u64)(w->versions - stale) << 32 ^ (uintptr_t)f.addr;
+	}
+	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && (op == P_RMW || op == P_LOCK)) {
+		struct access *from = w ? power_version(c, w, w->versions - (f.kind == A_WRITE)) : NULL;
+		if (from)
+			view_join(v->seen, from->view);
+		if (op == P_RMW && p->order == KMM_SEQ_CST)
+			power_sync(c, v);
+		else if (op == P_LOCK || p->order != KMM_RELAXED)
+			power_acquire(v);
+	}
+	if (ag->kind == AGENT_VCPU)
+		v->drain = 0;
+	ag->last = e;
+	c->nevents = e + 1;
+	c->steps++;
+	v->result = ag->kind == AGENT_VCPU ? value : v->result;
+	if (unlikely(c->traced))
+		trace_step(c, a, &f, op, old, x ? x->new : f.none ? 0 : word_value(f.addr), stale);
+}
+
+#endif

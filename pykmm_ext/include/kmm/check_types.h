@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The check engine's own structures. Private: included by engine/check.pyx only.
+ *
+ * Words used here
+ *   agent      whoever takes steps: a vCPU, the store buffer of a vCPU (or one word of it), the interrupt
+ *              handler of a vCPU. At most 64, so that sets of agents are one u64.
+ *   pending    what an agent does when it is scheduled next; always known, which is what partial-order
+ *              reduction needs.
+ *   event      a step that was taken; `clk[event]` is its vector clock over agents.
+ *   node       the choice that led to the event of the same number: who could run, who was tried.
+ *   access     what an event did to one word, in the list of that word, newest first.
+ *
+ * Context of everything: the engine's one running thread. Nothing here is shared.
+ */
+#ifndef KMM_CHECK_TYPES_H
+#define KMM_CHECK_TYPES_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kmm/check.h"
+#include "kmm/fiber.h"
+
+#define CHECK_MAX_AGENTS 64
+#define CHECK_BUFFER 64          /* stores that wait in one vCPU's buffer */
+#define CHECK_CALLS 32           /* IPIs under way to one vCPU */
+#define CHECK_HELD 48            /* locks that one vCPU holds */
+#define CHECK_VIEW 48            /* words that may be read stale under `power`; further ones never are */
+#define CHECK_FRAMES 12          /* return addresses kept for a step of a traced execution */
+#define CHECK_LOADS 64           /* loads of a vCPU that another may depend on */
+#define CHECK_MESSAGE 1024
+
+enum check_model { MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER };
+enum check_explorer { EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT, EXPLORER_REPLAY };
+
+enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
+
+enum pend_op {
+	P_NONE, P_LOAD, P_STORE, P_RMW, P_AWAIT, P_LOCK, P_IRQ_OFF, P_IRQ_ON, P_IPI_SEND, P_IPI_WAIT, P_CHOOSE, P_UNLOCK,
+	P_FLUSH, P_HANDLER, P_DONE
+};
+
+/* How two accesses of one word stand to each other. RW = rwsem. */
+enum access_kind {
+	A_READ, A_WRITE,            /* memory; spinlocks: failed trylock, and the rest */
+	A_RW_LOCKW, A_RW_LOCKR, A_RW_UNLOCKW, A_RW_UNLOCKR, A_RW_TRYR, A_RW_TRYW, /* the last two: failed */
+	A_KINDS
+};
+
+/* conflicts[mine] bit theirs. Reads commute; so do readers of an rwsem, coming and going. */
+static const u8 conflicts[A_KINDS] = {
+	[A_READ] = 1 << A_WRITE,
+	[A_WRITE] = 1 << A_WRITE | 1 << A_READ,
+	[A_RW_LOCKW] = 0xfc,
+	[A_RW_LOCKR] = 1 << A_RW_LOCKW | 1 << A_RW_UNLOCKW | 1 << A_RW_TRYW,
+	[A_RW_UNLOCKW] = 0xfc,
+	[A_RW_UNLOCKR] = 1 << A_RW_LOCKW | 1 << A_RW_UNLOCKW | 1 << A_RW_TRYW,
+	[A_RW_TRYR] = 1 << A_RW_LOCKW | 1 << A_RW_UNLOCKW,
+	[A_RW_TRYW] = 1 << A_RW_LOCKW | 1 << A_RW_UNLOCKW | 1 << A_RW_LOCKR | 1 << A_RW_UNLOCKR,
+};
+
+struct pend {
+	u8 op;                      /* enum pend_op */
+	u8 width;
+	u8 order;                   /* enum kmm_order */
+	u8 sub;                     /* enum kmm_rmw, enum kmm_lock_op */
+	u32 dep;                    /* load_dep: number of the load that the address comes from, or 0 */
+	const volatile void *addr;
+	u64 a, b;
+	kmm_pred pred;              /* P_AWAIT */
+};
+
+/* A stored value that is not visible yet. */
+struct buffered {
+	volatile void *addr;
+	u64 value;
+	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
+	u8 width;
+	u8 unlock;                  /* the store is a spin_unlock() */
+	u8 order;
+	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
+	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
+	s32 answered;               /* loads that it answered: chain through check.answers */
+};
+
+struct answer { u32 event; s32 next; u8 mask; };
+
+struct call {
+	struct vcpu *sender;
+	kmm_ipi_func func;
+	void *info;
+	u32 event;                  /* the send */
+};
+
+struct held { void *lock; u8 op; u32 event; };
+
+struct vcpu {
+	struct kmm_fiber fiber;
+	struct check *c;
+	Cpu *cpu;
+	u32 id;
+	u32 started;
+	struct pend pend;
+	u64 result;
+	u32 drain;                  /* the next step needs an empty store buffer (smp_mb) */
+	u32 want_sync;              /* power: that step also joins the global view */
+	u32 loads;                  /* loads so far: what last_load() returns */
+	/* interrupts */
+	u32 irq_off;                /* nesting; mirrors cpu->irq_disabled */
+	u32 calls_pending;          /* of its own, not done */
+	void *ipi_info;             /* P_IPI_SEND: the argument */
+	struct call calls[CHECK_CALLS];
+	u32 call_first, call_last;  /* FIFO to this vCPU */
+	/* the store buffer, oldest first */
+	struct buffered buffer[CHECK_BUFFER];
+	u32 nbuffered;
+	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
+	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
+	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
+	u32 flush_epoch;
+	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL */
+	/* reports */
+	struct held held[CHECK_HELD];
+	u32 nheld;
+	void *frames[CHECK_FRAMES];
+	u32 nframes;
+	/* thread carrier */
+	u32 baton;                  /* futex: 1 = it may run */
+	/* data races: clocks over vCPUs of what synchronisation orders before it */
+	u32 sync[CHECK_MAX_VCPUS], sync_rel[CHECK_MAX_VCPUS], sync_acq[CHECK_MAX_VCPUS];
+};
+
+struct agent {
+	u8 kind;                    /* enum agent_kind */
+	u8 vcpu;
+	u16 slot;                   /* pso: which word of the vCPU */
+	u32 seq;                    /* events of this execution */
+	s64 last;                   /* its last event, or -1 */
+	const volatile void *word;  /* pso flush agent */
+};
+
+struct access {
+	u32 event;
+	s32 prev;                   /* older access of this word, or -1 */
+	u8 kind, mask;
+	u16 version;                /* power: A_WRITE: its number for the word */
+	u32 answer;                 /* 1 + the flush of the store that answered this load from its buffer; 0 = none */
+	u64 old, new;
+	u16 *view;                  /* power: what a reader of this version has to see */
+};
+
+struct word {
+	u64 key;                    /* address / 8 */
+	u32 epoch;                  /* execution in which it is valid */
+	s32 head;                   /* newest access, or -1 */
+	s32 writer;                 /* newest write, or -1 */
+	u16 versions;               /* power */
+	s16 view;                   /* power: index into views, or -1 */
+	u64 initial;                /* power: value of version 0 */
+};
+
+struct event {
+	u8 agent;
+	u8 op;
+	u8 naccess;
+	u8 forced;
+	u32 seq;                    /* number within its agent, from 1 */
+	s32 access[2];
+	u32 dup;                    /* pso, power: epoch of a store that became visible */
+	u64 rfco;                   /* power: the word and its version that was read or made */
+};
+
+struct node {
+	u64 enabled, backtrack, done, sleep;
+	u8 chosen;
+	u8 choice, nchoices;        /* data choices: versions of a load, check_choose() */
+	u8 forced;
+	u8 preemptions;             /* before this node */
+	u8 before, current;         /* the vCPU that ran last, before and after; 0xff = none */
+	u8 fixed;                   /* part of a prefix: not ours to change */
+};
+
+/* A step as reports show it. */
+struct step {
+	u8 agent, op, sub, order, width, stale, choice, pending;
+	u32 event;
+	s32 reads_from;             /* step, or -1 = initial value */
+	u64 addr, old, new, result;
+	u64 newest;
+	u32 nframes, nheld;
+	void *frames[CHECK_FRAMES];
+	u64 held[8];
+};
+
+struct violation {
+	char kind[32];
+	char message[CHECK_MESSAGE];
+	u32 execution;
+	u64 count;                  /* executions that ended with it */
+	u16 *schedule;              /* agent | choice << 8, as long as `length` */
+	u32 length;
+	u64 hash;
+};
+
+struct check_carrier;
+
+struct check {
+	struct check_program prog;
+	enum check_model model;
+	enum check_explorer explorer;
+	u32 nr_vcpus, nr_agents;
+	struct vcpu vcpus[CHECK_MAX_VCPUS];
+	struct agent agents[CHECK_MAX_AGENTS];
+	jmp_buf main_ctx;
+	struct vcpu *cur;           /* NULL = the main context */
+	u32 starting;               /* vCPUs run to their first step */
+	u32 direct;                 /* setup, handlers, finish: act at once */
+	u32 over;                   /* the execution has ended */
+	const struct check_carrier *carrier;
+	void *carrier_priv;
+
+	/* the execution */
+	u32 epoch;                  /* number of executions begun; stamps words */
+	u32 nevents, cap;
+	struct event *events;
+	struct node *nodes;
+	u32 *clk;                   /* [cap][nr_agents] */
+	struct access *accesses;
+	u32 naccesses, access_cap;
+	struct answer *answers;     /* [cap]: at most one a step */
+	u32 nanswers;
+	struct word *words;
+	u32 words_mask, nwords;
+	u32 replay;                 /* nodes[0 .. replay) are given */
+	u64 enabled;                /* at the step under way */
+	u16 *views;                 /* power: bump space */
+	u32 views_used, views_cap;
+	u16 global_view[CHECK_VIEW];
+	u32 nviews;                 /* words with a view index */
+	u64 outcome;
+
+	/* the search */
+	u32 nfixed;                 /* nodes of the given prefix */
+	u32 expand;                 /* nodes below this depth try everybody (parallel splits) */
+	u32 cut;                    /* stop executions at this depth, 0 = never */
+	u64 rng, rng_run;
+	s32 bound;                  /* preemptions, -1 = any */
+	u32 max_steps;
+	u32 pct_depth;
+	u32 pct_len;                /* longest execution so far */
+	u32 pct_prio[CHECK_MAX_AGENTS];
+	u32 pct_points[16];
+	u16 *given;                 /* EXPLORER_REPLAY */
+	u32 ngiven;
+	u32 given_at;
+	u32 diverged;               /* the given schedule could not be followed */
+	u32 finished;               /* nothing left to explore */
+	u32 on_cut;                 /* check_run() returns 1 after each execution that was cut */
+	u64 attempts;               /* random, pct */
+	u32 bounded;                /* something was left out because of `bound` */
+	u64 executions, blocked, redundant, failed, steps, fallbacks, cuts;
+	u32 blocked_run, failed_run, cut_run;
+	u32 last_choice;
+
+	/* self-test: happens-before graphs */
+	u32 want_graphs;
+	u64 *graphs;
+	u64 ngraphs, graph_cap;
+	u64 graph_repeats;
+
+	/* outcomes */
+	u64 *outcomes;              /* pairs: value, count */
+	u32 noutcomes, outcome_cap;
+
+	struct violation *violations;
+	u32 nviolations, violation_cap;
+	char kind[32];
+	char message[CHECK_MESSAGE];
+	u32 collecting;             /* deadlock detector writes here */
+
+	/* traced executions */
+	u32 traced;
+	struct step *trace;
+	u32 ntrace, trace_cap;
+	int err;                    /* -errno of the engine itself */
+	u32 races;                  /* plain accesses are looked at */
+	struct race_cell *cells;
+	u32 cells_mask;
+};
+
+/* What carries vCPUs. */
+struct check_carrier {
+	/* Begin vCPU v anew and run it until it announces its first step (or returns). From the main context. */
+	void (*start)(struct check *c, struct vcpu *v);
+	/* From v, or the main context (NULL), to another vCPU, or the main context (NULL). Returns in `from` when somebody
+	 * switches back; does not return when `from` is NULL's counterpart of an execution that is over (fibers). */
+	void (*resume)(struct check *c, struct vcpu *from, struct vcpu *to);
+	/* The execution is over: whoever has not come to its end is dropped. From the main context; NULL = nothing to do. */
+	void (*abandon)(struct check *c);
+};
+
+#endif
