@@ -18,7 +18,7 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport KMM_EV_COMPUTE
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch
 from pykmm_ext.mm.brk cimport ksys_brk
-from pykmm_ext.mm.filemap cimport file_create, fput
+from pykmm_ext.mm.filemap cimport do_truncate, file_create, fput
 from pykmm_ext.mm.fork cimport dup_mm, mm_alloc, mmget, mmput
 from pykmm_ext.mm.madvise cimport do_madvise, do_mincore, do_msync
 from pykmm_ext.mm.mempolicy cimport do_mbind
@@ -317,6 +317,8 @@ cdef s64 perform(stream *s, const kmm_tape_op *op, u32 index) noexcept nogil:
         mm.brk = new_addr
         mmap_write_unlock(cpu, mm)
         return 0
+    if op.op == KMM_OP_TRUNCATE:
+        return do_truncate(cpu, run.files[op.file], op.len)
     if op.op == KMM_OP_MBIND:
         t = 1                           # node 0: the mask is not part of a tape
         if kmm_tape_mbind_mask(op.flags):
