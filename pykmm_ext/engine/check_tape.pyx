@@ -21,23 +21,24 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
     CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_UAF, CHECK_WRONG_VALUE, Program,
-    check_fail, check_program, kmm_lock_op,
+    check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
     mm_slot, run_op, run_state, stream, tape_start,
 )
 from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, smp_store_release_32
-from pykmm_ext.machine.cpu cimport KMM_EV_SYSCALL, KMM_EV_SYSRET, Cpu, kmm_event, s64, u8, u32, u64
+from pykmm_ext.kernel.spinlock cimport spinlock_t
+from pykmm_ext.machine.cpu cimport KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, Cpu, kmm_event, s64, u8, u32, u64
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
 )
-from pykmm_ext.machine.region cimport KMM_SHADOW_FREED, KMM_SHADOW_NEVER, region_of, region_state
+from pykmm_ext.machine.region cimport KMM_ORDER_REGION, KMM_SHADOW_FREED, KMM_SHADOW_NEVER, region_of, region_state
 from pykmm_ext.machine.snapshot cimport (
     machine_member_name, machine_object_name, machine_restore, machine_snapshot, machine_snapshot_size,
 )
 from pykmm_ext.mm.filemap cimport fput
-from pykmm_ext.mm.mm_types cimport machine, mm_struct, vm_area_struct
+from pykmm_ext.mm.mm_types cimport machine, page, page_to_pfn, vm_area_struct
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.strategy cimport Strategy, strategy_get_ops
 
@@ -238,6 +239,19 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
     return NULL
 
 
+cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
+    cdef machine *m = (<tape_check *>priv).m
+    cdef unsigned long frame
+    if ev != KMM_EV_FREE:
+        return
+    if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
+        check_forget(cpu, obj, size)
+        return
+    frame = <unsigned long>1 << m.arch.page_shift << ((<page *>obj).order & ~KMM_ORDER_REGION)
+    check_forget(cpu, m.mem_base + (page_to_pfn(m, <page *>obj) << m.arch.page_shift), frame)
+    check_forget(cpu, &(<page *>obj).ptl, sizeof(spinlock_t))
+
+
 cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     if cpu.id >= t.nvcpus:
@@ -296,6 +310,8 @@ cdef class TapeCheck(Program):
     :param cpus: simulated CPUs, at least as many as streams; at most 16 have operations
     :param memory: bytes of simulated memory; each CPU has its share of the frames
     :param labels: what reports call each operation, bytes
+    :param quirks: bits of enum kmm_quirk
+    :param fault_around: bytes mapped around a read fault of a file
 
     ValueError: too many streams, or operations that do not exist here. MemoryError: setup does not fit.
     """
@@ -306,7 +322,8 @@ cdef class TapeCheck(Program):
     cdef list labels
 
     def __cinit__(self, TapeArrays arrays not None, Arch arch not None, Strategy strategy not None, *, unsigned cpus,
-                  u64 memory, list labels not None):
+                  u64 memory, list labels not None, u64 quirks=0,
+                  u64 fault_around=0):
         cdef tape_check *t
         cdef run_state *run = &arrays.state
         cdef u32 i, k, target
@@ -331,6 +348,8 @@ cdef class TapeCheck(Program):
         if t.m == NULL:
             raise OSError(-err, os.strerror(-err))
         region_of(t.m).bug = tape_bug
+        t.m.quirks = quirks
+        t.m.fault_around_pages = max(<u32>1, <u32>(fault_around >> t.m.arch.page_shift))
         t.awaited = <u8 *>calloc(run.nops + 1, 1)
         t.labels = <char **>calloc(run.nops + 1, sizeof(char *))
         t.load_at = <u64 *>calloc(run.nops + 1, sizeof(u64))
@@ -375,6 +394,7 @@ cdef class TapeCheck(Program):
         self.prog.finish = tape_finish
         self.prog.outcome = tape_outcome
         self.prog.access = tape_access
+        self.prog.event = tape_event
         self.prog.lock = tape_lock
         self.prog.describe = tape_describe
 
