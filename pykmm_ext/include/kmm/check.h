@@ -89,4 +89,13 @@ static inline void check_plain(Cpu *cpu, const volatile void *p, unsigned width,
 		cpu->engine->plain(cpu, p, width, write);
 }
 
+/*
+ * The memory at p is about to be freed by this Cpu: its own stores to it that wait in the store buffer are dropped. In
+ * life they become visible before whoever gets the memory next can know; here it is poisoned and nobody's.
+ */
+static inline void check_forget(Cpu *cpu, const volatile void *p, size_t n)
+{
+	cpu->engine->forget(cpu, p, n);
+}
+
 #endif

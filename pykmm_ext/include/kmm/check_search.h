@@ -91,7 +91,7 @@ static void begin_execution(struct check *c)
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
-		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = 0;
+		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = 0;
 		if (c->races)
 			race_begin(v);
 		if (c->model == MODEL_POWER) {

@@ -80,6 +80,31 @@ static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned
 	return 0;
 }
 
+/*
+ * Plain accesses see the own stores, as on a real CPU: while a vCPU's own code runs, what waits in its buffer lies in
+ * memory, oldest first. Steps, and so everybody else, find memory without it. What plain code wrote over a buffered
+ * value has become that value.
+ */
+static inline void own_stores_show(struct vcpu *v)
+{
+	for (u32 i = 0; i < v->nbuffered; i++) {
+		struct buffered *b = &v->buffer[i];
+		b->under = raw_load(b->addr, b->width);
+		raw_store(b->addr, b->width, b->value);
+	}
+	v->shown = 1;
+}
+
+static inline void own_stores_hide(struct vcpu *v)
+{
+	for (u32 i = v->shown ? v->nbuffered : 0; i--;) {
+		struct buffered *b = &v->buffer[i];
+		b->value = raw_load(b->addr, b->width);
+		raw_store(b->addr, b->width, b->under);
+	}
+	v->shown = 0;
+}
+
 static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
 {
 	u32 first = 2 * c->nr_vcpus, per, i, spare;
@@ -272,7 +297,8 @@ static bool agent_enabled(struct check *c, u32 a)
 
 	switch (c->agents[a].kind) {
 	case AGENT_VCPU: return vcpu_enabled(c, v);
-	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off;
+	/* The acknowledgement is a store of the target's, behind those that it made before. */
+	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off && !v->nbuffered;
 	default: return buffer_head(c, a) >= 0;
 	}
 }
@@ -463,6 +489,9 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 		break;
 	case AGENT_IRQ:
 		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
+		for (f = 2 * c->nr_vcpus; c->model != MODEL_SC && f < c->nr_agents; f++)
+			if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
+				clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 		break;
 	default: {
 		struct buffered *b = &v->buffer[buffer_head(c, a)];

@@ -99,6 +99,8 @@ struct engine_ops {
 	 * `last_load`), for memory models in which that orders them. */
 	u64 (*load_dep)(struct Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep);
 	u32 (*last_load)(struct Cpu *cpu);
+	/* See check_forget(). */
+	void (*forget)(struct Cpu *cpu, const volatile void *p, size_t n);
 };
 
 #endif
