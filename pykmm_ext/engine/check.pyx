@@ -102,6 +102,7 @@ cdef extern from "kmm/check_search.h" nogil:
         u64 *graphs
         u64 ngraphs
         u64 *outcomes
+        u32 *outcome_slots
         u32 noutcomes
         violation_t *violations
         u32 nviolations
@@ -326,6 +327,7 @@ cdef class Exploration:
         free(c.given)
         free(c.graphs)
         free(c.outcomes)
+        free(c.outcome_slots)
         free(c.trace)
         free(c.cells)
         free(c)

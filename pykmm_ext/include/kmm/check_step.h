@@ -574,6 +574,19 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	v->call_first++;
 }
 
+/* power: the accesses of its word that x stands in order with and comes after, as one number. */
+static u64 accesses_before(struct check *c, const struct access *x)
+{
+	u64 sum = 1;
+
+	for (s32 at = c->want_graphs ? x->prev : -1; at >= 0; at = c->accesses[at].prev) {
+		const struct event *e = &c->events[c->accesses[at].event];
+		if (conflicts[x->kind] >> c->accesses[at].kind & 1)
+			sum += check_mix(e->agent * 0x10001ULL + e->seq);
+	}
+	return sum;
+}
+
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale);
 
 /* Lets agent `a` take event number c->nevents; `choice` is the node's data choice. */
@@ -724,13 +737,13 @@ static void step(struct check *c, u32 a, u32 choice)
 				power_store(c, v, w, x, b.rel, b.epoch);
 			x->old = old;
 			x->new = word_value(f.addr);
-			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
+			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
 			/* What a load took out of the buffer, it has read from this store. */
 			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
 				const struct answer *l = &c->answers[at];
 				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
 				if (c->model == MODEL_POWER)
-					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+					c->events[l->event].rfco = (u64)w->versions << 33 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
 			}
 			x = NULL;
 		}
@@ -747,8 +760,10 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (x) {
 		x->old = old;
 		x->new = word_value(f.addr);
-		if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
-			ev->rfco = (u64)(w->versions - stale) << 32 ^ (uintptr_t)f.addr;
+		if (c->model == MODEL_POWER && op != P_LOAD && op != P_AWAIT && op != P_RMW && op != P_FLUSH)
+			ev->rfco = accesses_before(c, x); /* a lock, an interrupt */
+		else if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
+			ev->rfco = (u64)(w->versions - stale) << 33 ^ (u64)(f.kind == A_WRITE) << 32 ^ (uintptr_t)f.addr;
 	}
 	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && (op == P_RMW || op == P_LOCK)) {
 		struct access *from = w ? power_version(c, w, w->versions - (f.kind == A_WRITE)) : NULL;

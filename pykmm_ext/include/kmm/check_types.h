@@ -275,6 +275,7 @@ struct check {
 	/* outcomes */
 	u64 *outcomes;              /* pairs: value, count */
 	u32 noutcomes, outcome_cap;
+	u32 *outcome_slots;         /* [4 * outcome_cap]: 1 + place in outcomes, by hash of the value */
 
 	struct violation *violations;
 	u32 nviolations, violation_cap;
