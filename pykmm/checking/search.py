@@ -32,7 +32,7 @@ class Settings:
     memory_model: str = "tso"
     explorer: str = "dpor"
     seed: int = 0
-    preemptions: int | None = None      #: takes explorer "dfs"
+    preemptions: int | None = None      #: explorers "dpor" and "dfs"
     max_executions: int = 0             #: of every kind: complete, blocked, with a violation
     max_seconds: float = 0.0
     stop_at_violation: bool = True
@@ -49,8 +49,8 @@ class Settings:
             raise ValueError(f"unknown memory model {self.memory_model!r}; known: {', '.join(MODELS)}")
         if self.preemptions is not None and self.preemptions < 0:
             raise ValueError(f"preemptions must not be negative, not {self.preemptions}")
-        if self.preemptions is not None and self.explorer != "dfs":
-            raise ValueError("a bound of preemptions takes explorer='dfs'")
+        if self.preemptions is not None and self.sampling:
+            raise ValueError("a bound of preemptions takes explorer dpor or dfs")
         if self.max_executions < 0 or not 0 <= self.max_seconds < float("inf"):
             raise ValueError("limits must not be negative")
 
@@ -216,6 +216,6 @@ def replay(source: Source, schedule: Sequence[int], memory_model: str, *, progra
     exploration = Exploration(program, memory_model=memory_model, explorer="replay")
     steps = exploration.replay(schedule)
     if exploration.diverged or len(schedule) > len(steps):
-        raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else than when it was recorded")
+        raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else now")
     kind, message = exploration.last or ("", "")
     return make_trace(steps, program.nr_vcpus, kind=kind, message=message, at_end=exploration.at_end)

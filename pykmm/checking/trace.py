@@ -89,7 +89,7 @@ def _sentence(step: Step, agent: str, name: str) -> str:
         what = _LOCK[step["sub"]] if step["sub"] < len(_LOCK) else op
         return f"{what} {name}{' fails' if 'trylock' in what and not step['result'] else ''}"
     if op == "choose":
-        return "barrier: the store buffer is empty" if step["sub"] <= 1 else f"choice of {step['sub']}: {step['result']}"
+        return f"choice of {step['sub']}: {step['result']}" if step["sub"] > 1 else "barrier: the store buffer is empty"
     return {"irq-off": "IRQs off", "irq-on": "IRQs on", "ipi-send": f"send an IPI ({name})",
             "ipi-wait": "all IPIs are handled"}.get(op, f"{op} {name}".rstrip())
 
@@ -256,7 +256,8 @@ def make_trace(steps: Sequence[Step], ncpus: int, *, kind: str = "", message: st
             step["step"], cpu, agent, step["op"], _sentence(step, agent, name), inner,
             tuple(str(symbol) for symbol in functions[1:]), name, step["address"], step["old"],
             step["result"] if step["op"] in _READS else step["new"],
-            step["reads_from"] if step["reads_from"] >= 0 else None, stale, held.get(cpu, ()), irqs_off.get(cpu, False)))
+            step["reads_from"] if step["reads_from"] >= 0 else None, stale, held.get(cpu, ()),
+            irqs_off.get(cpu, False)))
     everything = at_end or kind in ("", "deadlock", "livelock", "leak") or not steps
     past = set(range(len(steps)))
     if not everything:
