@@ -199,6 +199,11 @@ cdef unsigned long x86_table_paddr(pmd_t entry) noexcept nogil:
     return entry & PTE_PFN_MASK
 
 
+# Neither none nor a leaf has the flags of a table: table_bad says it all.
+cdef unsigned long x86_table_descend(pmd_t entry, u32 level) noexcept nogil:
+    return 0 if unlikely(x86_table_bad(entry)) else entry & PTE_PFN_MASK
+
+
 cdef int x86_access_permitted(pte_t pte, u32 access) noexcept nogil:
     if (pte & (_PAGE_PRESENT | _PAGE_USER)) != (_PAGE_PRESENT | _PAGE_USER):
         return 0
@@ -489,6 +494,7 @@ x86_ops.serialize_against_pte_lookup = x86_serialize_against_pte_lookup
 x86_ops.memory_model = KMM_MODEL_TSO
 x86_ops.rcu_table_free = 0
 x86_ops.hw_walk = x86_hw_walk
+x86_ops.table_descend = x86_table_descend
 
 
 x86_ops.vcpu_preemption = 0

@@ -15,8 +15,9 @@ Corrections of the posted series
       be inside their sections at once; with a plain seqcount the second begin makes the count even again, and a
       fault believes that nobody is there. Here the count is one of writers (mm/speculative).
     - A reader's memory barriers hold on both sides of the trylock (see vma_has_changed()).
-    - Flags, permissions and bounds of the VMA are captured before its sequence is checked and used from the vm_fault:
-      after the check under the PTL a writer may still split the VMA or change its permissions.
+    - Flags, permissions, bounds and anon_vma of the VMA are captured before its sequence is checked and used from the
+      vm_fault: after the check under the PTL a writer may still split the VMA, change its permissions, or merge it away,
+      which takes its anon_vma from it.
     - Fork holds the sections of the VMAs that it write-protects until the parent's TLB is flushed.
 
 Who runs against whom
@@ -28,7 +29,7 @@ Who runs against whom
 Barriers: those of the sections stand in mm/speculative. An entry that was changed inside a section is seen under the
 PTL, whose acquire orders the second check after it.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry
 from pykmm_ext.kernel.spinlock cimport spin_trylock, spin_unlock, spinlock_t
@@ -38,10 +39,10 @@ from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.memory cimport access_error, handle_pte_fault
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_SPECULATIVE, VM_FAULT_ERROR, VM_FAULT_RETRY, VM_GROWSDOWN,
-    VM_HUGETLB, VM_PFNMAP, arch_ops, mm_struct, pmd_t, strategy_ops, vm_area_struct, vm_fault, vm_fault_t,
+    VM_HUGETLB, VM_PFNMAP, anon_vma, arch_ops, mm_struct, pmd_t, strategy_ops, vm_area_struct, vm_fault, vm_fault_t,
 )
 from pykmm_ext.mm.mmap cimport find_vma_srcu, vma_has_changed
-from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.speculative cimport (
     SPF_ACCESS, SPF_ATTEMPTS, SPF_BOUNDS, SPF_FAULT_FAILED, SPF_NO_ANON_VMA, SPF_NO_PAGE_TABLE, SPF_PTE_CHANGED_VMA,
     SPF_PTL_CONTENDED, SPF_RETRIED, SPF_SPECULATIVE, SPF_UNSUPPORTED, SPF_VMA_CHANGED, SPF_VMA_NOT_FOUND,
@@ -97,6 +98,7 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     cdef vm_fault vmf
     cdef vm_area_struct *vma = find_vma_srcu(cpu, mm, address)
     cdef unsigned long vm_start, vm_end, vm_flags
+    cdef unsigned long table = 0
     cdef pmd_t *pmd
     cdef u32 seq
     cdef bint dead
@@ -133,6 +135,7 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vmf.vma_page_prot = READ_ONCE(cpu, <unsigned long *>&vma.vm_page_prot)
     vmf.vma_start = vm_start
     vmf.vma_end = vm_end
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.flags = flags
     vmf.sequence = seq
     vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)
@@ -152,12 +155,12 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     pmd = mm_find_pmd(cpu, mm, address)
     if pmd != NULL:
         vmf.orig_pmd = READ_ONCE(cpu, pmd)
-    if unlikely(pmd == NULL or arch.table_none(vmf.orig_pmd) or arch.table_bad(vmf.orig_pmd)
-                or arch.table_leaf(vmf.orig_pmd, 1)):
+        table = arch.table_descend(vmf.orig_pmd, 1)
+    if unlikely(table == 0):
         walk_end(cpu, arch)
         reason[0] = SPF_NO_PAGE_TABLE
         return VM_FAULT_RETRY
-    vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, vmf.orig_pmd, vmf.address))
+    vmf.orig_pte = READ_ONCE(cpu, table_entry(mm, table, 0, vmf.address))
     walk_end(cpu, arch)
 
     vmf.pmd = pmd

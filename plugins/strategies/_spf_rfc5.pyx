@@ -40,7 +40,7 @@ Who runs against whom
 Barriers: as in the corrected strategy, but for rmb=after, with which nothing keeps what the caller read before
 vma_has_changed() in front of its loads (harmless on TSO).
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, smp_rmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, smp_rmb
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.seqlock cimport (
     raw_read_seqcount, read_seqcount_retry, write_seqcount_begin_nested, write_seqcount_end,
@@ -52,8 +52,8 @@ from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.memory cimport access_error, handle_pte_fault
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_SPECULATIVE, VM_FAULT_BADMAP, VM_FAULT_ERROR,
-    VM_FAULT_RETRY, VM_FAULT_SIGSEGV, VM_GROWSDOWN, VM_HUGETLB, VM_PFNMAP, arch_ops, machine_of, mm_struct, pmd_t,
-    strategy_ops, vm_area_struct, vm_fault, vm_fault_t,
+    VM_FAULT_RETRY, VM_FAULT_SIGSEGV, VM_GROWSDOWN, VM_HUGETLB, VM_PFNMAP, anon_vma, arch_ops, machine_of, mm_struct,
+    pmd_t, strategy_ops, vm_area_struct, vm_fault, vm_fault_t,
 )
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, populate_entry, pte_alloc, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.speculative cimport (
@@ -281,6 +281,7 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, unsigned long address, u32 
     if not lookup_pte(cpu, mm, &vmf, o):
         a.reason = SPF_NO_PAGE_TABLE
         return VM_FAULT_RETRY
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.vma_page_prot = READ_ONCE(cpu, <unsigned long *>&vma.vm_page_prot)
     vmf.pgoff = ((vmf.address - vmf.vma_start) >> arch.page_shift) + READ_ONCE(cpu, &vma.vm_pgoff)
     vmf.pte = NULL

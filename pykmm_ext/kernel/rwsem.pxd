@@ -24,3 +24,10 @@ cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef bint rwsem_is_locked(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+
+# For the self-test. Context: process, may sleep; the fast path has added READER_BIAS and found somebody in the way.
+cdef void down_read_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+# For the self-test. Context: process, may sleep.
+cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+# For the self-test. Context: any; the caller released the lock and saw FLAG_WAITERS.
+cdef void rwsem_wake(Cpu *cpu, rw_semaphore *sem) noexcept nogil

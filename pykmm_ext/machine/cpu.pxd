@@ -42,6 +42,8 @@ cdef extern from "kmm/cpu.h" nogil:
         u32 count
         void *list
         void *tail
+        const char *fetch
+        u32 fetch_steps
     cdef struct slab_magazine:
         u32 count
         u32 registered

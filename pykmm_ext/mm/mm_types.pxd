@@ -181,6 +181,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long vma_flags
         pgprot_t vma_page_prot
         unsigned long vma_start, vma_end
+        anon_vma *anon_vma
     cdef struct mmu_gather_batch:
         mmu_gather_batch *next
         u32 nr, max
@@ -340,6 +341,7 @@ cdef extern from "kmm/arch.h" nogil:
         u32 rcu_table_free
         unsigned long (*hw_walk)(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil
         u32 vcpu_preemption
+        unsigned long (*table_descend)(pmd_t entry, u32 level) noexcept nogil
 
 cdef inline machine *machine_of(Cpu *cpu) noexcept nogil:
     return <machine *>cpu.machine

@@ -43,7 +43,7 @@ from pykmm_ext.mm.mm_types cimport (
 
 cdef extern from "kmm/clear_page.h" nogil:
     void kmm_clear_page(void *p, size_t size)
-    void kmm_prefetch_page(const void *p, size_t size)
+    void kmm_prefetch_step(Cpu *cpu)
 
 cdef extern from "kmm/atomic.h" nogil:
     u32 fetch_add_32 "kmm_fetch_add_32"(Cpu *cpu, u32 *p, u32 n, int order)
@@ -317,7 +317,6 @@ cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
 # timed fault pays for its zeroing.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     cdef machine *m
-    cdef size_t half
     cdef unsigned long flags
     cdef page *next
     cdef page *p = <page *>cpu.pcp.list
@@ -342,12 +341,12 @@ cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
         m = machine_of(cpu)
         if likely(next != NULL):
             next = next.lru_next  # two ahead: its struct page comes into the cache on the way, for the call after next
-        half = <size_t>1 << (m.arch.page_shift - 1)
         if likely(next != NULL):
-            kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift), half)
-        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), 2 * half)
-        if likely(next != NULL):  # in two parts: a processor has buffers for so many lines only
-            kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift) + half, half)
+            cpu.pcp.fetch = <const char *>m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift)
+            cpu.pcp.fetch_steps = 4  # two here, two in user_fault()
+        kmm_prefetch_step(cpu)
+        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), <size_t>1 << m.arch.page_shift)
+        kmm_prefetch_step(cpu)
     return prep_new_page(cpu, p, 0, gfp)
 
 

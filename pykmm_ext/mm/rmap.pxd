@@ -14,7 +14,7 @@ cdef void anon_vma_merge(Cpu *cpu, vm_area_struct *vma, vm_area_struct *next) no
 # list_is_singular(&vma->anon_vma_chain)
 cdef bint anon_vma_chain_is_singular(vm_area_struct *vma) noexcept nogil
 # Context of all: PTL held.
-cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, vm_area_struct *vma, unsigned long address) noexcept nogil
+cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, anon_vma *av, unsigned long index) noexcept nogil
 cdef void page_add_file_rmap(Cpu *cpu, page *page) noexcept nogil
 cdef void page_dup_rmap(Cpu *cpu, page *page) noexcept nogil
 cdef void page_remove_rmap(Cpu *cpu, page *page) noexcept nogil

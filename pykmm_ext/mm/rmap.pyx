@@ -270,13 +270,12 @@ cdef void anon_vma_merge(Cpu *cpu, vm_area_struct *vma, vm_area_struct *next) no
 
 # ---- pages ----
 
-cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, vm_area_struct *vma, unsigned long address) noexcept nogil:  # no-cython-lint
-    """Context: PTL held; the page is new, nobody else knows it. simplified: flags are stored, not or-ed atomically."""
-    cdef anon_vma *av = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
+cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, anon_vma *av, unsigned long index) noexcept nogil:  # no-cython-lint
+    """Context: PTL held; the page is new, nobody else knows it. `av` and `index` as the fault captured them: of a VMA that
+    is being merged away or moved they may not be read any more. simplified: flags are stored, not or-ed atomically."""
     WRITE_ONCE_32(cpu, &page._mapcount, 1)
     WRITE_ONCE_PTR(cpu, &page.mapping, av)
-    WRITE_ONCE(cpu, &page.index,
-               ((address - vma.vm_start) >> vma.vm_mm.arch.page_shift) + vma.vm_pgoff)
+    WRITE_ONCE(cpu, &page.index, index)
     WRITE_ONCE(cpu, &page.flags, page.flags | PG_anon)
 
 

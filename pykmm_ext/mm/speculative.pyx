@@ -17,9 +17,7 @@ raw_read_seqcount().
 from pykmm_ext.kernel.atomic cimport atomic_add_32, kmm_emit, smp_wmb
 from pykmm_ext.kernel.seqlock cimport write_seqlock, write_sequnlock
 from pykmm_ext.kernel.srcu cimport call_srcu, srcu_barrier
-from pykmm_ext.machine.cpu cimport (
-    KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_SEQ_COUNTED, rcu_head, u32, unlikely,
-)
+from pykmm_ext.machine.cpu cimport KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_SEQ_COUNTED, rcu_head, unlikely
 from pykmm_ext.mm.mm_types cimport machine_of
 from pykmm_ext.mm.vma cimport __vm_area_free, vma_of_rcu
 
@@ -38,7 +36,7 @@ cdef const char **spf_counter_names() noexcept nogil:
 # Context: mmap_sem W, or R or i_mmap_rwsem for zapping. Sections of one VMA may overlap and nest.
 cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
     if unlikely(cpu.engine != NULL):
-        kmm_emit(cpu, KMM_EV_SEQ_WRITE_BEGIN, &vma.vm_sequence, <u32>subclass | KMM_SEQ_COUNTED)
+        kmm_emit(cpu, KMM_EV_SEQ_WRITE_BEGIN, &vma.vm_sequence, <unsigned int>subclass | KMM_SEQ_COUNTED)
     atomic_add_32(cpu, &vma.vm_sequence.sequence, 1)
     smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry() and vma_has_changed()
 

@@ -20,10 +20,9 @@ vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tel
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, smp_rmb, srcu_lockdep_assert
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, srcu_lockdep_assert
 from pykmm_ext.kernel.rbtree cimport (
-    RB_CLEAR_NODE, RB_EMPTY_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node,
-    rb_parent,
+    RB_CLEAR_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node, rb_parent,
 )
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqcount_init
@@ -339,19 +338,6 @@ cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned lon
     """Context: mmap_sem held."""
     cdef vm_area_struct *vma = find_vma(cpu, mm, start)
     return vma if vma != NULL and vma.vm_start < end else NULL
-
-
-cdef bint vma_has_changed(Cpu *cpu, vm_area_struct *vma, u32 sequence) noexcept nogil:
-    """Context: vma_srcu read section. The first smp_rmb keeps what the caller read before in front of the check (the series
-    has only the second, which keeps what it reads next behind it). Both pair with the write barriers of
-    vma_write_begin/end and with the one in tree_write_end before vma_rb_erase clears the node."""
-    cdef bint dead
-    cdef u32 seq
-    smp_rmb(cpu)
-    dead = RB_EMPTY_NODE(cpu, &vma.vm_rb)
-    seq = READ_ONCE_32(cpu, &vma.vm_sequence.sequence)
-    smp_rmb(cpu)
-    return dead or seq != sequence
 
 
 # ---- page protection ----

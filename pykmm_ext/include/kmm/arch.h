@@ -91,6 +91,9 @@ struct arch_ops {
 	u32 vcpu_preemption;  /* a virtual machine: the host may stop a vCPU at any instruction, IRQs off or not, and
 			       * flush its TLB meanwhile without waking it. Who walks page tables says so with
 			       * vcpu_preempt_enable() (irq.h) */
+	/* Down one level, for lockless walks: table_paddr of an entry of `level` that points to a table; 0 where
+	 * table_none, table_bad or table_leaf says that it does not. */
+	unsigned long (*table_descend)(pmd_t entry, u32 level);
 };
 
 #endif

@@ -238,6 +238,8 @@ static void op_irq(Cpu *cpu, enum kmm_irq_op op)
 	} else if (n > 1 || c->direct)
 		v->irq_off = cpu->irq_disabled = n - (n != 0);
 	else if (n == 1) {
+		if (v->drain)
+			drain_now(c, v); /* a barrier before: the step below does not wait */
 		v->pend = (struct pend){ .op = P_IRQ_ON, .width = 4, .addr = &cpu->irq_disabled };
 		if (c->traced)
 			v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);

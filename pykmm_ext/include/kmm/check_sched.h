@@ -141,7 +141,7 @@ static void blocked_races(struct check *c)
 		if (c->agents[a].kind == AGENT_VCPU ? v->pend.op != P_LOCK && v->pend.op != P_AWAIT : v->call_first == v->call_last)
 			continue;
 		f = footprint_of(c, a);
-		if (!f.blocking)
+		if (!f.blocking || f.none)
 			continue;
 		if (c->agents[a].last >= 0)
 			memcpy(base, clk_of(c, (u64)c->agents[a].last), c->nr_agents * sizeof(u32));

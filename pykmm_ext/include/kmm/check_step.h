@@ -307,14 +307,11 @@ static struct footprint footprint_of(struct check *c, u32 a)
 	f.none = 0;
 	f.mask = byte_mask(p->addr, p->width);
 	switch (p->op) {
-	case P_LOAD:
+	case P_LOAD: case P_AWAIT:
 		f.kind = A_READ;
+		f.blocking = p->op == P_AWAIT;
 		/* Answered by the own buffer: nobody else matters, now. See answer_load(). */
 		f.none = v->nbuffered && !v->drain && buffer_forward(v, p->addr, p->width, &old) > 0;
-		break;
-	case P_AWAIT:
-		f.kind = A_READ;
-		f.blocking = 1;
 		break;
 	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND:
 		f.kind = A_WRITE;
@@ -581,7 +578,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	ev->dup = 0;
 	ev->rfco = 0;
 	ev->seq = ++ag->seq;
-	node->nchoices = 1;
+	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
+		node->nchoices = 1;
 	if (words) {
 		if (!f.none)
 			w = word_of(c, f.addr);
@@ -598,7 +596,7 @@ static void step(struct check *c, u32 a, u32 choice)
 				struct access *from = power_version(c, w, w->versions - choice);
 				if (from && !clk_has(c, clk, from->event))
 					clk_join(clk, clk_of(c, from->event), c->nr_agents);
-			} else if (op == P_LOAD && w && reads_own_store(c, a, w, f.mask)) {
+			} else if ((op == P_LOAD || op == P_AWAIT) && w && reads_own_store(c, a, w, f.mask)) {
 				;
 			} else if (w && f.blocking)
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
@@ -640,8 +638,7 @@ static void step(struct check *c, u32 a, u32 choice)
 		if (c->over)
 			break;
 		if (v->nbuffered && (answer = buffer_forward(v, p->addr, p->width, &value)) > 0) {
-			if (op == P_LOAD)
-				answer_load(c, v, &v->buffer[answer - 1], p, e);
+			answer_load(c, v, &v->buffer[answer - 1], p, e);
 			break;
 		}
 		value = load_perform(c, v, w, p, stale);
@@ -677,6 +674,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	case P_CHOOSE:
 		value = choice;
+		ev->rfco = choice + 1; /* graph_hash(): another choice is another graph */
 		break;
 	case P_HANDLER:
 		handler_perform(c, v, e);
@@ -699,8 +697,12 @@ static void step(struct check *c, u32 a, u32 choice)
 			x->new = word_value(f.addr);
 			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
 			/* What a load took out of the buffer, it has read from this store. */
-			for (s32 at = b.answered; at >= 0; at = c->answers[at].next)
-				access_push(c, w, c->answers[at].event, A_READ, c->answers[at].mask)->answer = e + 1;
+			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
+				const struct answer *l = &c->answers[at];
+				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
+				if (c->model == MODEL_POWER)
+					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+			}
 			x = NULL;
 		}
 		break;

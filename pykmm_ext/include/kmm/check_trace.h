@@ -148,9 +148,10 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 /*
  * Events i (past) and e (agent a, being taken, its clock so far is `clk`) race: e could have come first. See that
  * a schedule in which it does is explored, unless one already is: with v = what comes after i without depending
- * on it, then e, some agent that can begin v must be tried in place of i.
+ * on it (nor on the events `gone`, which are newer than i and would keep e from going on), then e, some agent that
+ * can begin v must be tried in place of i.
  */
-static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
+static void race_without(struct check *c, u32 i, const u32 *gone, u32 ngone, u32 e, u32 a, const u32 *clk)
 {
 	struct node *node = &c->nodes[i];
 	u32 start = i;
@@ -180,6 +181,13 @@ static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
 		u64 rest;
 		if (ck[ai] >= si || seen & bit(b))
 			continue;
+		if (unlikely(ngone)) {
+			u32 g = 0;
+			while (g < ngone && !clk_has(c, ck, gone[g]))
+				g++;
+			if (g < ngone)
+				continue;
+		}
 		first[b] = c->events[k].seq;
 		for (rest = seen; rest; rest &= rest - 1) {
 			u32 o = (u32)__builtin_ctzll(rest);
@@ -211,6 +219,11 @@ static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
 	}
 	init &= node->enabled;
 	node->backtrack |= init & bit(a) ? bit(a) : init & -init;
+}
+
+static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
+{
+	race_without(c, i, NULL, 0, e, a, clk);
 }
 
 /* Was the newest store to these bytes the vCPU's own? Then a load of it is ordered like one that its buffer answered:
@@ -262,13 +275,65 @@ static bool pend_satisfied(const struct pend *p, u64 word)
 	return p->op == P_AWAIT ? p->pred(word, p->a) : word == 0; /* a spinlock, the interrupt flag */
 }
 
+#define RW_READER 256           /* check_step.h: one reader in the count of an rwsem; bit 0 = a writer */
+
+/*
+ * Operation e, down_read() or down_write() of w, against access number `at`, which came before it though it need not
+ * have. In the schedule wanted e comes before that access, but behind those of w that remain before it; and nobody may
+ * hold the lock against it there, so readers who took it in between and stay go as well. False: somebody held it
+ * already.
+ */
+static bool race_rwsem(struct check *c, u32 e, u32 a, struct word *w, u8 kind, s32 at, const u32 *base)
+{
+	const struct access *from = &c->accesses[at];
+	u32 gone[CHECK_MAX_VCPUS], ngone = 0, with[CHECK_MAX_AGENTS];
+
+	if (from->old & 1)
+		return false;
+	for (;;) {
+		s64 readers = (s64)(from->old / RW_READER);
+		u64 left = 0;
+		s32 stays = -1, k;
+		memcpy(with, base, c->nr_agents * sizeof(u32));
+		for (k = w->head; k > at; k = c->accesses[k].prev) {
+			const struct access *x = &c->accesses[k];
+			const u32 *ck = clk_of(c, x->event);
+			u64 who = bit(c->events[x->event].agent);
+			u32 g = 0;
+			if (clk_has(c, ck, from->event))
+				continue;
+			while (g < ngone && !clk_has(c, ck, gone[g]))
+				g++;
+			if (g < ngone)
+				continue;
+			if (conflicts[kind] >> x->kind & 1)
+				clk_join(with, ck, c->nr_agents);
+			readers += x->kind == A_RW_LOCKR;
+			readers -= x->kind == A_RW_UNLOCKR;
+			if (x->kind == A_RW_UNLOCKR)
+				left |= who;
+			else if (x->kind == A_RW_LOCKR && !(left & who) && stays < 0)
+				stays = k;
+			else if (x->kind == A_RW_LOCKR)
+				left &= ~who;
+		}
+		if (kind == A_RW_LOCKR || !readers)
+			break;
+		if (stays < 0 || ngone == CHECK_MAX_VCPUS || clk_has(c, base, c->accesses[stays].event))
+			return false;
+		gone[ngone++] = c->accesses[stays].event;
+	}
+	race_without(c, from->event, gone, ngone, e, a, with);
+	return true;
+}
+
 /*
  * The races of a blocking operation (a lock, an await, an interrupt): it cannot come before what let it go on, but
  * before whoever made it wait. Compared with the clock as it is before those who let it go on are joined.
  */
 static void race_blocking(struct check *c, u32 e, u32 a, struct word *w, const struct pend *p, u8 kind, u8 mask, const u32 *base)
 {
-	bool readers = false;
+	bool raced = false;
 
 	for (s32 at = w->head; at >= 0; at = c->accesses[at].prev) {
 		const struct access *x = &c->accesses[at];
@@ -276,24 +341,27 @@ static void race_blocking(struct check *c, u32 e, u32 a, struct word *w, const s
 			continue;
 		if (kind == A_RW_LOCKW) {
 			if (x->kind == A_RW_LOCKR) {
-				readers = true;
 				if (!clk_has(c, base, x->event))
-					race(c, x->event, e, a, base);
+					raced |= race_rwsem(c, e, a, w, kind, at, base);
 			} else if (x->kind == A_RW_LOCKW) {
-				if (!readers && !clk_has(c, base, x->event))
+				if (!raced && !clk_has(c, base, x->event))
 					race(c, x->event, e, a, base);
 				return;
 			}
 		} else if (kind == A_RW_LOCKR) {
-			if (x->kind == A_RW_LOCKW) {
+			if (x->kind == A_RW_LOCKW || x->kind == A_RW_TRYW) {
 				if (!clk_has(c, base, x->event))
-					race(c, x->event, e, a, base);
-				return;
+					race_rwsem(c, e, a, w, kind, at, base);
+				if (x->kind == A_RW_LOCKW)
+					return;
 			}
 		} else {
 			if (clk_has(c, base, x->event))
 				return;
-			if (!same_family(c, a, c->events[x->event].agent) && pend_satisfied(p, x->old)) {
+			if (same_family(c, a, c->events[x->event].agent)) {
+				if ((x->mask & mask) == mask)
+					return; /* the own store comes before it in the program */
+			} else if (pend_satisfied(p, x->old)) {
 				race(c, x->event, e, a, base);
 				return;
 			}

@@ -41,6 +41,8 @@ struct per_cpu_pages {
 	u32 count;
 	struct page *list;     /* hottest first, doubly linked through page->lru_next and lru_prev */
 	struct page *tail;
+	const char *fetch;     /* kmm_prefetch_step(): where it goes on, in the frame that is cleared after the next */
+	u32 fetch_steps;       /* how many are left */
 };
 
 struct slab_magazine {

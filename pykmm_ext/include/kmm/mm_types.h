@@ -270,6 +270,7 @@ struct vm_fault {
 	unsigned long vma_flags;
 	pgprot_t vma_page_prot;
 	unsigned long vma_start, vma_end;
+	struct anon_vma *anon_vma;      /* with a merge, the VMA loses its own without the PTL; the survivor has this one */
 };
 
 /* ---- mmu_gather (include/asm-generic/tlb.h) ---- */

@@ -154,6 +154,15 @@ def test_table_entries(pfn: int, level: int) -> None:
     assert entry(X86, "table_bad", value & ~P)
 
 
+@given(pfns, st.integers(1, 3), st.integers(0, (1 << 12) - 1))
+@settings(deadline=None)
+def test_table_descend_is_the_four_others_in_one(pfn: int, level: int, change: int) -> None:
+    value = entry(X86, "mk_table", pfn << 12, level) ^ change
+    none = any(entry(X86, what, value, level) for what in ("table_none", "table_bad", "table_leaf"))
+    assert entry(X86, "table_descend", value, level) == (0 if none else entry(X86, "table_paddr", value))
+    assert entry(X86, "table_descend", 0, level) == 0
+
+
 # ---- x86-paravirt --------------------------------------------------------------------------------
 
 def test_paravirt_is_x86_with_another_flush() -> None:
