@@ -18,7 +18,8 @@ __all__ = ["MAX_ROWS", "Row", "Trace", "make_trace"]
 
 #: Rows of a text report; a longer trace is shown from its end.
 MAX_ROWS = 150
-_COLUMN = 46        # widest column of a CPU, in characters
+_COLUMN = {1: 80, 2: 60, 3: 44}     # widest column of a CPU by their number, in characters
+_NARROW = 34
 _NOTES = 44
 
 _RMW = ("xchg", "cmpxchg", "add", "and", "or")
@@ -74,7 +75,7 @@ def _sentence(step: Step, agent: str, name: str) -> str:
     if agent == "buffer":
         return f"{name}: {_change(old, new)} becomes visible"
     if agent == "irq":
-        return f"interrupt handler {name}".rstrip() if op == "handler" else f"{op} {name}"
+        return "an interrupt handler runs" if op == "handler" else f"{op} {name}"
     if op == "load":
         return f"{_ORDER[step['order'] & 3]}load {name} = {number(step['result'])}"
     if op == "await":
@@ -193,6 +194,7 @@ def _table(rows: Iterable[Row], ncpus: int) -> list[str]:
     cells: list[tuple[str, int, list[str], list[str]]] = []
     function: dict[int, str] = {}
     held: dict[int, tuple[tuple[str, ...], bool]] = {}
+    column = _COLUMN.get(ncpus, _NARROW)
     for row in rows:
         lines = [row.text]
         if row.agent == "cpu" and row.function and row.function != function.get(row.cpu):
@@ -206,7 +208,7 @@ def _table(rows: Iterable[Row], ncpus: int) -> list[str]:
             if row.irqs_off != held.get(row.cpu, ((), False))[1]:
                 notes.append("IRQs off" if row.irqs_off else "IRQs on")
             held[row.cpu] = state
-        wrapped = [part for line in lines for part in textwrap.wrap(line, _COLUMN, subsequent_indent="    ") or [""]]
+        wrapped = [part for line in lines for part in textwrap.wrap(line, column, subsequent_indent="    ") or [""]]
         cells.append((str(row.step), row.cpu, wrapped, textwrap.wrap("; ".join(notes), _NOTES)))
     widths = [max([len(f"Cpu {cpu}"), *(len(line) for _, c, lines, _ in cells if c == cpu for line in lines)])
               for cpu in range(ncpus)]
