@@ -21,7 +21,8 @@ from pykmm.checking.search import Found, Part, Settings, chunks, merge, run_part
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Source
-    from pykmm_ext.engine.check import Prefix, Program
+    from pykmm.checking.steps import Prefix
+    from pykmm_ext.engine.check import Program
 
 __all__ = ["search_parallel", "split"]
 

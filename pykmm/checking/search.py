@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Source
+    from pykmm.checking.steps import Prefix
     from pykmm.checking.trace import Trace
-    from pykmm_ext.engine.check import Prefix, Program
+    from pykmm_ext.engine.check import Program
 
 __all__ = ["Found", "Part", "Settings", "chunks", "follow", "merge", "replay", "run_part", "search"]
 

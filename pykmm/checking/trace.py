@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pykmm_ext.engine.check import Step
+    from pykmm.checking.steps import Step
 
 __all__ = ["MAX_ROWS", "Row", "Trace", "make_trace"]
 
