@@ -35,7 +35,7 @@ static inline int srcu_read_lock(Cpu *cpu, struct srcu_struct *ssp)
 	}
 	idx = (int)(kmm_read_once(cpu, &ssp->srcu_idx) & 1);
 	count = &ssp->sda[cpu->id].srcu_lock_count[idx];
-	kmm_write_once(cpu, count, *count + 1);
+	kmm_write_once(cpu, count, kmm_read_once(cpu, count) + 1);
 	smp_mb_light(cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
 	return idx;
 }
@@ -44,7 +44,8 @@ static inline void srcu_read_unlock(Cpu *cpu, struct srcu_struct *ssp, int idx)
 {
 	unsigned long *count = &ssp->sda[cpu->id].srcu_unlock_count[idx];
 
-	kmm_store_release(cpu, count, *count + 1); /* pairs with the scan's acquire */
+	/* Not *count: on a virtual engine its last store may still be in the CPU's buffer. */
+	kmm_store_release(cpu, count, kmm_read_once(cpu, count) + 1); /* pairs with the scan's acquire */
 }
 
 #endif
