@@ -117,6 +117,7 @@ class ExploreReport:
     seconds: float
     violations: list[Violation] = field(default_factory=list)
     outcomes: dict[Any, int] = field(default_factory=dict)  #: executions by what final() returned
+    max_steps: int = 10_000
     _program: PythonProgram | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -148,7 +149,7 @@ class ExploreReport:
             violation = self.violations[0]
         if self._program is None:
             raise ValueError("this report has lost its program")
-        return _trace(self._program, violation, self.memory_model)
+        return _trace(self._program, violation, self.memory_model, self.max_steps)
 
 
 def explore(
@@ -180,7 +181,9 @@ def explore(
     if explorer in ("random", "pct") and not max_executions and not max_seconds:
         max_executions = DEFAULT_SAMPLES
     build = partial(_build, program)
-    count = PythonProgram(build, MAX_VCPUS).dry_run()
+    probe = PythonProgram(build, MAX_VCPUS)
+    count = probe.dry_run()
+    probe.close()
     source = PythonProgram(build, count)
     exploration = Exploration(
         source, memory_model=memory_model, explorer="dfs" if preemptions is not None else explorer, seed=seed,
@@ -191,11 +194,11 @@ def explore(
         seconds = monotonic() - start
         found = [Violation(*one) for one in exploration.violations]
         for violation in found:
-            violation.trace = _trace(source, violation, memory_model)
+            violation.trace = _trace(source, violation, memory_model, max_steps)
         return ExploreReport(
             getattr(program, "__qualname__", repr(program)), count, memory_model, explorer, exploration.finished,
             exploration.complete, exploration.executions, exploration.blocked, exploration.failed, exploration.steps,
-            seconds, found, {source.outcome(number): n for number, n in exploration.outcomes.items()}, source)
+            seconds, found, {source.outcome(number): n for number, n in exploration.outcomes.items()}, max_steps, source)
     finally:
         source.close()
 
@@ -204,9 +207,9 @@ def _build(program: Callable[[ExploreContext], object], source: PythonProgram) -
     program(ExploreContext(source))
 
 
-def _trace(source: PythonProgram, violation: Violation, memory_model: str) -> str:
+def _trace(source: PythonProgram, violation: Violation, memory_model: str, max_steps: int) -> str:
     """Replay the schedule; one line per step."""
-    again = Exploration(source, memory_model=memory_model, explorer="replay")
+    again = Exploration(source, memory_model=memory_model, explorer="replay", max_steps=max_steps)
     source.tracing = True
     try:
         steps = again.replay(violation.schedule)
