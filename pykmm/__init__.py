@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pykmm.checking.explore import explore
     from pykmm.comparison import Comparison, compare
     from pykmm.errors import BusError, InvariantViolation, PluginError, PykmmError, SegmentationFault, TapeError
     from pykmm.hookspecs import hookimpl
@@ -20,11 +21,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BusError", "Comparison", "File", "InvariantViolation", "Machine", "MmStruct", "PluginError", "PykmmError",
-    "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Vma", "compare", "get_plugin_manager",
-    "hookimpl",
+    "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Vma", "compare", "explore",
+    "get_plugin_manager", "hookimpl",
 ]
 
 _WHERE = {
+    "checking.explore": ("explore",),
     "comparison": ("Comparison", "compare"),
     "errors": ("BusError", "InvariantViolation", "PluginError", "PykmmError", "SegmentationFault", "TapeError"),
     "hookspecs": ("hookimpl",),

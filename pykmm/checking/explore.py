@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate
 
 from pykmm_ext.engine.check import Exploration
 from pykmm_ext.engine.explore import MAX_VCPUS, PythonProgram
 from pykmm_ext.kernel.primitives import Abandoned, Atomic, CpuRef, CpuSet, Plain, Rcu, RwSem, SeqLock, SpinLock, Srcu
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec
+    from typing_extensions import ParamSpec
 
     P = ParamSpec("P")
 
@@ -169,10 +169,11 @@ def explore(
     :param max_steps: an execution of more steps is a livelock
     :param depth: explorer "pct": bug depth
     :param stop_at_violation: end at the first violation
-    :param watchdog: seconds after which a function that has not come to a primitive ends everything with RuntimeError; 0 = never
+    :param watchdog: seconds after which a function that has not come to a primitive ends everything with RuntimeError;
+        0 = never
 
-    ValueError: unknown names or impossible values. RuntimeError: a function blocks outside of pykmm's primitives, or the
-    program depends on something but the schedule. What the program itself raises (not its functions) is passed on.
+    ValueError: unknown names or impossible values. RuntimeError: a function blocks outside of pykmm's primitives, or
+    the program depends on something but the schedule. What the program itself raises (not its functions) is passed on.
     """
     if max_executions < 0 or not 0 <= max_seconds < float("inf"):
         raise ValueError("limits must not be negative")
@@ -198,7 +199,8 @@ def explore(
         return ExploreReport(
             getattr(program, "__qualname__", repr(program)), count, memory_model, explorer, exploration.finished,
             exploration.complete, exploration.executions, exploration.blocked, exploration.failed, exploration.steps,
-            seconds, found, {source.outcome(number): n for number, n in exploration.outcomes.items()}, max_steps, source)
+            seconds, found, {source.outcome(number): n for number, n in exploration.outcomes.items()}, max_steps,
+            source)
     finally:
         source.close()
 
@@ -219,8 +221,8 @@ def _trace(source: PythonProgram, violation: Violation, memory_model: str, max_s
         source.close()
     if again.last is None or again.last[0] != violation.kind:
         ended = "nothing" if again.last is None else again.last[0]
-        raise ValueError(f"the schedule ended with {ended} instead of {violation.kind}: the program does not do the same "
-                         "under the same schedule")
+        raise ValueError(f"the schedule ended with {ended} instead of {violation.kind}: the program does not do the "
+                         "same under the same schedule")
     return "\n".join(lines)
 
 
@@ -234,5 +236,6 @@ def _line(source: PythonProgram, exploration: Exploration, step: dict[str, Any])
     elif step["op"] == "choose":
         change = f"{step['choice']}"
     stale = f" [stale: newest is {step['newest']:#x}]" if step["stale"] else ""
-    text = f"{step['step']:4} {exploration.agent_name(step['agent']):13} {step['op']:8} {step['object']:16} {change}{stale}"
+    who = exploration.agent_name(step["agent"])
+    text = f"{step['step']:4} {who:13} {step['op']:8} {step['object']:16} {change}{stale}"
     return f"{text:70} {place}".rstrip()

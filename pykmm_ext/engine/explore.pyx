@@ -116,6 +116,7 @@ cdef int reset(PythonProgram self) noexcept:
     return 0
 
 
+# Context: any; no GIL needed.
 cdef Cpu *explore_cpu(void *priv, u32 id) noexcept nogil:
     return (<PythonProgram>priv).cpus.machine.cpus[id]
 
@@ -160,7 +161,6 @@ cdef bint finish(PythonProgram self, char *buf) noexcept:
 
 # Context: the main context, GIL not held; primitives act at once.
 cdef void explore_finish(void *priv) noexcept nogil:
-    cdef PyObject *self = <PyObject *>priv
     cdef char text[ERROR_TEXT]
     cdef u32 id
     cdef Cpu *cpu
@@ -177,9 +177,11 @@ cdef void explore_finish(void *priv) noexcept nogil:
         check_fail(cpu, CHECK_ASSERTION, text)
 
 
+# Context: the main context, after explore_finish().
 cdef u64 explore_outcome(void *priv) noexcept nogil:
     return (<PythonProgram>priv).last
 
 
+# Context: any vCPU or the main context.
 cdef void explore_describe(void *priv, const void *p, char *buf, size_t n) noexcept nogil:
     arena_describe((<PythonProgram>priv).cpus.arena, p, buf, n)

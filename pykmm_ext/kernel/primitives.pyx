@@ -37,7 +37,7 @@ from pykmm_ext.kernel.srcu cimport (
     call_srcu, cleanup_srcu_struct, init_srcu_struct, init_srcu_struct_at, srcu_barrier, srcu_data, srcu_read_lock,
     srcu_read_unlock, srcu_struct, synchronize_srcu,
 )
-from pykmm_ext.machine.cpu cimport Cpu, kmm_pred, rcu_head, u32, u64
+from pykmm_ext.machine.cpu cimport Cpu, rcu_head, u32, u64
 from pykmm_ext.machine.irq cimport irq_init_cpu
 from pykmm_ext.mm.mm_types cimport machine
 

@@ -2,6 +2,7 @@
 """pykmm.explore: the classical programs of concurrency checkers, and everything that user code may do to the engine."""
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -91,7 +92,8 @@ def message_passing(publish, receive):
 @pytest.mark.parametrize("receive", ["none", "rmb", "acquire"])
 def test_message_passing(model, publish, receive):
     possible = (1, 0) in outcomes(message_passing(publish, receive), model)
-    assert possible == (model in ("pso", "power") and publish == "none" or model == "power" and receive == "none")
+    unordered = (model in ("pso", "power") and publish == "none") or (model == "power" and receive == "none")
+    assert possible == unordered
 
 
 def peterson(fence):
@@ -105,10 +107,9 @@ def peterson(fence):
             turn.store(1 - me, cpu)
             if fence:
                 cpu.smp_mb()
-            if flags[1 - me].load(cpu):
-                # simplified: no loop over both conditions; whoever gave way waits for the other to leave.
-                if turn.load(cpu) != me and flags[1 - me].load(cpu):
-                    return
+            # No loop: whoever would have to wait goes away.
+            if flags[1 - me].load(cpu) and turn.load(cpu) != me:
+                return
             assert inside.add_return(1, cpu) == 1
             inside.add_return(-1, cpu)
             flags[me].store_release(0, cpu)
@@ -215,7 +216,7 @@ def bounded_queue(wake_all):
             while full.load(cpu) != wanted:
                 seen = turn.load(cpu)
                 lock.unlock(cpu)
-                turn.cond_load_acquire(lambda now: now != seen, cpu)
+                turn.cond_load_acquire(lambda now, seen=seen: now != seen, cpu)
                 lock.lock(cpu)
 
         def change(cpu, to, wake):
@@ -550,7 +551,7 @@ def test_abandoned_inside_an_rcu_callback():
             raise AssertionError("not reached")
 
         x.vcpu(cpu)
-        x.vcpu(lambda cpu: go.load(cpu))
+        x.vcpu(go.load)
 
     report = explore(program)
     assert [found.kind for found in report.violations] == ["deadlock"]
@@ -586,10 +587,8 @@ def test_a_function_may_swallow_the_end_of_its_execution():
 
         def cpu(cpu):
             for _ in range(5):
-                try:
+                with contextlib.suppress(BaseException):
                     a.cond_load_acquire(1, cpu)
-                except BaseException:
-                    pass
 
         x.vcpu(cpu)
 
@@ -602,10 +601,8 @@ def test_a_function_that_never_ends_is_given_up():
 
         def cpu(cpu):
             while True:
-                try:
+                with contextlib.suppress(BaseException):
                     a.cond_load_acquire(1, cpu)
-                except BaseException:
-                    pass
 
         x.vcpu(cpu)
 
@@ -663,7 +660,7 @@ def test_objects_of_an_older_execution():
 
     def program(x):
         old.append(x.atomic())
-        x.vcpu(lambda cpu: old[0].load(cpu))
+        x.vcpu(old[0].load)
 
     assert "belongs to an execution that is over" in explore(program).violations[0].message
 
