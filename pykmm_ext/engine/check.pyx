@@ -107,6 +107,7 @@ cdef extern from "kmm/check_search.h" nogil:
         node_t *nodes
         u32 *clk
         void *accesses
+        void *answers
         u32 access_cap
         void *words
         u32 words_mask
@@ -146,11 +147,27 @@ cdef extern from *:
     static size_t event_size(void) { return sizeof(struct event); }
     static size_t node_size(void) { return sizeof(struct node); }
     static size_t access_size(void) { return sizeof(struct access); }
+    static size_t answer_size(void) { return sizeof(struct answer); }
     static size_t word_size(void) { return sizeof(struct word); }
+    static int all_returned(const struct check *c)
+    {
+        for (u32 i = 0; i < c->nr_vcpus; i++)
+            if (c->vcpus[i].pend.op != P_DONE)
+                return 0;
+        return 1;
+    }
+    static u32 last_preemptions(const struct check *c)
+    {
+        const struct node *last = c->nevents ? &c->nodes[c->nevents - 1] : NULL;
+        return last ? last->preemptions + is_preemption((struct check *)(uintptr_t)c, last) : 0;
+    }
     """
+    u32 last_preemptions(const check_t *c) nogil
+    int all_returned(const check_t *c) nogil
     size_t event_size() nogil
     size_t node_size() nogil
     size_t access_size() nogil
+    size_t answer_size() nogil
     size_t word_size() nogil
 
 #: Memory models by name.
@@ -223,7 +240,8 @@ cdef class Exploration:
     :param memory_model: "sc", "tso", "pso" or "power"
     :param explorer: "dpor" (source-DPOR with sleep sets), "dfs" (every schedule), "random", "pct", or "replay"
     :param seed: of random and pct
-    :param preemptions: explorer "dfs": schedules with at most that many preemptions of a vCPU; -1 = any number
+    :param preemptions: explorers "dpor" and "dfs": schedules with at most that many preemptions of a vCPU; -1 = any
+        number. Store buffers and interrupt handlers come for free
     :param max_steps: an execution of more steps is a livelock
     :param depth: explorer "pct": bug depth d
     :param schedule: explorer "replay": steps as in RawViolation; beyond it, as it comes
@@ -256,8 +274,8 @@ cdef class Exploration:
             raise ValueError(f"unknown explorer {explorer!r}; known: {', '.join(EXPLORERS)}")
         if not 1 <= n <= CHECK_MAX_VCPUS:
             raise ValueError(f"a program has 1 to {CHECK_MAX_VCPUS} vCPUs, not {n}")
-        if preemptions >= 0 and explorer != "dfs":
-            raise ValueError("a bound of preemptions takes explorer='dfs'")
+        if preemptions >= 0 and explorer not in ("dpor", "dfs"):
+            raise ValueError("a bound of preemptions takes explorer='dpor' or 'dfs'")
         if not 2 <= depth <= 16 or max_steps < 1 or max_steps > 50_000_000:
             raise ValueError("depth is 2 to 16, max_steps 1 to 50000000")
         self.c = c = <check_t *>calloc(1, sizeof(check_t))
@@ -301,6 +319,7 @@ cdef class Exploration:
         c.events = calloc(c.cap, event_size())
         c.nodes = <node_t *>calloc(c.cap, node_size())
         c.clk = <u32 *>calloc(<size_t>c.cap * c.nr_agents, sizeof(u32))
+        c.answers = calloc(c.cap, answer_size())
         c.access_cap = FIRST_EVENTS
         c.accesses = calloc(c.access_cap, access_size())
         c.words_mask = FIRST_WORDS - 1
@@ -310,7 +329,7 @@ cdef class Exploration:
             c.views = <u16 *>malloc(c.views_cap * sizeof(u16))
             if c.views == NULL:
                 raise MemoryError()
-        if c.events == NULL or c.nodes == NULL or c.clk == NULL or c.accesses == NULL or c.words == NULL:
+        if c.events == NULL or c.nodes == NULL or c.clk == NULL or c.accesses == NULL or c.words == NULL or c.answers == NULL:
             raise MemoryError()
         self.watchdog = watchdog
         self.threads = []
@@ -374,6 +393,7 @@ cdef class Exploration:
         free(c.nodes)
         free(c.clk)
         free(c.accesses)
+        free(c.answers)
         free(c.words)
         free(c.views)
         free(c.given)
@@ -629,6 +649,16 @@ cdef class Exploration:
         if not self.c.failed_run:
             return None
         return (<bytes>self.c.kind).decode(), (<bytes>self.c.message).decode("utf-8", "replace")
+
+    @property
+    def at_end(self):
+        """Every vCPU had returned when the last execution ended: what it ended with, the final checks found."""
+        return bool(all_returned(self.c))
+
+    @property
+    def preemptions(self):
+        """How often a vCPU of the last execution had to give way although it could have gone on; at most 255."""
+        return last_preemptions(self.c)
 
     @property
     def schedule(self):

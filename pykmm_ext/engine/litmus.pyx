@@ -10,14 +10,16 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from pykmm_ext.engine.check cimport (
-    CHECK_ASSERTION, KMM_DOWN_READ, KMM_DOWN_WRITE, KMM_UP_READ, KMM_UP_WRITE, Program, check_choose, check_fail,
-    check_plain, check_program, kmm_lock_op,
+    CHECK_ASSERTION, KMM_DOWN_READ, KMM_DOWN_READ_TRYLOCK, KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK,
+    KMM_DOWNGRADE_WRITE, KMM_UP_READ, KMM_UP_WRITE, Program, check_choose, check_fail, check_plain, check_program,
+    kmm_lock_op,
 )
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64
 
 cdef extern from *:
     """
     #include "kmm/check.h"
+    #include "kmm/irq.h"
     #include "kmm/spinlock.h"
     static inline int lit_lock(Cpu *cpu, void *lock, enum kmm_lock_op op) { return cpu->engine->lock(cpu, lock, op); }
     static inline u64 lit_load(Cpu *cpu, u64 *p, int order, u32 dep)
@@ -29,7 +31,10 @@ cdef extern from *:
     static inline u64 lit_await(Cpu *cpu, u64 *p, kmm_pred pred, u64 arg)
     { return cpu->engine->await(cpu, p, 8, pred, arg); }
     static inline u32 lit_last_load(Cpu *cpu) { return cpu->engine->last_load(cpu); }
+    static inline void lit_ipi(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
+    { cpu->engine->ipi_send(cpu, target, func, info); cpu->engine->ipi_wait(cpu); }
     static int lit_at_least(u64 v, u64 arg) { return v >= arg; }
+    static int lit_below(u64 v, u64 arg) { return v < arg; }
     """
     int lit_lock(Cpu *cpu, void *lock, kmm_lock_op op) nogil
     u64 lit_load(Cpu *cpu, u64 *p, int order, u32 dep) nogil
@@ -38,7 +43,11 @@ cdef extern from *:
     void lit_fence(Cpu *cpu, int kind) nogil
     u64 lit_await(Cpu *cpu, u64 *p, int (*pred)(u64, u64) noexcept nogil, u64 arg) nogil
     u32 lit_last_load(Cpu *cpu) nogil
+    void lit_ipi(Cpu *cpu, Cpu *target, void (*func)(Cpu *, void *) noexcept nogil, void *info) nogil
+    void local_irq_disable(Cpu *cpu) nogil
+    void local_irq_enable(Cpu *cpu) nogil
     int lit_at_least(u64 v, u64 arg) nogil
+    int lit_below(u64 v, u64 arg) nogil
     ctypedef struct spinlock_t:
         pass
     void spin_lock(Cpu *cpu, spinlock_t *lock) nogil
@@ -66,6 +75,7 @@ cdef enum opcode:
     OP_LOAD, OP_STORE, OP_RMW, OP_FENCE, OP_AWAIT_EQ, OP_AWAIT_NE, OP_AWAIT_GE, OP_LOCK, OP_TRYLOCK, OP_UNLOCK
     OP_DOWN_READ, OP_UP_READ, OP_DOWN_WRITE, OP_UP_WRITE, OP_SET, OP_ADD, OP_MUL, OP_MOD, OP_JUMP_IF, OP_JUMP_UNLESS
     OP_JUMP_EQ, OP_ASSERT_EQ, OP_PLAIN_LOAD, OP_PLAIN_STORE, OP_CHOOSE, OP_END
+    OP_DOWN_READ_TRYLOCK, OP_DOWN_WRITE_TRYLOCK, OP_DOWNGRADE_WRITE, OP_IRQ_OFF, OP_IRQ_ON, OP_IPI, OP_AWAIT_LT
 
 #: Instructions by name; see Litmus for the operands.
 OPCODES = {
@@ -75,6 +85,9 @@ OPCODES = {
     "set": OP_SET, "add": OP_ADD, "mul": OP_MUL, "mod": OP_MOD, "jump_if": OP_JUMP_IF,
     "jump_unless": OP_JUMP_UNLESS, "jump_eq": OP_JUMP_EQ, "assert_eq": OP_ASSERT_EQ, "plain_load": OP_PLAIN_LOAD,
     "plain_store": OP_PLAIN_STORE, "choose": OP_CHOOSE, "end": OP_END,
+    "down_read_trylock": OP_DOWN_READ_TRYLOCK, "down_write_trylock": OP_DOWN_WRITE_TRYLOCK,
+    "downgrade_write": OP_DOWNGRADE_WRITE, "irq_disable": OP_IRQ_OFF, "irq_enable": OP_IRQ_ON, "ipi": OP_IPI,
+    "await_lt": OP_AWAIT_LT,
 }
 #: Orders, read-modify-writes and fences by name.
 ORDERS = {"relaxed": KMM_RELAXED, "acquire": KMM_ACQUIRE, "release": KMM_RELEASE, "seq_cst": KMM_SEQ_CST}
@@ -124,6 +137,11 @@ cdef inline u64 *address(litmus *l, thread *t, insn *i) noexcept nogil:
     return &l.words[(i.base + t.regs[i.addr & (REGISTERS - 1)]) % WORDS if i.addr & REG else i.addr]
 
 
+# Context: IPI handler. *info = a register of the target, which its thread looks at with IRQs off only.
+cdef void litmus_handler(Cpu *target, void *info) noexcept nogil:
+    (<u64 *>info)[0] += 1
+
+
 # Context: vCPU.
 cdef void litmus_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
     cdef litmus *l = <litmus *>priv
@@ -151,6 +169,8 @@ cdef void litmus_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             t.regs[i.reg] = lit_await(cpu, address(l, t, i), kmm_is_not_equal, operand(t, i.a, i.a_reg))
         elif i.op == OP_AWAIT_GE:
             t.regs[i.reg] = lit_await(cpu, address(l, t, i), lit_at_least, operand(t, i.a, i.a_reg))
+        elif i.op == OP_AWAIT_LT:
+            t.regs[i.reg] = lit_await(cpu, address(l, t, i), lit_below, operand(t, i.a, i.a_reg))
         elif i.op == OP_LOCK:
             spin_lock(cpu, <spinlock_t *>address(l, t, i))
         elif i.op == OP_TRYLOCK:
@@ -165,6 +185,18 @@ cdef void litmus_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             lit_lock(cpu, address(l, t, i), KMM_DOWN_WRITE)
         elif i.op == OP_UP_WRITE:
             lit_lock(cpu, address(l, t, i), KMM_UP_WRITE)
+        elif i.op == OP_DOWN_READ_TRYLOCK:
+            t.regs[i.reg] = <u64>lit_lock(cpu, address(l, t, i), KMM_DOWN_READ_TRYLOCK)
+        elif i.op == OP_DOWN_WRITE_TRYLOCK:
+            t.regs[i.reg] = <u64>lit_lock(cpu, address(l, t, i), KMM_DOWN_WRITE_TRYLOCK)
+        elif i.op == OP_DOWNGRADE_WRITE:
+            lit_lock(cpu, address(l, t, i), KMM_DOWNGRADE_WRITE)
+        elif i.op == OP_IRQ_OFF:
+            local_irq_disable(cpu)
+        elif i.op == OP_IRQ_ON:
+            local_irq_enable(cpu)
+        elif i.op == OP_IPI:
+            lit_ipi(cpu, &l.cpus[i.a % l.nthreads], litmus_handler, &l.threads[i.a % l.nthreads].regs[i.reg])
         elif i.op == OP_SET:
             t.regs[i.reg] = operand(t, i.a, i.a_reg)
         elif i.op == OP_ADD:
@@ -208,6 +240,7 @@ cdef int litmus_reset(void *priv) noexcept nogil:
     for i in range(l.nthreads):
         memset(l.threads[i].regs, 0, sizeof(l.threads[i].regs))
         memset(l.threads[i].loaded, 0, sizeof(l.threads[i].loaded))
+        l.cpus[i].irq_disabled = 0
     return 0
 
 
@@ -256,7 +289,9 @@ cdef class Litmus(Program):
 
     :param threads: per thread a list of instructions, each a dict: "op" (a key of OPCODES) and, by kind, "reg" (a
         register number), "addr" (a word, or ("reg", r, base) for words[base + r]), "a", "b" (a number, or ("reg", r)),
-        "order", "rmw", "fence" (names), "to" (target of a jump), "dep" (a register: the address depends on its load)
+        "order", "rmw", "fence" (names), "to" (target of a jump), "dep" (a register: the address depends on its load).
+        "ipi" interrupts thread "a" and waits; its handler adds 1 to that thread's register "reg", which the thread
+        may look at with IRQs off only
     :param initial: values of the first words; the rest is 0
     :param words: how many words there are, at most 512
     :param observe: what makes an outcome: up to 8 of (thread, register) or ("word", index), one byte each, first

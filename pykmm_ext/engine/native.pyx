@@ -34,7 +34,7 @@ from pykmm_ext.machine.cpu cimport Cpu, s32, s64, u8, u32, u64
 from pykmm_ext.machine.memory cimport machine_commit
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch
 from pykmm_ext.mm.brk cimport ksys_brk
-from pykmm_ext.mm.filemap cimport file_create, fput
+from pykmm_ext.mm.filemap cimport do_truncate, file_create, fput
 from pykmm_ext.mm.fork cimport dup_mm, mm_alloc, mmget, mmput
 from pykmm_ext.mm.madvise cimport do_madvise, do_mincore, do_msync
 from pykmm_ext.mm.mempolicy cimport do_mbind
@@ -70,6 +70,7 @@ cdef extern from "kmm/tape.h" nogil:
         KMM_OP_NOP, KMM_OP_MMAP, KMM_OP_MUNMAP, KMM_OP_MPROTECT, KMM_OP_MREMAP, KMM_OP_MADVISE, KMM_OP_BRK, KMM_OP_MLOCK
         KMM_OP_MUNLOCK, KMM_OP_MLOCKALL, KMM_OP_MUNLOCKALL, KMM_OP_MSYNC, KMM_OP_MINCORE, KMM_OP_FORK, KMM_OP_EXEC
         KMM_OP_EXIT, KMM_OP_MAP, KMM_OP_TOUCH, KMM_OP_LOAD, KMM_OP_STORE, KMM_OP_COMPUTE, KMM_OP_SETBRK, KMM_OP_MBIND
+        KMM_OP_TRUNCATE
     const s64 KMM_NO_RESULT
     int kmm_tape_mbind_mask(s32 flags)
     cdef struct kmm_tape_op:
@@ -436,6 +437,8 @@ cdef s64 perform(stream *s, const kmm_tape_op *op, u32 index) noexcept nogil:
         mm.brk = new_addr
         mmap_write_unlock(cpu, mm)
         return 0
+    if op.op == KMM_OP_TRUNCATE:
+        return do_truncate(cpu, run.files[op.file], op.len)
     if op.op == KMM_OP_MBIND:
         t = 1                           # node 0: the mask is not part of a tape
         if kmm_tape_mbind_mask(op.flags):

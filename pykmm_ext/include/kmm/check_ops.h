@@ -43,13 +43,8 @@ static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum km
 
 	if (c->direct || c->over)
 		return raw_load(p, width);
-	if (v->nbuffered && !v->drain) {
-		int own = buffer_forward(v, p, width, &value);
-		if (own > 0)
-			return value; /* nobody else can tell when: no step */
-		if (own < 0)
-			v->drain = 1;
-	}
+	if (v->nbuffered && buffer_forward(v, p, width, &value) < 0)
+		v->drain = 1; /* answered in part: in life that waits for the buffer as well */
 	value = announce(c, v, &(struct pend){ .op = P_LOAD, .width = (u8)width, .order = (u8)order, .addr = p, .dep = dep });
 	race_marked(c, v, p, width, 0, order);
 	return value;
@@ -65,8 +60,8 @@ static u32 op_last_load(Cpu *cpu) { return vcpu_of(cpu)->loads; }
 /* pso, power: later stores may not pass earlier ones. */
 static inline void new_epoch(struct vcpu *v)
 {
-	if (v->nbuffered && v->buffer[v->nbuffered - 1].epoch == v->epoch)
-		v->epoch++;
+	v->epoch += v->epoch_used;
+	v->epoch_used = 0;
 }
 
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value, bool unlock, enum kmm_order order)
@@ -88,6 +83,8 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->value = value;
 	b->unlock = unlock;
 	b->epoch = v->epoch;
+	b->answered = -1;
+	v->epoch_used = 1;
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {
@@ -248,6 +245,8 @@ static void op_irq(Cpu *cpu, enum kmm_irq_op op)
 	} else if (n > 1 || c->direct)
 		v->irq_off = cpu->irq_disabled = n - (n != 0);
 	else if (n == 1) {
+		if (v->drain)
+			drain_now(c, v); /* a barrier before: the step below does not wait */
 		v->pend = (struct pend){ .op = P_IRQ_ON, .width = 4, .addr = &cpu->irq_disabled };
 		keep_frames(c, v);
 		forced(c, v);

@@ -58,6 +58,8 @@ static bool reserve(struct check *c)
 		c->events = p;
 	if (p && (p = realloc(c->nodes, cap * sizeof(*c->nodes))))
 		c->nodes = p;
+	if (p && (p = realloc(c->answers, cap * sizeof(*c->answers))))
+		c->answers = p;
 	if (p && (p = realloc(c->clk, (size_t)cap * c->nr_agents * sizeof(u32))))
 		c->clk = p;
 	if (!p) {
@@ -139,7 +141,7 @@ static void blocked_races(struct check *c)
 		if (c->agents[a].kind == AGENT_VCPU ? v->pend.op != P_LOCK && v->pend.op != P_AWAIT : v->call_first == v->call_last)
 			continue;
 		f = footprint_of(c, a);
-		if (!f.blocking)
+		if (!f.blocking || f.none)
 			continue;
 		if (c->agents[a].last >= 0)
 			memcpy(base, clk_of(c, (u64)c->agents[a].last), c->nr_agents * sizeof(u32));
@@ -211,6 +213,18 @@ static inline bool is_preemption(struct check *c, const struct node *node)
 	       && node->enabled & bit(node->before);
 }
 
+/* Those of `set` that the bound of preemptions leaves at this node. */
+static u64 within_bound(struct check *c, const struct node *node, u64 set)
+{
+	u64 vcpus = bit(c->nr_vcpus) - 1;
+
+	if (c->bound < 0 || node->before == 0xff || !(node->enabled & bit(node->before)) || node->preemptions < (u32)c->bound)
+		return set;
+	if (set & vcpus & ~bit(node->before))
+		c->bounded = 1;
+	return set & (bit(node->before) | ~vcpus);
+}
+
 /* The agent of the next step, with *choice; the execution may be over instead. */
 static u32 choose(struct check *c, u32 *choice)
 {
@@ -272,15 +286,11 @@ static u32 choose(struct check *c, u32 *choice)
 			return 0;
 		}
 		node->chosen = (u8)default_pick(avail, current);
-		node->backtrack = d < c->expand ? avail : bit(node->chosen);
+		node->backtrack = d < c->expand ? within_bound(c, node, avail) : bit(node->chosen);
 		break;
 	case EXPLORER_DFS:
 		node->sleep = 0;
-		if (c->bound >= 0 && current != 0xff && set & bit(current) && node->preemptions >= (u32)c->bound) {
-			avail = set & (bit(current) | ~(bit(c->nr_vcpus) - 1));
-			if (avail != set)
-				c->bounded = 1;
-		}
+		avail = within_bound(c, node, set);
 		node->chosen = (u8)default_pick(avail, current);
 		node->backtrack = avail;
 		break;

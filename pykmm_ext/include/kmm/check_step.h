@@ -62,7 +62,7 @@ static inline u64 rmw_value(u8 sub, u64 old, u64 a, u64 b, unsigned width)
 
 /* ---- store buffers ---- */
 
-/* The youngest own store to these bytes: 1 = *value; 0 = none; -1 = some of the bytes only. */
+/* The youngest own store to these bytes: 1 + its place, and *value; 0 = none; -1 = some of the bytes only. */
 static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned width, u64 *value)
 {
 	for (u32 i = v->nbuffered; i--;) {
@@ -75,7 +75,7 @@ static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned
 		*value = b->value >> 8 * (s - t);
 		if (width < 8)
 			*value &= (1ULL << 8 * width) - 1;
-		return 1;
+		return 1 + (int)i;
 	}
 	return 0;
 }
@@ -307,12 +307,11 @@ static struct footprint footprint_of(struct check *c, u32 a)
 	f.none = 0;
 	f.mask = byte_mask(p->addr, p->width);
 	switch (p->op) {
-	case P_LOAD:
+	case P_LOAD: case P_AWAIT:
 		f.kind = A_READ;
-		break;
-	case P_AWAIT:
-		f.kind = A_READ;
-		f.blocking = 1;
+		f.blocking = p->op == P_AWAIT;
+		/* Answered by the own buffer: nobody else matters, now. See answer_load(). */
+		f.none = v->nbuffered && !v->drain && buffer_forward(v, p->addr, p->width, &old) > 0;
 		break;
 	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND:
 		f.kind = A_WRITE;
@@ -486,6 +485,20 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 	}
 }
 
+/*
+ * The own buffer answers a load. That is as if it read the store right after it became visible: so the load is
+ * entered among the accesses of its word then, and whoever overwrites the value later finds a race with it: in the
+ * reverse order the store is visible, then overwritten, then loaded.
+ */
+static void answer_load(struct check *c, struct vcpu *v, struct buffered *b, const struct pend *p, u32 e)
+{
+	v->loads++;
+	if (v->loads <= CHECK_LOADS)
+		v->load_view[v->loads - 1] = NULL;
+	c->answers[c->nanswers] = (struct answer){ e, b->answered, byte_mask(p->addr, p->width) };
+	b->answered = (s32)c->nanswers++;
+}
+
 static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const struct pend *p, u32 stale)
 {
 	struct access *x;
@@ -523,7 +536,9 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	u32 direct = c->direct;
 
 	c->direct = 1;
+	kmm_event(v->cpu, KMM_EV_IRQ_ENTER, NULL, 0);
 	call->func(v->cpu, call->info);
+	kmm_event(v->cpu, KMM_EV_IRQ_EXIT, NULL, 0);
 	c->direct = direct;
 	call->event = e;
 	call->sender->calls_pending--;
@@ -564,6 +579,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	struct access *x = NULL;
 	u32 e = c->nevents, stale = 0;
 	u64 old = 0, value = 0, next_sleep = 0;
+	int answer;
 	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : P_FLUSH;
 	const struct pend handler = { .op = P_HANDLER, .width = 4, .addr = f.addr };
 	bool dpor = c->explorer == EXPLORER_DPOR;
@@ -583,7 +599,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	ev->dup = 0;
 	ev->rfco = 0;
 	ev->seq = ++ag->seq;
-	node->nchoices = 1;
+	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
+		node->nchoices = 1;
 	if (words) {
 		if (!f.none)
 			w = word_of(c, f.addr);
@@ -593,13 +610,15 @@ static void step(struct check *c, u32 a, u32 choice)
 			else
 				memset(clk, 0, c->nr_agents * sizeof(u32));
 			order_implied(c, a, clk);
-			if (op == P_LOAD && c->model == MODEL_POWER)
+			if (op == P_LOAD && w && c->model == MODEL_POWER)
 				node->nchoices = (u8)(1 + power_stale(c, v, w, p, clk));
-			if (op == P_LOAD && c->model == MODEL_POWER && choice) {
+			if (op == P_LOAD && w && c->model == MODEL_POWER && choice) {
 				/* Ordered after the version it returns, and not after the newer ones. */
 				struct access *from = power_version(c, w, w->versions - choice);
 				if (from && !clk_has(c, clk, from->event))
 					clk_join(clk, clk_of(c, from->event), c->nr_agents);
+			} else if ((op == P_LOAD || op == P_AWAIT) && w && reads_own_store(c, a, w, f.mask)) {
+				;
 			} else if (w && f.blocking)
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
 			else if (w)
@@ -608,7 +627,7 @@ static void step(struct check *c, u32 a, u32 choice)
 		}
 		if (dpor && e + 1 >= c->replay) {
 			/* Who was tried here, or before, and does not depend on this step, need not be tried after it. */
-			u64 rest = (node->sleep | node->done) & ~bit(a);
+			u64 rest = c->bound < 0 ? (node->sleep | node->done) & ~bit(a) : 0; /* a bound and sleep sets do not mix */
 			for (; rest; rest &= rest - 1) {
 				u32 q = (u32)__builtin_ctzll(rest);
 				struct footprint g = footprint_of(c, q);
@@ -639,8 +658,10 @@ static void step(struct check *c, u32 a, u32 choice)
 		access_check(c, v, p->addr, p->width, 0);
 		if (c->over)
 			break;
-		if (op == P_AWAIT && v->nbuffered && buffer_forward(v, p->addr, p->width, &value) > 0)
+		if (v->nbuffered && (answer = buffer_forward(v, p->addr, p->width, &value)) > 0) {
+			answer_load(c, v, &v->buffer[answer - 1], p, e);
 			break;
+		}
 		value = load_perform(c, v, w, p, stale);
 		break;
 	case P_STORE:
@@ -674,6 +695,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	case P_CHOOSE:
 		value = choice;
+		ev->rfco = choice + 1; /* graph_hash(): another choice is another graph */
 		break;
 	case P_HANDLER:
 		handler_perform(c, v, e);
@@ -692,6 +714,17 @@ static void step(struct check *c, u32 a, u32 choice)
 			x = access_push(c, w, e, A_WRITE, f.mask);
 			if (c->model == MODEL_POWER)
 				power_store(c, v, w, x, b.rel, b.epoch);
+			x->old = old;
+			x->new = word_value(f.addr);
+			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
+			/* What a load took out of the buffer, it has read from this store. */
+			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
+				const struct answer *l = &c->answers[at];
+				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
+				if (c->model == MODEL_POWER)
+					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+			}
+			x = NULL;
 		}
 		break;
 	}

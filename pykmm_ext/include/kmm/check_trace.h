@@ -138,6 +138,7 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 	x->mask = mask;
 	x->view = NULL;
 	x->version = 0;
+	x->answer = 0;
 	w->head = (s32)c->naccesses++;
 	if (kind == A_WRITE)
 		w->writer = w->head;
@@ -147,17 +148,31 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 /*
  * Events i (past) and e (agent a, being taken, its clock so far is `clk`) race: e could have come first. See that
  * a schedule in which it does is explored, unless one already is: with v = what comes after i without depending
- * on it, then e, some agent that can begin v must be tried in place of i.
+ * on it (nor on the events `gone`, which are newer than i and would keep e from going on), then e, some agent that
+ * can begin v must be tried in place of i.
  */
-static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
+static void race_without(struct check *c, u32 i, const u32 *gone, u32 ngone, u32 e, u32 a, const u32 *clk)
 {
 	struct node *node = &c->nodes[i];
+	u32 start = i;
 	u64 seen = 0, init = 0;
 	u32 first[CHECK_MAX_AGENTS];
 	u32 ai = c->events[i].agent, si = c->events[i].seq, k;
 
 	if (c->explorer != EXPLORER_DPOR || i < c->nfixed || node->forced)
 		return;
+	if (c->bound >= 0)
+		/* A bounded search must also try at the beginning of the block that i is in, where the switch may cost no
+		 * preemption (Coons, Musuvathi, McKinley: OOPSLA'13). */
+		while (start > c->nfixed && c->nodes[start].current == c->nodes[start - 1].current)
+			start--;
+	if (c->bound >= 0) {
+		/* Nor may anybody else stand in for the agent itself: that could cost more preemptions. */
+		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
+		node = &c->nodes[start];
+		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
+		return;
+	}
 	if (node->backtrack == node->enabled)
 		return;
 	for (k = i + 1; k < e; k++) {
@@ -166,6 +181,13 @@ static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
 		u64 rest;
 		if (ck[ai] >= si || seen & bit(b))
 			continue;
+		if (unlikely(ngone)) {
+			u32 g = 0;
+			while (g < ngone && !clk_has(c, ck, gone[g]))
+				g++;
+			if (g < ngone)
+				continue;
+		}
 		first[b] = c->events[k].seq;
 		for (rest = seen; rest; rest &= rest - 1) {
 			u32 o = (u32)__builtin_ctzll(rest);
@@ -199,6 +221,24 @@ static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
 	node->backtrack |= init & bit(a) ? bit(a) : init & -init;
 }
 
+static void race(struct check *c, u32 i, u32 e, u32 a, const u32 *clk)
+{
+	race_without(c, i, NULL, 0, e, a, clk);
+}
+
+/* Was the newest store to these bytes the vCPU's own? Then a load of it is ordered like one that its buffer answered:
+ * whether the store was visible by then makes no difference. */
+static bool reads_own_store(struct check *c, u32 a, const struct word *w, u8 mask)
+{
+	const struct access *x;
+
+	if (c->model == MODEL_SC || w->writer < 0)
+		return false;
+	x = &c->accesses[w->writer];
+	return c->agents[c->events[x->event].agent].kind == AGENT_FLUSH && same_family(c, a, c->events[x->event].agent)
+	       && (x->mask & mask) == mask;
+}
+
 /*
  * The conflicts of event e, an access of `kind` to `mask` of w: races where the order could be reversed, and their
  * clocks joined into clk.
@@ -210,8 +250,16 @@ static void order_access(struct check *c, u32 e, u32 a, struct word *w, u8 kind,
 		if (!(conflicts[kind] >> x->kind & 1) || !(x->mask & mask))
 			continue;
 		if (!clk_has(c, clk, x->event)) {
-			if (!same_family(c, a, c->events[x->event].agent))
-				race(c, x->event, e, a, clk);
+			if (!same_family(c, a, c->events[x->event].agent)) {
+				if (unlikely(x->answer)) {
+					/* The load came out of the buffer of the store below it, which is newer as an event. */
+					u32 with[CHECK_MAX_AGENTS];
+					memcpy(with, clk, c->nr_agents * sizeof(u32));
+					clk_join(with, clk_of(c, x->answer - 1), c->nr_agents);
+					race(c, x->event, e, a, with);
+				} else
+					race(c, x->event, e, a, clk);
+			}
 			clk_join(clk, clk_of(c, x->event), c->nr_agents);
 		}
 		/* What is older conflicts with this one too, and so comes before it. */
@@ -227,13 +275,65 @@ static bool pend_satisfied(const struct pend *p, u64 word)
 	return p->op == P_AWAIT ? p->pred(word, p->a) : word == 0; /* a spinlock, the interrupt flag */
 }
 
+#define RW_READER 256           /* check_step.h: one reader in the count of an rwsem; bit 0 = a writer */
+
+/*
+ * Operation e, down_read() or down_write() of w, against access number `at`, which came before it though it need not
+ * have. In the schedule wanted e comes before that access, but behind those of w that remain before it; and nobody may
+ * hold the lock against it there, so readers who took it in between and stay go as well. False: somebody held it
+ * already.
+ */
+static bool race_rwsem(struct check *c, u32 e, u32 a, struct word *w, u8 kind, s32 at, const u32 *base)
+{
+	const struct access *from = &c->accesses[at];
+	u32 gone[CHECK_MAX_VCPUS], ngone = 0, with[CHECK_MAX_AGENTS];
+
+	if (from->old & 1)
+		return false;
+	for (;;) {
+		s64 readers = (s64)(from->old / RW_READER);
+		u64 left = 0;
+		s32 stays = -1, k;
+		memcpy(with, base, c->nr_agents * sizeof(u32));
+		for (k = w->head; k > at; k = c->accesses[k].prev) {
+			const struct access *x = &c->accesses[k];
+			const u32 *ck = clk_of(c, x->event);
+			u64 who = bit(c->events[x->event].agent);
+			u32 g = 0;
+			if (clk_has(c, ck, from->event))
+				continue;
+			while (g < ngone && !clk_has(c, ck, gone[g]))
+				g++;
+			if (g < ngone)
+				continue;
+			if (conflicts[kind] >> x->kind & 1)
+				clk_join(with, ck, c->nr_agents);
+			readers += x->kind == A_RW_LOCKR;
+			readers -= x->kind == A_RW_UNLOCKR;
+			if (x->kind == A_RW_UNLOCKR)
+				left |= who;
+			else if (x->kind == A_RW_LOCKR && !(left & who) && stays < 0)
+				stays = k;
+			else if (x->kind == A_RW_LOCKR)
+				left &= ~who;
+		}
+		if (kind == A_RW_LOCKR || !readers)
+			break;
+		if (stays < 0 || ngone == CHECK_MAX_VCPUS || clk_has(c, base, c->accesses[stays].event))
+			return false;
+		gone[ngone++] = c->accesses[stays].event;
+	}
+	race_without(c, from->event, gone, ngone, e, a, with);
+	return true;
+}
+
 /*
  * The races of a blocking operation (a lock, an await, an interrupt): it cannot come before what let it go on, but
  * before whoever made it wait. Compared with the clock as it is before those who let it go on are joined.
  */
 static void race_blocking(struct check *c, u32 e, u32 a, struct word *w, const struct pend *p, u8 kind, u8 mask, const u32 *base)
 {
-	bool readers = false;
+	bool raced = false;
 
 	for (s32 at = w->head; at >= 0; at = c->accesses[at].prev) {
 		const struct access *x = &c->accesses[at];
@@ -241,24 +341,27 @@ static void race_blocking(struct check *c, u32 e, u32 a, struct word *w, const s
 			continue;
 		if (kind == A_RW_LOCKW) {
 			if (x->kind == A_RW_LOCKR) {
-				readers = true;
 				if (!clk_has(c, base, x->event))
-					race(c, x->event, e, a, base);
+					raced |= race_rwsem(c, e, a, w, kind, at, base);
 			} else if (x->kind == A_RW_LOCKW) {
-				if (!readers && !clk_has(c, base, x->event))
+				if (!raced && !clk_has(c, base, x->event))
 					race(c, x->event, e, a, base);
 				return;
 			}
 		} else if (kind == A_RW_LOCKR) {
-			if (x->kind == A_RW_LOCKW) {
+			if (x->kind == A_RW_LOCKW || x->kind == A_RW_TRYW) {
 				if (!clk_has(c, base, x->event))
-					race(c, x->event, e, a, base);
-				return;
+					race_rwsem(c, e, a, w, kind, at, base);
+				if (x->kind == A_RW_LOCKW)
+					return;
 			}
 		} else {
 			if (clk_has(c, base, x->event))
 				return;
-			if (!same_family(c, a, c->events[x->event].agent) && pend_satisfied(p, x->old)) {
+			if (same_family(c, a, c->events[x->event].agent)) {
+				if ((x->mask & mask) == mask)
+					return; /* the own store comes before it in the program */
+			} else if (pend_satisfied(p, x->old)) {
 				race(c, x->event, e, a, base);
 				return;
 			}

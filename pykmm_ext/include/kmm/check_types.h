@@ -82,8 +82,10 @@ struct buffered {
 	u8 order;
 	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
-	u32 frames_from;            /* traced: the step's frames */
+	s32 answered;               /* loads that it answered: chain through check.answers */
 };
+
+struct answer { u32 event; s32 next; u8 mask; };
 
 struct call {
 	struct vcpu *sender;
@@ -114,7 +116,7 @@ struct vcpu {
 	/* the store buffer, oldest first */
 	struct buffered buffer[CHECK_BUFFER];
 	u32 nbuffered;
-	u32 epoch;
+	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
 	u32 flush_epoch;
@@ -144,6 +146,7 @@ struct access {
 	s32 prev;                   /* older access of this word, or -1 */
 	u8 kind, mask;
 	u16 version;                /* power: A_WRITE: its number for the word */
+	u32 answer;                 /* 1 + the flush of the store that answered this load from its buffer; 0 = none */
 	u64 old, new;
 	u16 *view;                  /* power: what a reader of this version has to see */
 };
@@ -226,6 +229,8 @@ struct check {
 	u32 *clk;                   /* [cap][nr_agents] */
 	struct access *accesses;
 	u32 naccesses, access_cap;
+	struct answer *answers;     /* [cap]: at most one a step */
+	u32 nanswers;
 	struct word *words;
 	u32 words_mask, nwords;
 	u32 replay;                 /* nodes[0 .. replay) are given */

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Small programs for the check engine: litmus tests and counting examples."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pykmm_ext.engine.check import Program
+
+OPCODES: dict[str, int]
+ORDERS: dict[str, int]
+RMWS: dict[str, int]
+FENCES: dict[str, int]
+
+class Litmus(Program):
+    def __init__(
+        self, threads: Sequence[Sequence[Mapping[str, Any]]], *, initial: Sequence[int] = (), words: int = 64,
+        observe: Sequence[tuple[int | str, int]] = (), plain: bool = False, open_spinlocks: bool = False,
+    ) -> None: ...
