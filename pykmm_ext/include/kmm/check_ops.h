@@ -10,14 +10,21 @@
 
 #include "kmm/check_race.h"
 #include "kmm/check_sched.h"
+#include "kmm/check_thread.h"
 
 static inline struct vcpu *vcpu_of(Cpu *cpu) { return cpu->engine_priv; }
+
+/* Where the vCPU is, for traces. Python code said so in op_enter(). */
+static inline void keep_frames(struct check *c, struct vcpu *v)
+{
+	if (unlikely(c->traced) && !c->prog.python)
+		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+}
 
 static inline u64 announce(struct check *c, struct vcpu *v, const struct pend *p)
 {
 	v->pend = *p;
-	if (unlikely(c->traced))
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	keep_frames(c, v);
 	return visible(c, v);
 }
 
@@ -249,8 +256,7 @@ static void op_irq(Cpu *cpu, enum kmm_irq_op op)
 		if (v->drain)
 			drain_now(c, v); /* a barrier before: the step below does not wait */
 		v->pend = (struct pend){ .op = P_IRQ_ON, .width = 4, .addr = &cpu->irq_disabled };
-		if (c->traced)
-			v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+		keep_frames(c, v);
 		forced(c, v);
 	} else {
 		check_violation(c, CHECK_ASSERTION, "Cpu %u enables IRQs, which were on", v->id);
@@ -283,8 +289,7 @@ static void op_ipi_send(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
 	/* The slot is filled when the step is taken: sends to one target are ordered by their steps. */
 	v->pend = (struct pend){ .op = P_IPI_SEND, .width = 8, .addr = &target->call_single_queue, .a = (u64)(uintptr_t)func, .b = (u64)(uintptr_t)t };
 	v->ipi_info = info;
-	if (c->traced)
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	keep_frames(c, v);
 	visible(c, v);
 }
 
@@ -363,6 +368,7 @@ static const struct engine_ops check_engine_ops = {
 	.lock = op_lock, .irq = op_irq, .event = op_event, .ipi_send = op_ipi_send, .ipi_wait = op_ipi_wait, .fail = op_fail,
 	.choose = op_choose, .plain = op_plain, .load_dep = op_load_dep, .last_load = op_last_load,
 	.forget = op_forget,
+	.enter = op_enter, .unwind = op_unwind,
 };
 
 #endif

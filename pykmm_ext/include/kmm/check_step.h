@@ -589,6 +589,25 @@ static u64 accesses_before(struct check *c, const struct access *x)
 
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale);
 
+/* Python programs: does the step of a replayed prefix do what it did before? */
+static bool same_as_before(struct check *c, const struct agent *ag, const struct pend *p, struct event *ev, u32 e)
+{
+	u64 sign = 0;
+
+	if (ag->kind == AGENT_VCPU) {
+		sign = check_mix(p->op | (u64)p->sub << 8 | (u64)p->width << 16 | (u64)p->order << 24) + (uintptr_t)p->addr;
+		if (p->op != P_AWAIT) /* its argument may be an object */
+			sign = check_mix(sign ^ p->a) + check_mix(p->b + 1);
+	}
+	if (e + 1 < c->replay && e >= c->nfixed && ev->sign != sign) {
+		c->err = -EILSEQ;
+		c->over = 1;
+		return false;
+	}
+	ev->sign = sign;
+	return true;
+}
+
 /* Lets agent `a` take event number c->nevents; `choice` is the node's data choice. */
 static void step(struct check *c, u32 a, u32 choice)
 {
@@ -615,6 +634,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	ev = &c->events[e];
 	node = &c->nodes[e];
+	if (unlikely(c->prog.python) && !same_as_before(c, ag, p, ev, e))
+		return;
 	ev->agent = (u8)a;
 	ev->op = op;
 	ev->dup = 0;

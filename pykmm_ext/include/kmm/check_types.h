@@ -169,7 +169,7 @@ struct event {
 	u8 naccess;
 	u8 forced;
 	u32 seq;                    /* number within its agent, from 1 */
-	s32 access[2];
+	u64 sign;                   /* python: what the vCPU was about to do */
 	u32 dup;                    /* pso, power: epoch of a store that became visible */
 	u64 rfco;                   /* power: the word and its version that was read or made */
 };
