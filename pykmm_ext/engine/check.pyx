@@ -108,6 +108,9 @@ cdef extern from "kmm/check_search.h" nogil:
         u32 *clk
         void *accesses
         void *answers
+        void *touched
+        void *pages
+        void *conflicting
         u32 access_cap
         void *words
         u32 words_mask
@@ -395,6 +398,9 @@ cdef class Exploration:
         free(c.clk)
         free(c.accesses)
         free(c.answers)
+        free(c.touched)
+        free(c.pages)
+        free(c.conflicting)
         free(c.words)
         free(c.views)
         free(c.given)

@@ -93,8 +93,9 @@ static inline void check_plain(Cpu *cpu, const volatile void *p, unsigned width,
 }
 
 /*
- * The memory at p is about to be freed by this Cpu: its own stores to it that wait in the store buffer are dropped. In
- * life they become visible before whoever gets the memory next can know; here it is poisoned and nobody's.
+ * The memory at p is about to be freed by this Cpu: a step, which conflicts with every access to that memory, so that an
+ * access that could come later is tried later. The Cpu's own stores to it that wait in the store buffer are dropped: in
+ * life they become visible before whoever gets the memory next can know.
  */
 static inline void check_forget(Cpu *cpu, const volatile void *p, size_t n)
 {

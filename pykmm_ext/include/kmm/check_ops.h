@@ -337,16 +337,19 @@ static u32 op_choose(Cpu *cpu, u32 n)
 	return (u32)announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = n > 64 ? 64 : n });
 }
 
-/* What waits in the buffer for these bytes will never be seen: nobody may look there any more. */
+/* A step, which conflicts with every access to that memory. What waits in the buffer for it will never be seen. */
 static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 {
 	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
 	u32 kept = 0;
 
 	for (u32 i = 0; i < v->nbuffered; i++)
 		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n)
 			v->buffer[kept++] = v->buffer[i];
 	v->nbuffered = kept;
+	if (!c->direct && !c->over)
+		announce(c, v, &(struct pend){ .op = P_FREE, .addr = p, .a = n });
 }
 
 static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)

@@ -10,7 +10,7 @@
 #include "kmm/check_ops.h"
 
 static const char *const pend_names[] = {
-	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "flush", "handler", "done"
+	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "flush", "handler", "done", "free"
 };
 
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale)
@@ -48,7 +48,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 		memcpy(s->frames, v->frames, sizeof(s->frames));
 	} else if (!f->none)
 		s->width = (u8)__builtin_popcount(f->mask);
-	if (f->none)
+	if (f->none || f->size)
 		return;
 	s->old = word_extract(old, f->addr, s->width);
 	s->new = word_extract(new, f->addr, s->width);
@@ -76,7 +76,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 static void begin_execution(struct check *c)
 {
 	c->epoch++;
-	c->nevents = c->naccesses = c->nanswers = 0;
+	c->nevents = c->naccesses = c->nanswers = c->ntouched = 0;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;

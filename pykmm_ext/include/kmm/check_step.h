@@ -310,6 +310,7 @@ struct footprint {
 	u8 kind, mask;
 	u8 blocking;
 	u8 none;
+	size_t size;                /* P_FREE: so many bytes from addr */
 };
 
 static struct footprint footprint_of(struct check *c, u32 a)
@@ -320,17 +321,22 @@ static struct footprint footprint_of(struct check *c, u32 a)
 	u64 old;
 
 	if (c->agents[a].kind == AGENT_IRQ) {
-		f = (struct footprint){ &v->cpu->irq_disabled, A_WRITE, byte_mask(&v->cpu->irq_disabled, 4), 1, 0 };
+		f = (struct footprint){ &v->cpu->irq_disabled, A_WRITE, byte_mask(&v->cpu->irq_disabled, 4), 1, 0, 0 };
 		return f;
 	}
 	if (c->agents[a].kind == AGENT_FLUSH) {
 		s32 at = buffer_head(c, a);
 		if (at >= 0)
-			f = (struct footprint){ v->buffer[at].addr, A_WRITE, byte_mask(v->buffer[at].addr, v->buffer[at].width), 0, 0 };
+			f = (struct footprint){ v->buffer[at].addr, A_WRITE, byte_mask(v->buffer[at].addr, v->buffer[at].width), 0, 0, 0 };
 		return f;
 	}
 	f.addr = p->addr;
 	f.none = 0;
+	if (p->op == P_FREE) {
+		f.kind = A_WRITE;
+		f.size = p->a;
+		return f;
+	}
 	f.mask = byte_mask(p->addr, p->width);
 	switch (p->op) {
 	case P_LOAD: case P_AWAIT:
@@ -366,7 +372,12 @@ static struct footprint footprint_of(struct check *c, u32 a)
 
 static inline bool footprints_conflict(const struct footprint *f, const struct footprint *g)
 {
-	return !f->none && !g->none && (uintptr_t)f->addr >> 3 == (uintptr_t)g->addr >> 3 && f->mask & g->mask
+	if (f->none || g->none)
+		return false;
+	if (f->size || g->size)
+		return (uintptr_t)f->addr < (uintptr_t)g->addr + (g->size ? g->size : 8)
+		       && (uintptr_t)g->addr < (uintptr_t)f->addr + (f->size ? f->size : 8);
+	return (uintptr_t)f->addr >> 3 == (uintptr_t)g->addr >> 3 && f->mask & g->mask
 	       && conflicts[f->kind] >> g->kind & 1;
 }
 
@@ -644,7 +655,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
 		node->nchoices = 1;
 	if (words) {
-		if (!f.none)
+		if (!f.none && !f.size)
 			w = word_of(c, f.addr);
 		if (e + 1 >= c->replay || !dpor) { /* the clocks of a replayed prefix are still there */
 			if (ag->last >= 0)
@@ -665,6 +676,8 @@ static void step(struct check *c, u32 a, u32 choice)
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
 			else if (w)
 				order_access(c, e, a, w, f.kind, f.mask, clk);
+			else if (f.size)
+				order_free(c, e, a, f.addr, f.size, clk);
 			clk[a] = ev->seq;
 		}
 		if (dpor && e + 1 >= c->replay) {
@@ -693,7 +706,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (op == P_LOAD)
 		stale = choice;
 	if (w || c->traced)
-		old = f.none ? 0 : word_value(f.addr);
+		old = f.none || f.size ? 0 : word_value(f.addr);
 
 	switch (op) {
 	case P_LOAD: case P_AWAIT:
@@ -773,6 +786,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	default:
 		break;
 	}
+	if (words && f.size)
+		push_free(c, e, f.addr, f.size);
 	if (op != P_FLUSH && w) {
 		x = access_push(c, w, e, f.kind, f.mask);
 		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
@@ -802,7 +817,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	c->steps++;
 	v->result = ag->kind == AGENT_VCPU ? value : v->result;
 	if (unlikely(c->traced))
-		trace_step(c, a, &f, op, old, x ? x->new : f.none ? 0 : word_value(f.addr), stale);
+		trace_step(c, a, &f, op, old, x ? x->new : f.none || f.size ? 0 : word_value(f.addr), stale);
 }
 
 #endif

@@ -39,7 +39,7 @@ enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
 
 enum pend_op {
 	P_NONE, P_LOAD, P_STORE, P_RMW, P_AWAIT, P_LOCK, P_IRQ_OFF, P_IRQ_ON, P_IPI_SEND, P_IPI_WAIT, P_CHOOSE, P_UNLOCK,
-	P_FLUSH, P_HANDLER, P_DONE
+	P_FLUSH, P_HANDLER, P_DONE, P_FREE
 };
 
 /* How two accesses of one word stand to each other. RW = rwsem. */
@@ -163,6 +163,14 @@ struct word {
 	u64 initial;                /* power: value of version 0 */
 };
 
+/* The words of one page that were accessed in this execution, for objects that are freed. */
+struct touched { u64 key; s32 next; };
+struct touched_page {
+	u64 page;                   /* address / 4096 */
+	u32 epoch;
+	s32 head;
+};
+
 struct event {
 	u8 agent;
 	u8 op;
@@ -231,6 +239,12 @@ struct check {
 	u32 *clk;                   /* [cap][nr_agents] */
 	struct access *accesses;
 	u32 naccesses, access_cap;
+	struct touched *touched;    /* one for each word, in the order in which they were met */
+	u32 ntouched, touched_cap;
+	struct touched_page *pages;
+	u32 pages_mask, npages;
+	u32 *conflicting;           /* events: scratch space of a P_FREE */
+	u32 conflicting_cap;
 	struct answer *answers;     /* [cap]: at most one a step */
 	u32 nanswers;
 	struct word *words;
