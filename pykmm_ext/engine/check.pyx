@@ -144,6 +144,7 @@ cdef extern from "kmm/check_search.h" nogil:
         void *cells
     int check_run(check_t *c, u64 max, bint stop)
     int next_part(check_t *c)
+    u64 graph_hash(check_t *c)
     void describe(check_t *c, const void *p, char *buf, size_t n)
 
 cdef extern from *:
@@ -667,6 +668,11 @@ cdef class Exploration:
     def preemptions(self):
         """How often a vCPU of the last execution had to give way although it could have gone on; at most 255."""
         return last_preemptions(self.c)
+
+    @property
+    def graph(self):
+        """The happens-before graph of the last execution as one number (graphs=True, or explorer="dpor")."""
+        return graph_hash(self.c)
 
     @property
     def schedule(self):

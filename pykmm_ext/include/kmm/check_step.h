@@ -500,9 +500,6 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 		break;
 	case AGENT_IRQ:
 		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
-		for (f = 2 * c->nr_vcpus; c->model != MODEL_SC && f < c->nr_agents; f++)
-			if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
-				clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 		break;
 	default: {
 		struct buffered *b = &v->buffer[buffer_head(c, a)];
@@ -678,6 +675,12 @@ static void step(struct check *c, u32 a, u32 choice)
 				order_access(c, e, a, w, f.kind, f.mask, clk);
 			else if (f.size)
 				order_free(c, e, a, f.addr, f.size, clk);
+			if (op == P_HANDLER && c->model != MODEL_SC)
+				/* It waited for the target's buffer; but it could have come before those stores were made. So they
+				 * are in its past, and were not when its races were looked for. */
+				for (u32 fl = 2 * c->nr_vcpus; fl < c->nr_agents; fl++)
+					if (c->agents[fl].vcpu == ag->vcpu && c->agents[fl].last >= 0)
+						clk_join(clk, clk_of(c, (u64)c->agents[fl].last), c->nr_agents);
 			clk[a] = ev->seq;
 		}
 		if (dpor && e + 1 >= c->replay) {
