@@ -230,11 +230,11 @@ cdef void world_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
         elif w.what == RWSEM:
             rwsem_section(cpu, w, role[0])
         elif w.what == RBTREE and role[0] == b'i':
-            insert(cpu, w, 5, 40)       # rotates
+            insert(cpu, w, 5, 50)       # rotates
         elif w.what == RBTREE and role[0] == b'e':
             rb_erase(cpu, &w.items[0].node, &w.root)
         elif w.what == RBTREE:
-            descend(cpu, w, 40 if role[0] == b'n' else 25)
+            descend(cpu, w, 50 if role[0] == b'n' else 25)
         elif role[0] != b'r':
             update_object(cpu, w, role[0])
         elif w.what == RCU:
