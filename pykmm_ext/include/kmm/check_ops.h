@@ -88,7 +88,6 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->width = (u8)width;
 	b->value = value;
 	b->unlock = unlock;
-	mem_buffer(c, p, width, value);
 	b->epoch = v->epoch;
 	b->answered = -1;
 	v->epoch_used = 1;
@@ -107,7 +106,7 @@ static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum
 
 	if (c->direct || c->over) {
 		if (c->direct)
-			mem_store(c, p, width, value);
+			raw_store(p, width, value);
 		return;
 	}
 	if (order == KMM_RELEASE && weakened(c, v, WEAKEN_RELEASE))
@@ -128,7 +127,7 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 	if (c->direct || c->over) {
 		old = raw_load(p, width);
 		if (c->direct)
-			mem_store(c, p, width, rmw_value((u8)sub, old, a, b, width));
+			raw_store(p, width, rmw_value((u8)sub, old, a, b, width));
 		return old;
 	}
 	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p, .a = a, .b = b });
@@ -204,7 +203,7 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 	if (c->over && !c->direct)
 		return 1;
 	if (c->direct) {
-		if (!lock_free(c, &p)) {
+		if (!lock_free(&p)) {
 			describe(c, lock, name, sizeof(name));
 			check_violation(c, CHECK_LOCK_HELD, "%s %s is still held at the end", lock_word((u8)op), name);
 			return 0;

@@ -115,7 +115,7 @@ static void deadlock(struct check *c)
 			at += (size_t)snprintf(text + at, sizeof(text) - at, "waits for the %s %s, held by %s", lock_word(v->pend.sub), name, who);
 		} else if (v->pend.op == P_AWAIT) {
 			at += (size_t)snprintf(text + at, sizeof(text) - at, "waits for a change of %s (now %#llx)", name,
-					       (unsigned long long)mem_load(c, v->pend.addr, v->pend.width));
+					       (unsigned long long)raw_load(v->pend.addr, v->pend.width));
 		} else if (v->pend.op == P_IPI_WAIT) {
 			at += (size_t)snprintf(text + at, sizeof(text) - at, "waits for an IPI to be handled by");
 			for (u32 t = 0; t < c->nr_vcpus && at < sizeof(text); t++)

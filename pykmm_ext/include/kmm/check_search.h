@@ -55,7 +55,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 	s->stale = (u8)stale;
 	if (op == P_LOAD && stale)
 		s->old = s->new = v->result;
-	s->newest = word_extract(word_value(c, f->addr), f->addr, s->width);
+	s->newest = word_extract(word_value(f->addr), f->addr, s->width);
 	/* Which step stored what was found. */
 	w = word_of(c, f->addr);
 	for (at = w->head; at >= 0; at = c->accesses[at].prev) {
@@ -78,7 +78,7 @@ static void begin_execution(struct check *c)
 	c->epoch++;
 	c->nevents = c->naccesses = c->nanswers = 0;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
-	c->views_used = c->nviews = c->nshadows = 0;
+	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
 	c->ntrace = 0;
 	c->rng_run = check_mix(c->rng + c->executions * 0x9E3779B97F4A7C15ULL) | 1;

@@ -47,50 +47,6 @@ static inline void raw_store(volatile void *p, unsigned width, u64 v)
 	}
 }
 
-static inline u64 mem_load(struct check *c, const volatile void *p, unsigned width)
-{
-	return unlikely(c->nshadows) ? word_extract(word_value(c, p), p, width) : raw_load(p, width);
-}
-
-static inline void shadow_store(struct shadow *s, const volatile void *p, unsigned width, u64 v)
-{
-	memcpy((u8 *)&s->visible + ((uintptr_t)p & 7), &v, width);
-}
-
-/* A store that is visible at once. */
-static inline void mem_store(struct check *c, volatile void *p, unsigned width, u64 v)
-{
-	struct shadow *s = unlikely(c->nshadows) ? shadow_of(c, p) : NULL;
-
-	if (s)
-		shadow_store(s, p, width, v);
-	raw_store(p, width, v);
-}
-
-/* A store that waits, and its end. */
-static void mem_buffer(struct check *c, volatile void *p, unsigned width, u64 v)
-{
-	struct shadow *s = shadow_of(c, p);
-
-	if (!s) {
-		s = &c->shadows[c->nshadows++];
-		*s = (struct shadow){ (uintptr_t)p & ~7UL, *(const volatile u64 *)((uintptr_t)p & ~7UL), 0 };
-	}
-	s->n++;
-	raw_store(p, width, v);
-}
-
-static void mem_flush(struct check *c, volatile void *p, unsigned width, u64 v)
-{
-	struct shadow *s = shadow_of(c, p);
-
-	shadow_store(s, p, width, v);
-	if (--s->n)
-		return;
-	*(volatile u64 *)s->word = s->visible;
-	*s = c->shadows[--c->nshadows];
-}
-
 static inline u64 rmw_value(u8 sub, u64 old, u64 a, u64 b, unsigned width)
 {
 	u64 mask = width >= 8 ? ~0ULL : (1ULL << 8 * width) - 1;
@@ -273,12 +229,12 @@ static inline bool needs_drained_buffer(const struct vcpu *v)
 	}
 }
 
-static bool lock_free(struct check *c, const struct pend *p)
+static bool lock_free(const struct pend *p)
 {
 	switch (p->sub) {
-	case KMM_SPIN_LOCK: return mem_load(c, p->addr, 4) == 0;
-	case KMM_DOWN_READ: return !(mem_load(c, p->addr, 8) & RWSEM_WRITER);
-	case KMM_DOWN_WRITE: return mem_load(c, p->addr, 8) == 0;
+	case KMM_SPIN_LOCK: return raw_load(p->addr, 4) == 0;
+	case KMM_DOWN_READ: return !(raw_load(p->addr, 8) & RWSEM_WRITER);
+	case KMM_DOWN_WRITE: return raw_load(p->addr, 8) == 0;
 	default: return true;
 	}
 }
@@ -300,9 +256,9 @@ static bool vcpu_enabled(struct check *c, struct vcpu *v)
 			if (own)
 				return v->pend.pred(value, v->pend.a);
 		}
-		return v->pend.pred(mem_load(c, v->pend.addr, v->pend.width), v->pend.a);
+		return v->pend.pred(raw_load(v->pend.addr, v->pend.width), v->pend.a);
 	case P_LOCK:
-		return lock_free(c, &v->pend);
+		return lock_free(&v->pend);
 	case P_IPI_WAIT:
 		return v->calls_pending == 0;
 	default:
@@ -361,17 +317,17 @@ static struct footprint footprint_of(struct check *c, u32 a)
 		f.kind = A_WRITE;
 		break;
 	case P_RMW:
-		old = mem_load(c, p->addr, p->width);
+		old = raw_load(p->addr, p->width);
 		f.kind = rmw_value(p->sub, old, p->a, p->b, p->width) == old ? A_READ : A_WRITE;
 		break;
 	case P_LOCK:
 		switch (p->sub) {
 		case KMM_SPIN_LOCK: f.kind = A_WRITE; f.blocking = 1; break;
-		case KMM_SPIN_TRYLOCK: f.kind = mem_load(c, p->addr, 4) ? A_READ : A_WRITE; break;
+		case KMM_SPIN_TRYLOCK: f.kind = raw_load(p->addr, 4) ? A_READ : A_WRITE; break;
 		case KMM_DOWN_READ: f.kind = A_RW_LOCKR; f.blocking = 1; break;
-		case KMM_DOWN_READ_TRYLOCK: f.kind = mem_load(c, p->addr, 8) & RWSEM_WRITER ? A_RW_TRYR : A_RW_LOCKR; break;
+		case KMM_DOWN_READ_TRYLOCK: f.kind = raw_load(p->addr, 8) & RWSEM_WRITER ? A_RW_TRYR : A_RW_LOCKR; break;
 		case KMM_DOWN_WRITE: f.kind = A_RW_LOCKW; f.blocking = 1; break;
-		case KMM_DOWN_WRITE_TRYLOCK: f.kind = mem_load(c, p->addr, 8) ? A_RW_TRYW : A_RW_LOCKW; break;
+		case KMM_DOWN_WRITE_TRYLOCK: f.kind = raw_load(p->addr, 8) ? A_RW_TRYW : A_RW_LOCKW; break;
 		case KMM_UP_READ: f.kind = A_RW_UNLOCKR; break;
 		default: f.kind = A_RW_UNLOCKW; break;
 		}
@@ -432,9 +388,9 @@ static u64 lock_perform(struct check *c, struct vcpu *v, volatile void *lock, u8
 
 	switch (op) {
 	case KMM_SPIN_LOCK: case KMM_SPIN_TRYLOCK:
-		got = mem_load(c, lock, 4) == 0;
+		got = *(volatile u32 *)lock == 0;
 		if (got)
-			mem_store(c, lock, 4, 1);
+			*(volatile u32 *)lock = 1;
 		break;
 	case KMM_DOWN_READ: case KMM_DOWN_READ_TRYLOCK:
 		got = !(*count & RWSEM_WRITER);
@@ -453,7 +409,7 @@ static u64 lock_perform(struct check *c, struct vcpu *v, volatile void *lock, u8
 			return 0;
 		}
 		if (op == KMM_SPIN_UNLOCK)
-			mem_store(c, lock, 4, 0);
+			*(volatile u32 *)lock = 0;
 		else if (op == KMM_UP_READ)
 			*count -= RWSEM_READER;
 		else if (op == KMM_UP_WRITE)
@@ -551,11 +507,11 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 	s32 i;
 
 	if (c->model != MODEL_POWER)
-		return mem_load(c, p->addr, p->width);
+		return raw_load(p->addr, p->width);
 	version = w->versions - stale;
 	x = power_version(c, w, version);
 	if (!stale)
-		value = mem_load(c, p->addr, p->width);
+		value = raw_load(p->addr, p->width);
 	else
 		value = word_extract(x ? x->new : w->initial, p->addr, p->width);
 	i = view_index(c, w);
@@ -685,7 +641,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (op == P_LOAD)
 		stale = choice;
 	if (w || c->traced)
-		old = f.none ? 0 : word_value(c, f.addr);
+		old = f.none ? 0 : word_value(f.addr);
 
 	switch (op) {
 	case P_LOAD: case P_AWAIT:
@@ -701,14 +657,14 @@ static void step(struct check *c, u32 a, u32 choice)
 	case P_STORE:
 		access_check(c, v, p->addr, p->width, 1);
 		if (!c->over)
-			mem_store(c, (volatile void *)p->addr, p->width, p->a);
+			raw_store((volatile void *)p->addr, p->width, p->a);
 		break;
 	case P_RMW:
 		access_check(c, v, p->addr, p->width, 1);
 		if (c->over)
 			break;
-		value = mem_load(c, p->addr, p->width);
-		mem_store(c, (volatile void *)p->addr, p->width, rmw_value(p->sub, value, p->a, p->b, p->width));
+		value = raw_load(p->addr, p->width);
+		raw_store((volatile void *)p->addr, p->width, rmw_value(p->sub, value, p->a, p->b, p->width));
 		break;
 	case P_LOCK: case P_UNLOCK:
 		access_check(c, v, p->addr, p->width, 1);
@@ -743,13 +699,13 @@ static void step(struct check *c, u32 a, u32 choice)
 		access_check(c, v, b.addr, b.width, 1);
 		if (c->over)
 			break;
-		mem_flush(c, b.addr, b.width, b.value);
+		raw_store(b.addr, b.width, b.value);
 		if (w) {
 			x = access_push(c, w, e, A_WRITE, f.mask);
 			if (c->model == MODEL_POWER)
 				power_store(c, v, w, x, b.rel, b.epoch);
 			x->old = old;
-			x->new = word_value(c, f.addr);
+			x->new = word_value(f.addr);
 			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
 			/* What a load took out of the buffer, it has read from this store. */
 			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
@@ -772,7 +728,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	if (x) {
 		x->old = old;
-		x->new = word_value(c, f.addr);
+		x->new = word_value(f.addr);
 		if (c->model == MODEL_POWER && op != P_LOAD && op != P_AWAIT && op != P_RMW && op != P_FLUSH)
 			ev->rfco = accesses_before(c, x); /* a lock, an interrupt */
 		else if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
@@ -794,7 +750,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	c->steps++;
 	v->result = ag->kind == AGENT_VCPU ? value : v->result;
 	if (unlikely(c->traced))
-		trace_step(c, a, &f, op, old, x ? x->new : f.none ? 0 : word_value(c, f.addr), stale);
+		trace_step(c, a, &f, op, old, x ? x->new : f.none ? 0 : word_value(f.addr), stale);
 }
 
 #endif

@@ -45,22 +45,9 @@ static inline u8 byte_mask(const volatile void *p, unsigned width)
 	return (u8)((width >= 8 ? 0xff : (1u << width) - 1) << ((uintptr_t)p & 7));
 }
 
-static struct shadow *shadow_of(struct check *c, const volatile void *p)
+static inline u64 word_value(const volatile void *p)
 {
-	uintptr_t word = (uintptr_t)p & ~7UL;
-
-	for (u32 i = 0; i < c->nshadows; i++)
-		if (c->shadows[i].word == word)
-			return &c->shadows[i];
-	return NULL;
-}
-
-/* What everybody can see. */
-static inline u64 word_value(struct check *c, const volatile void *p)
-{
-	struct shadow *s = unlikely(c->nshadows) ? shadow_of(c, p) : NULL;
-
-	return s ? s->visible : *(const volatile u64 *)((uintptr_t)p & ~7UL);
+	return *(const volatile u64 *)((uintptr_t)p & ~7UL);
 }
 
 /* The value of `width` bytes at p, out of the word's value. */
@@ -124,7 +111,7 @@ static struct word *word_of(struct check *c, const volatile void *p)
 		w->versions = 0;
 		w->view = -1;
 		if (c->model == MODEL_POWER)
-			w->initial = word_value(c, p);
+			w->initial = word_value(p);
 	}
 	return w;
 }

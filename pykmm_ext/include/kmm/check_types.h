@@ -98,14 +98,6 @@ struct call {
 
 struct held { void *lock; u8 op; u32 event; };
 
-/* A word with stores that are not visible yet. Memory itself holds what was stored last, so that a vCPU's plain
- * accesses find its own stores; everybody else is shown `visible`. */
-struct shadow {
-	uintptr_t word;
-	u64 visible;
-	u32 n;                      /* stores that wait */
-};
-
 struct vcpu {
 	struct kmm_fiber fiber;
 	struct check *c;
@@ -244,8 +236,6 @@ struct check {
 	u32 nanswers;
 	struct word *words;
 	u32 words_mask, nwords;
-	struct shadow shadows[CHECK_MAX_VCPUS * CHECK_BUFFER];
-	u32 nshadows;
 	u32 replay;                 /* nodes[0 .. replay) are given */
 	u64 enabled;                /* at the step under way */
 	u16 *views;                 /* power: bump space */
