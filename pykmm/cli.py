@@ -6,8 +6,8 @@
 It replays the recording that is shipped in :mod:`pykmm.data`. Everything heavy is imported by the command that
 needs it.
 
-Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ; 2 = wrong
-usage or bad input (the message says which file and line); 130 = interrupted.
+Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, or ``check``
+has found a violation; 2 = wrong usage or bad input (the message says which file and line); 130 = interrupted.
 """
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
+
+from pykmm.checking.cli import check
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,8 +39,9 @@ T = TypeVar("T")
 app = typer.Typer(
     name="pykmm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Replay recorded memory behaviour under different page-fault strategies.",
-    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones, 2 wrong usage or bad input.",
+    help="Replay recorded memory behaviour under different page-fault strategies, and check them for races.",
+    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones or a check found something, 2 wrong usage or "
+           "bad input.",
 )
 
 Traces = Annotated[list[Path] | None, typer.Argument(
@@ -89,7 +92,9 @@ def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _names(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    from pykmm.plugin import split_names
+
+    return split_names(text)
 
 
 def _console(stderr: bool = False) -> Console:
@@ -307,7 +312,7 @@ def maps(
 @app.command("list")
 @_clear_errors
 def list_() -> None:
-    """List strategies, arch backends, engines, importers and workloads.
+    """List strategies with their options, arch backends, engines, importers, workloads and scenarios.
 
     \b
     Example:
@@ -317,15 +322,22 @@ def list_() -> None:
 
     manager = get_plugin_manager()
     for title, registry in (("strategies", manager.strategies), ("arch backends", manager.arches),
-                            ("importers", manager.importers), ("workloads", manager.workloads)):
+                            ("importers", manager.importers), ("workloads", manager.workloads),
+                            ("scenarios", manager.scenarios)):
         typer.echo(f"{title}:")
+        width = max([14, *(len(entry.name) for entry in registry)])
         for entry in registry:
-            typer.echo(f"  {entry.name:<14} {entry.description}  [{entry.origin}]")
+            typer.echo(f"  {entry.name:<{width}} {entry.description}  [{entry.origin}]")
+            for option, values in entry.options.items():
+                typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
         if not len(registry):
             typer.echo("  none")
     typer.echo("engines:")
     typer.echo("  native         one thread per simulated CPU in this process, wall clock")
     typer.echo("  host           real system calls and touches on the running kernel, wall clock")
+
+
+app.command("check")(_clear_errors(check))
 
 
 def main() -> None:

@@ -51,6 +51,11 @@ def pykmm_register_workloads(registry: Registry) -> None:
 
 
 @hookspec
+def pykmm_register_scenarios(registry: Registry) -> None:
+    """Add scenarios of the check engine: ``pykmm.checking.scenario.register(registry, Scenario(...), ...)``."""
+
+
+@hookspec
 def pykmm_mm_created(mm: MmStruct) -> None:
     """An address space was made through the Python API: ``Machine.mm()`` or ``MmStruct.fork()``."""
 

@@ -90,18 +90,20 @@ class Machine(binding.Machine):
     """A simulated machine; a context manager.
 
     :param arch: name of an arch backend (``pykmm list``), or an Arch object
-    :param strategy: name of a fault strategy, or a Strategy object
+    :param strategy: name of a fault strategy, with options as in "spf-rfc5[ptl=spin]"; or a Strategy object
     :param cpus: number of simulated CPUs, 1 to 4096
     :param memory: physical memory, like "256M" or "2T"; reserved, committed as it is used
     :param fault_around: bytes mapped around a read fault of a file; one page = off
+    :param quirks: fixes of the mm to do without, by name (:data:`pykmm_ext.binding.QUIRKS`): for the study of races
     """
 
     def __init__(self, arch: str | Arch = "x86", strategy: str | Strategy = "spf", cpus: int = 2,
-                 memory: str | int = "256M", *, fault_around: str | int = "64K") -> None:
+                 memory: str | int = "256M", *, fault_around: str | int = "64K",
+                 quirks: Iterable[str] = ()) -> None:
         manager = get_plugin_manager()
-        made_arch = manager.arches.get(arch)() if isinstance(arch, str) else arch
-        made_strategy = manager.strategies.get(strategy)() if isinstance(strategy, str) else strategy
-        super().__init__(made_arch, made_strategy, cpus, parse_size(memory), parse_size(fault_around))
+        made_arch = manager.arches.make(arch) if isinstance(arch, str) else arch
+        made_strategy = manager.strategies.make(strategy) if isinstance(strategy, str) else strategy
+        super().__init__(made_arch, made_strategy, cpus, parse_size(memory), parse_size(fault_around), quirks)
 
     @property
     def arch(self) -> str:
@@ -160,7 +162,7 @@ def memory_needed(tape: Tape) -> int:
     return min(max(256 << 20, 2 * 4096 * _frames_needed(tape.program())), 1 << 40)
 
 
-def _closes(program: TapeProgram) -> npt.NDArray[np.uint8]:
+def closing_execs(program: TapeProgram) -> npt.NDArray[np.uint8]:
     """Per operation: an EXEC after which nobody uses the address space it leaves."""
     import numpy as np
 
@@ -175,7 +177,7 @@ def _closes(program: TapeProgram) -> npt.NDArray[np.uint8]:
     return closes
 
 
-def _device(text: str) -> tuple[int, int]:
+def device_numbers(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(":")
     try:
         return int(major, 16), int(minor, 16)
@@ -218,8 +220,8 @@ def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
     before, counted = machine.vmstat, machine.counters
     elapsed, streams, maps = native.run(
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,
-        program.dep_stream, program.dep_pos, awaited, _closes(program), results, codes, times, program.roots,
-        program.mms, [(f.name, f.data, f.size, _device(f.dev), f.ino) for f in program.files],
+        program.dep_stream, program.dep_pos, awaited, closing_execs(program), results, codes, times, program.roots,
+        program.mms, [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit)
     vmstat = {name: value - before.get(name, 0) if not name.startswith("nr_") else value
               for name, value in machine.vmstat.items()}
@@ -286,7 +288,7 @@ def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: 
 
 
 _ADDRESS = ("MMAP", "MREMAP", "BRK")
-_STATUS = ("MUNMAP", "MPROTECT", "MADVISE", "MLOCK", "MUNLOCK", "MLOCKALL", "MUNLOCKALL", "MSYNC", "MBIND")
+_STATUS = ("MUNMAP", "MPROTECT", "MADVISE", "MLOCK", "MUNLOCK", "MLOCKALL", "MUNLOCKALL", "MSYNC", "MBIND", "TRUNCATE")
 _CODES = {1: "MAPERR", 2: "ACCERR", 3: "SIGBUS", 4: "out of memory"}
 
 
@@ -341,12 +343,15 @@ def _mismatches(tape: Tape, results: npt.NDArray[np.int64], errnos: npt.NDArray[
 def check_names(kind: str, names: Iterable[str]) -> list[str]:
     """`names` as a list without repeats. ValueError lists the known ones when one is unknown or none is given."""
     manager = get_plugin_manager()
-    known = {"strategy": manager.strategies.names(), "arch": manager.arches.names(), "engine": list(ENGINES)}[kind]
+    registry = {"strategy": manager.strategies, "arch": manager.arches}.get(kind)
+    known = list(ENGINES) if registry is None else registry.names()
     found = list(dict.fromkeys(names))
     if not found:
         raise ValueError(f"no {kind} given; known: {', '.join(known)}")
     for name in found:
-        if name not in known:
+        if registry is not None:
+            registry.parse(name)
+        elif name not in known:
             raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
     return found
 

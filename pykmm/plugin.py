@@ -11,9 +11,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
@@ -28,9 +29,12 @@ DISABLE_VARIABLE = "PYKMM_DISABLE_PLUGINS"
 DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
+    "strategies.spf_rfc5",
     "arch.x86",
     "importers.perf_trace",
     "importers.strace",
+    "scenarios.races",
+    "scenarios.speculative",
 )
 
 
@@ -42,6 +46,34 @@ class Entry:
     factory: Callable[..., Any]
     description: str
     origin: str  #: the plugin that added it
+    #: option -> its values, the first is the default
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+_OPTIONS = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
+
+
+def split_options(text: str) -> tuple[str, dict[str, str]]:
+    """``"name[a=1,b=2]"`` -> ``("name", {"a": "1", "b": "2"})``. ValueError where brackets or equals signs miss."""
+    if "[" not in text and "]" not in text:
+        return text, {}
+    match = _OPTIONS.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no name with options: expected name[option=value,option=value]")
+    options: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in match[2].split(","))):
+        option, equals, value = (word.strip() for word in part.partition("="))
+        if not (option and equals and value):
+            raise ValueError(f"{part!r} in {text!r} is no option: expected option=value")
+        if option in options:
+            raise ValueError(f"option {option!r} is given twice in {text!r}")
+        options[option] = value
+    return match[1].strip(), options
+
+
+def split_names(text: str) -> list[str]:
+    """The parts of a comma-separated list of names; commas inside brackets belong to a name's options."""
+    return [word for word in (word.strip() for word in re.split(r",(?![^\[]*\])", text)) if word]
 
 
 class Registry:
@@ -52,17 +84,23 @@ class Registry:
         self.origin: str | None = None  #: the plugin whose hook runs now
         self._entries: dict[str, Entry] = {}
 
-    def add(self, name: str, factory: Callable[..., Any], description: str = "") -> None:
-        """Register `factory` as `name`. A name that is taken raises :class:`PluginError` naming both origins."""
-        if not isinstance(name, str) or not name or name != name.strip() or "," in name:
-            raise PluginError(f"{self.kind} name {name!r}: must be a non-empty string without commas or outer spaces")
+    def add(self, name: str, factory: Callable[..., Any], description: str = "", *,
+            options: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """Register `factory` as `name`. A name that is taken raises :class:`PluginError` naming both origins.
+
+        ``options`` says which keyword arguments the factory takes from a name such as ``name[option=value]`` (strings;
+        an empty tuple of values: any).
+        """
+        if not isinstance(name, str) or not name or name != name.strip() or set(name) & set(",[]="):
+            raise PluginError(f"{self.kind} name {name!r}: must be a non-empty string without commas, brackets, equals "
+                              "signs or outer spaces")
         if not callable(factory):
             raise PluginError(f"{self.kind} {name!r}: the factory must be callable, not {type(factory).__name__}")
         origin = self.origin or str(getattr(factory, "__module__", None) or type(factory).__module__)
         old = self._entries.get(name)
         if old is not None:
             raise PluginError(f"{self.kind} {name!r} is registered twice: by {old.origin} and by {origin}")
-        self._entries[name] = Entry(name, factory, description, origin)
+        self._entries[name] = Entry(name, factory, description, origin, dict(options or {}))
 
     def get(self, name: str) -> Callable[..., Any]:
         """The factory of `name`. An unknown name raises ValueError that lists the known ones."""
@@ -75,6 +113,28 @@ class Registry:
         except (KeyError, TypeError):
             known = ", ".join(self._entries) or "none"
             raise ValueError(f"unknown {self.kind} {name!r}; known: {known}") from None
+
+    def parse(self, text: str) -> tuple[Entry, dict[str, str]]:
+        """What "name" or "name[option=value,option=value]" names.
+
+        ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones.
+        """
+        name, options = split_options(text) if isinstance(text, str) else (text, {})
+        entry = self.entry(name)
+        for option, value in options.items():
+            if option not in entry.options:
+                known = ", ".join(entry.options)
+                raise ValueError(f"{self.kind} {name!r} has no option {option!r}; "
+                                 + (f"its options: {known}" if known else "it has none"))
+            values = entry.options[option]
+            if values and value not in values:
+                raise ValueError(f"{self.kind} {name!r}: unknown {option} {value!r}; known: {', '.join(values)}")
+        return entry, options
+
+    def make(self, text: str) -> Any:
+        """A new object of the factory that :meth:`parse` finds, made with the options. Errors as there."""
+        entry, options = self.parse(text)
+        return entry.factory(**options)
 
     def names(self) -> list[str]:
         """The names in the order of their registration."""
@@ -100,6 +160,7 @@ class PluginManager(pluggy.PluginManager):
         self.arches = Registry("arch")
         self.importers = Registry("importer")
         self.workloads = Registry("workload")
+        self.scenarios = Registry("scenario")
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
         """As pluggy's, but a plugin without a single hook is a :class:`PluginError`.
@@ -152,6 +213,7 @@ class PluginManager(pluggy.PluginManager):
             "pykmm_register_arch": self.arches,
             "pykmm_register_importers": self.importers,
             "pykmm_register_workloads": self.workloads,
+            "pykmm_register_scenarios": self.scenarios,
         }
 
 

@@ -32,7 +32,7 @@ __all__ = [
 OPCODE_NAMES = (
     "NOP", "MMAP", "MUNMAP", "MPROTECT", "MREMAP", "MADVISE", "BRK", "MLOCK", "MUNLOCK", "MLOCKALL", "MUNLOCKALL",
     "MSYNC", "MINCORE", "FORK", "EXEC", "EXIT", "MAP", "TOUCH", "LOAD", "STORE", "COMPUTE", "PIN", "UNPIN", "SETBRK",
-    "MBIND",
+    "MBIND", "TRUNCATE",
 )
 #: Name of an operation -> its number.
 OPCODES: Mapping[str, int] = {name: number for number, name in enumerate(OPCODE_NAMES)}
@@ -321,6 +321,7 @@ class Tape:
         makes = np.isin(ops["op"], (OPCODES["FORK"], OPCODES["EXEC"]))
         check(makes & (ops["mm2"] < 0), "needs a new address space")
         check((ops["op"] == OPCODES["STORE"]) & (ops["data"] < 0), "store without data")
+        check((ops["op"] == OPCODES["TRUNCATE"]) & (ops["file"] < 0), "truncate without a file")
         for name in ("addr_ref", "new_addr_ref"):
             refs = ops[name]
             check((refs < -1) | (refs >= np.arange(n)), "uses the result of an operation that is not before it")

@@ -168,6 +168,10 @@ class OpStream:
         """mbind(2); mode as "BIND", "INTERLEAVE|F_STATIC_NODES" or a number. Its mask is node 0 where it needs one."""
         return self._add("MBIND", addr, length, flags=_flags.parse_mode(mode), expect_errno=expect_errno)
 
+    def truncate(self, file: str, size: int, *, expect_errno: int | str | None = None) -> int:
+        """ftruncate(2) of a file of the tape. `size` in bytes, at most the file's size when the tape starts."""
+        return self._add("TRUNCATE", None, size, file=self.tape.file(file).index, expect_errno=expect_errno)
+
     # -- processes -------------------------------------------------------------------------------
 
     def fork(self, *, expect_errno: int | str | None = None) -> OpStream:

@@ -290,7 +290,7 @@ class _Recorded:
         waits.add(space.brk)
         space.brk = at
 
-    _mlockall = _munlockall = _exit = _barrier
+    _mlockall = _munlockall = _exit = _truncate = _barrier
 
     def _fork(self, at: int, stream: int, op: dict[str, Any], waits: set[int], space: _Conflicts,
               layout: Layout) -> None:

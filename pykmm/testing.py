@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from pykmm.checking.report import CheckReport
 from pykmm.machine import Machine, MmStruct
 
-__all__ = ["assert_no_leaks", "machine", "quiet_machine", "resident"]
+__all__ = ["assert_checked", "assert_no_leaks", "machine", "quiet_machine", "resident"]
 
 
 @contextmanager
@@ -22,6 +23,17 @@ def quiet_machine(arch: str = "x86", strategy: str = "spf", cpus: int = 2,
     with Machine(arch=arch, strategy=strategy, cpus=cpus, memory=memory) as made:
         yield made
         made.validate()
+
+
+def assert_checked(report: CheckReport, *, complete: bool = True) -> None:
+    """Fail with the whole report, trace and replay token included, where a search has found a violation.
+
+    `complete`: a search that has not seen every schedule (or every one up to the bound asked for) fails, too.
+    """
+    if not report.ok:
+        pytest.fail(str(report), pytrace=False)
+    if complete and not (report.complete or report.bounded_complete):
+        pytest.fail(f"{report.title}: {report.footer}", pytrace=False)
 
 
 @contextmanager

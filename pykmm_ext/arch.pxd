@@ -9,7 +9,8 @@
 #      keeps pfn, A, D, special and soft-dirty and changes permissions only.
 #   4. PROT_NONE: pte_present and pte_protnone, and access_permitted is false for every access.
 #   5. vm_get_page_prot: private writable mappings are read-only (COW), shared ones are writable.
-#   6. Table entries: table_paddr(mk_table(pa, level)) == pa; table_none(0) is true.
+#   6. Table entries: table_paddr(mk_table(pa, level)) == pa; table_none(0) is true;
+#      table_descend says in one step what table_none, table_bad, table_leaf and table_paddr say.
 #   7. Flush: after return no Cpu of mm_cpumask translates through an entry that was there before.
 #   8. tlb_remove_tables: no lockless walker (IRQs off, or RCU with rcu_table_free) still reads a table
 #      when its frame is freed.

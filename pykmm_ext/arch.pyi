@@ -19,3 +19,9 @@ class Arch:
 
         :raises RuntimeError: the subclass has set no table of functions
         """
+    @property
+    def memory_model(self) -> str:
+        """The memory model of the check engine that is this arch's: "tso", or "power" for a weak one.
+
+        :raises RuntimeError: the subclass has set no table of functions
+        """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """arch/: the object that carries an arch backend's C table into Python. The porting checklist stands in arch.pxd."""
+from pykmm_ext.mm.mm_types cimport KMM_MODEL_TSO
 
 
 cdef class Arch:
@@ -37,6 +38,16 @@ cdef class Arch:
             "big_endian": bool(ops.big_endian),
             "rcu_table_free": bool(ops.rcu_table_free),
         }
+
+    @property
+    def memory_model(self) -> str:
+        """The memory model of the check engine that is this arch's: "tso", or "power" for a weak one.
+
+        :raises RuntimeError: the subclass has set no table of functions
+        """
+        if self.ops == NULL:
+            raise RuntimeError(f"{type(self).__name__} has no arch_ops")
+        return "tso" if self.ops.memory_model == KMM_MODEL_TSO else "power"
 
 
 # Context: GIL held. NULL where the subclass has set none.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The Python face of the machine, and the names of what it makes."""
+from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 from typing_extensions import Buffer, disjoint_base
@@ -12,12 +13,13 @@ from pykmm_ext.mm_binding import Vma as Vma
 from pykmm_ext.strategy import Strategy
 
 MAX_CPUS: int
+QUIRKS: dict[str, int]
 
 @disjoint_base
 class Machine(MachineHandle):
     strategy_object: Strategy
     def __init__(self, arch: Arch, strategy: Strategy, cpus: SupportsIndex = 2, memory: SupportsIndex = ...,
-                 fault_around: SupportsIndex = 65536) -> None: ...
+                 fault_around: SupportsIndex = 65536, quirks: Iterable[str] = ()) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, *exc: object) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -27,6 +29,8 @@ class Machine(MachineHandle):
     def cpus(self) -> int: ...
     @property
     def memory(self) -> int: ...
+    @property
+    def quirks(self) -> tuple[str, ...]: ...
     @property
     def page_size(self) -> int: ...
     @property

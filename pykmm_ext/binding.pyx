@@ -16,6 +16,7 @@ from pykmm_ext.handle cimport (
     MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_get, machine_leave, machine_put,
     machine_reap, pykmm_errors, raise_alloc,
 )
+from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.machine.cpu cimport (
     FAULT_ANON_WRITE, FAULT_ANON_ZERO, FAULT_AROUND_PAGES, FAULT_FILE_COW, FAULT_FILE_READ, FAULT_FILE_SHARED,
     FAULT_MMAP_SEM, FAULT_OOM, FAULT_SIGBUS, FAULT_SIGSEGV, FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, IPI_HANDLED,
@@ -27,7 +28,10 @@ from pykmm_ext.machine.memory cimport machine_create, machine_destroy, machine_l
 from pykmm_ext.machine.tlb cimport switch_mm
 from pykmm_ext.mm.filemap cimport file_create, fput
 from pykmm_ext.mm.fork cimport mm_alloc, mmput
-from pykmm_ext.mm.mm_types cimport arch_ops
+from pykmm_ext.mm.mm_types cimport (
+    KMM_QUIRK_EAGER_CALLBACKS, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_MPROTECT_POPULATE,
+    KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMACACHE_NARROW, arch_ops,
+)
 from pykmm_ext.mm.mm_types cimport file as file_t
 from pykmm_ext.mm.mm_types cimport machine as machine_t
 from pykmm_ext.mm.mm_types cimport mm_struct, strategy_ops
@@ -42,6 +46,15 @@ from pykmm_ext.handle import File  # no-cython-lint
 from pykmm_ext.mm_binding import MmStruct, Vma  # no-cython-lint
 
 MAX_CPUS = 4096
+#: Names of enum kmm_quirk (include/kmm/quirks.h says what each takes back).
+QUIRKS = {
+    "vma-adjust-order": KMM_QUIRK_VMA_ADJUST_ORDER,
+    "vma-adjust-late-end": KMM_QUIRK_VMA_ADJUST_LATE_END,
+    "mprotect-populate": KMM_QUIRK_MPROTECT_POPULATE,
+    "vmacache-narrow": KMM_QUIRK_VMACACHE_NARROW,
+    "fork-no-section": KMM_QUIRK_FORK_NO_SECTION,
+    "eager-callbacks": KMM_QUIRK_EAGER_CALLBACKS,
+}
 
 
 # ---- the machine ----
@@ -55,17 +68,20 @@ cdef class Machine(MachineHandle):
     :param cpus: number of simulated CPUs, 1 to 4096
     :param memory: bytes of physical memory (reserved, committed as it is used)
     :param fault_around: bytes mapped around a read fault of a file, as Linux's fault_around_bytes; one page = off
+    :param quirks: names of :data:`QUIRKS`: fixes of the mm that this machine does without (include/kmm/quirks.h)
 
     A context manager; :meth:`close` ends what is still open and raises :class:`pykmm.InvariantViolation` when
     anything leaked. Errors: ValueError, TypeError for bad arguments, MemoryError where the host has too little.
     """
 
-    def __init__(self, Arch arch not None, Strategy strategy not None, cpus=2, memory=256 << 20, fault_around=65536):
+    def __init__(self, Arch arch not None, Strategy strategy not None, cpus=2, memory=256 << 20, fault_around=65536,
+                 quirks=()):
         cdef int err = 0
         cdef u32 nr_cpus
         cdef u64 nbytes
         cdef machine_t *m
         cdef unsigned long around
+        cdef u64 quirk_bits = 0
         cdef const arch_ops *ops = arch_get_ops(arch)
         cdef const strategy_ops *sops = strategy_get_ops(strategy)
         cdef void *priv = strategy.priv
@@ -84,6 +100,12 @@ cdef class Machine(MachineHandle):
             raise ValueError(f"memory must be at most 64T, not {nbytes} bytes")
         if around < page_size or around > 1 << 21 or around & (around - 1):
             raise ValueError(f"fault_around must be a power of two from {page_size} to {1 << 21} bytes, not {around}")
+        if isinstance(quirks, str):
+            raise TypeError("quirks must be a collection of names, not a string")
+        for name in quirks:
+            if name not in QUIRKS:
+                raise ValueError(f"unknown quirk {name!r}; known: {', '.join(QUIRKS)}")
+            quirk_bits |= <u64>QUIRKS[name]
         self.arch_object = arch
         self.strategy_object = strategy
         with nogil:
@@ -93,6 +115,7 @@ cdef class Machine(MachineHandle):
                 raise MemoryError(f"the host has no room for a machine with {nbytes} bytes and {nr_cpus} CPUs")
             raise OSError(-err, os.strerror(-err))
         m.fault_around_pages = around >> ops.page_shift
+        m.quirks = quirk_bits
         self.m = m
 
     def __dealloc__(self):
@@ -126,6 +149,15 @@ cdef class Machine(MachineHandle):
         machine_get(self)
         try:
             return self.m.nr_frames << self.m.arch.page_shift
+        finally:
+            machine_put(self)
+
+    @property
+    def quirks(self):
+        """Names of the quirks that this machine was made with."""
+        machine_get(self)
+        try:
+            return tuple([name for name, bit in QUIRKS.items() if self.m.quirks & <u64>bit])
         finally:
             machine_put(self)
 
@@ -330,6 +362,7 @@ cdef class Machine(MachineHandle):
                     cpu_own(self.m.cpus[i])
                 if self.m.strategy.quiesce != NULL:
                     self.m.strategy.quiesce(self.m.cpus[0], self.m)
+                rcu_barrier(self.m.cpus[0])
                 validate_machine(self.m, &found)
                 for i in range(self.m.nr_cpus):
                     cpu_disown(self.m.cpus[i])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What every call into the core needs, and File."""
+from typing import SupportsIndex
+
 from typing_extensions import disjoint_base
 
 from pykmm_ext.arch import Arch
@@ -20,4 +22,5 @@ class File:
     def ino(self) -> int: ...
     @property
     def dev(self) -> tuple[int, int]: ...
+    def truncate(self, size: SupportsIndex, *, cpu: SupportsIndex = 0) -> None: ...
     def close(self) -> None: ...

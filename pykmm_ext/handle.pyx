@@ -15,7 +15,7 @@ import os
 from pykmm_ext.kernel.atomic cimport cmpxchg_32, kmm_await_futex, kmm_is_not_equal, kmm_wake_32, xchg_32
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.machine.tlb cimport switch_mm
-from pykmm_ext.mm.filemap cimport fput
+from pykmm_ext.mm.filemap cimport do_truncate, fput
 from pykmm_ext.mm.fork cimport mmput
 
 
@@ -186,7 +186,7 @@ cdef class File:
 
     @property
     def size(self):
-        """Bytes."""
+        """Bytes. :meth:`truncate` changes it."""
         file_check(self)
         return self.f.i_size
 
@@ -201,6 +201,26 @@ cdef class File:
         """(major, minor) of the device."""
         file_check(self)
         return (self.f.dev_major, self.f.dev_minor)
+
+    def truncate(self, size, *, cpu=0):
+        """ftruncate(): pages of every mapping behind the new end go, private copies too, and touching them raises
+        :class:`pykmm.BusError`; the rest of the last page becomes zero.
+
+        :param size: bytes, at most the pages of the size that the file was created with: OSError(EFBIG) beyond
+        :param cpu: the simulated CPU that makes the call
+        """
+        cdef unsigned long n = as_ulong(size, "size")
+        cdef Cpu *c
+        cdef long r
+        file_check(self)
+        c = machine_enter(self.machine, cpu)
+        try:
+            with nogil:
+                r = do_truncate(c, self.f, n)
+        finally:
+            machine_leave(self.machine, c)
+        if r < 0:
+            raise_errno(r)
 
     def close(self):
         """Drop this handle; closing twice does nothing."""

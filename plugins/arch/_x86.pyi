@@ -6,5 +6,13 @@ class X86(Arch):
     """x86-64 with 4-level page tables of 4 KiB pages, shootdown by IPI, total store order."""
 
 
+class X86Paravirt(Arch):
+    """x86-64 as a guest: flushes do not interrupt stopped vCPUs, page tables are freed by RCU."""
+
+
+def make_paravirt_arch() -> Arch:
+    """A new x86-paravirt backend."""
+
+
 def make_arch() -> Arch:
     """A new x86 backend."""

@@ -20,20 +20,30 @@ read mm_cpumask                    walk the table, fill the TLB
 
 One of the two sees the other: either the flush finds the bit and interrupts the Cpu, or the Cpu reads the new entry.
 
+x86-paravirt is the same processor as the guest of a hypervisor (arch/x86/kernel/kvm.c): a flush does not interrupt a
+vCPU that the host has stopped, even where it stopped with IRQs off; the hypervisor flushes its TLB for it. So a walker
+with IRQs off no longer holds a flush up, and page tables are freed by RCU (MMU_GATHER_RCU_TABLE_FREE). simplified:
+the flush is done at once, not when the vCPU goes on.
+
 simplified: no lazy TLB mode (switch_mm(NULL) flushes and clears the bit), no PCIDs, no global pages, a huge page
 takes one TLB entry per 4 KiB used, reserved bits of entries are not checked.
 """
 from pykmm_ext.arch cimport Arch
-from pykmm_ext.kernel.atomic cimport READ_ONCE, cmpxchg, smp_mb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_dec, cmpxchg, ipi_lockdep_wait, smp_mb
+from pykmm_ext.kernel.rcu cimport call_rcu
 from pykmm_ext.machine.cpu cimport (
-    TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, Cpu, count_vm_event, u8, u32, unlikely,
+    NR_PGTABLE_FREE, TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, Cpu, count_vm_event, rcu_head, u8, u32,
+    unlikely,
 )
-from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable, smp_call_function_many
+from pykmm_ext.machine.irq cimport (
+    local_irq_disable, local_irq_enable, smp_call_function_many, vcpu_flush_begin, vcpu_flush_end,
+)
 from pykmm_ext.machine.tlb cimport local_flush_tlb_mm, local_flush_tlb_range
 from pykmm_ext.mm.mm_types cimport (
     KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_MODEL_TSO, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, arch_ops,
     mm_struct, mmu_gather, page, pgprot_t, pmd_t, pte_t,
 )
+from pykmm_ext.mm.page_alloc cimport put_page
 from pykmm_ext.mm.pgtable cimport table_page_free
 
 cdef extern from *:
@@ -189,6 +199,11 @@ cdef unsigned long x86_table_paddr(pmd_t entry) noexcept nogil:
     return entry & PTE_PFN_MASK
 
 
+# Neither none nor a leaf has the flags of a table: table_bad says it all.
+cdef unsigned long x86_table_descend(pmd_t entry, u32 level) noexcept nogil:
+    return 0 if unlikely(x86_table_bad(entry)) else entry & PTE_PFN_MASK
+
+
 cdef int x86_access_permitted(pte_t pte, u32 access) noexcept nogil:
     if (pte & (_PAGE_PRESENT | _PAGE_USER)) != (_PAGE_PRESENT | _PAGE_USER):
         return 0
@@ -298,6 +313,7 @@ cdef void flush_tlb_others(Cpu *cpu, mm_struct *mm, unsigned long start, unsigne
     info.mm = mm
     info.start = start
     info.end = end
+    ipi_lockdep_wait(cpu, b"flush_tlb_others")  # whether or not another CPU is concerned this time
     # The change of the entries before the read of mm_cpumask; pairs with the fetch_or in switch_mm().
     smp_mb(cpu)
     if cpu.active_mm == <void *>mm:
@@ -346,9 +362,89 @@ cdef void do_nothing(Cpu *target, void *info) noexcept nogil:
 
 # Context: IRQs on. After it, every IRQ-off section that ran on a Cpu of the mm when it was called has ended.
 cdef void x86_serialize_against_pte_lookup(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    ipi_lockdep_wait(cpu, b"serialize_against_pte_lookup")
     smp_mb(cpu) # the caller's change before the read of mm_cpumask; pairs as in flush_tlb_others()
     if others_in_cpumask(cpu, mm):
         smp_call_function_many(cpu, mm.mm_cpumask, do_nothing, NULL)
+
+
+# ---- x86-paravirt ----
+
+cdef enum:
+    MASK_WORDS = 4096 // 64 # of the largest machine
+
+
+# kvm_flush_tlb_multi(). Context: as flush_tlb_others(). The hypercall for each vCPU that is stopped now, an IPI for the
+# rest: those are waited for, as everywhere.
+cdef void pv_flush_tlb_others(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil:
+    cdef flush_tlb_info info
+    cdef unsigned long running[MASK_WORDS]
+    cdef unsigned long any_running = 0, bits
+    cdef u32 word, bit
+    cdef Cpu *target
+    info.mm = mm
+    info.start = start
+    info.end = end
+    smp_mb(cpu) # as in flush_tlb_others()
+    if cpu.active_mm == <void *>mm:
+        local_irq_disable(cpu)
+        flush_here(cpu, &info)
+        local_irq_enable(cpu)
+        count_vm_event(cpu, TLB_FLUSH_LOCAL)
+    if not others_in_cpumask(cpu, mm):
+        return
+    count_vm_event(cpu, TLB_FLUSH_REMOTE)
+    for word in range(mm.machine.cpumask_words):
+        running[word] = bits = READ_ONCE(cpu, &mm.mm_cpumask[word])
+        for bit in range(64):
+            if not bits >> bit:
+                break
+            if not bits >> bit & 1 or word * 64 + bit == cpu.id:
+                continue
+            target = mm.machine.cpus[word * 64 + bit]
+            if vcpu_flush_begin(cpu, target):
+                flush_tlb_func(target, &info)
+                vcpu_flush_end(cpu, target)
+                running[word] &= ~(<unsigned long>1 << bit)
+        any_running |= running[word]
+    if any_running:
+        smp_call_function_many(cpu, running, flush_tlb_func, &info)
+
+
+cdef void pv_flush_tlb_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    pv_flush_tlb_others(cpu, mm, 0, ~<unsigned long>0)
+
+
+cdef void pv_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end,
+                             int freed_tables) noexcept nogil:
+    if (end - start) >> PAGE_SHIFT > TLB_SINGLE_PAGE_FLUSH_CEILING:
+        start = 0
+        end = ~<unsigned long>0
+    pv_flush_tlb_others(cpu, mm, start, end)
+
+
+cdef void pv_flush_tlb_page(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil:
+    address &= ~<unsigned long>PAGE_BITS_4K
+    pv_flush_tlb_others(cpu, mm, address, address + (1 << PAGE_SHIFT))
+
+
+# Context: RCU callback; the mm may be gone.
+cdef void tlb_remove_table_rcu(Cpu *cpu, rcu_head *head) noexcept nogil:
+    count_vm_event(cpu, NR_PGTABLE_FREE)
+    put_page(cpu, <page *>(<char *>head - <size_t>&(<page *>NULL).lru_next))
+
+
+# Context: after the flush, which waited for nobody who was stopped: lockless walkers are in an RCU read section. The
+# table's list pointers become its rcu_head (a union in Linux).
+cdef void pv_tlb_remove_tables(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    cdef page *table = tlb.tables
+    cdef page *next
+    while table != NULL:
+        next = table.lru_next
+        atomic_dec(cpu, &tlb.mm.nr_ptes)
+        call_rcu(cpu, <rcu_head *>&table.lru_next, tlb_remove_table_rcu)
+        table = next
+    tlb.tables = NULL
 
 
 cdef arch_ops x86_ops
@@ -398,6 +494,21 @@ x86_ops.serialize_against_pte_lookup = x86_serialize_against_pte_lookup
 x86_ops.memory_model = KMM_MODEL_TSO
 x86_ops.rcu_table_free = 0
 x86_ops.hw_walk = x86_hw_walk
+x86_ops.table_descend = x86_table_descend
+
+
+x86_ops.vcpu_preemption = 0
+
+cdef arch_ops pv_ops
+
+pv_ops = x86_ops
+pv_ops.name = b"x86-paravirt"
+pv_ops.flush_tlb_mm = pv_flush_tlb_mm
+pv_ops.flush_tlb_range = pv_flush_tlb_range
+pv_ops.flush_tlb_page = pv_flush_tlb_page
+pv_ops.tlb_remove_tables = pv_tlb_remove_tables
+pv_ops.rcu_table_free = 1
+pv_ops.vcpu_preemption = 1
 
 
 cdef class X86(Arch):
@@ -407,6 +518,20 @@ cdef class X86(Arch):
         self.ops = &x86_ops
         self.name = "x86"
         self.description = "x86-64, 4-level page tables, IPI shootdown, TSO"
+
+
+cdef class X86Paravirt(Arch):
+    """x86-64 as a guest: flushes do not interrupt stopped vCPUs, page tables are freed by RCU."""
+
+    def __cinit__(self) -> None:
+        self.ops = &pv_ops
+        self.name = "x86-paravirt"
+        self.description = "x86-64 as a guest: flush by hypercall, page tables freed by RCU, TSO"
+
+
+def make_paravirt_arch() -> Arch:
+    """A new x86-paravirt backend."""
+    return X86Paravirt()
 
 
 def make_arch() -> Arch:

@@ -18,7 +18,16 @@ def make_arch() -> Arch:
     return _x86.make_arch()
 
 
+def make_paravirt_arch() -> Arch:
+    """A new backend of x86-64 as a guest: flushes do not wait for stopped vCPUs, page tables are freed by RCU."""
+    from pykmm_plugins.arch import _x86
+
+    return _x86.make_paravirt_arch()
+
+
 @hookimpl
 def pykmm_register_arch(registry: Registry) -> None:
-    """Offer the backend under the name ``x86``."""
+    """Offer the backends under the names ``x86`` and ``x86-paravirt``."""
     registry.add("x86", make_arch, description="x86-64, 4-level page tables, IPI shootdown, TSO")
+    registry.add("x86-paravirt", make_paravirt_arch,
+                 description="x86-64 as a guest: flush by hypercall, page tables freed by RCU, TSO")

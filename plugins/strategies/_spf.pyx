@@ -13,15 +13,12 @@ Corrections of the posted series
     - The pmd's value is captured by the walk and compared under the lock: a table that was exchanged is noticed.
     - vm_sequence counts writers. MADV_DONTNEED zaps under mmap_sem held for *reading*, so two zappers of one VMA can
       be inside their sections at once; with a plain seqcount the second begin makes the count even again, and a
-      fault believes that nobody is there. Here the low WRITER_BITS are the number of writers inside and the bits
-      above them a generation that every end advances.
+      fault believes that nobody is there. Here the count is one of writers (mm/speculative).
     - A reader's memory barriers hold on both sides of the trylock (see vma_has_changed()).
-    - Flags, permissions and bounds of the VMA are captured before its sequence is checked and used from the vm_fault:
-      after the check under the PTL a writer may still split the VMA or change its permissions.
+    - Flags, permissions, bounds and anon_vma of the VMA are captured before its sequence is checked and used from the
+      vm_fault: after the check under the PTL a writer may still split the VMA, change its permissions, or merge it away,
+      which takes its anon_vma from it.
     - Fork holds the sections of the VMAs that it write-protects until the parent's TLB is flushed.
-
-vm_sequence wraps after 2^19 write sections of one VMA. A fault would be fooled if it stopped between its two checks
-for exactly a multiple of that many sections, at no less than 0.05 s a round, with nobody inside at both ends.
 
 Who runs against whom
     speculative fault     SRCU read section; IRQs off for the walk and for taking the PTL
@@ -29,76 +26,35 @@ Who runs against whom
     tree_write_begin/end  mmap_sem W, mm_seq's lock
     SRCU callback         nobody finds the VMA any more
 
-Barriers: smp_wmb() after the increment in vma_write_begin pairs with the smp_rmb() that precedes the loads of
-vma_has_changed() and of read_seqcount_retry(); the one before the store of vma_write_end with that of
-raw_read_seqcount(). An entry that was changed inside a section is seen under the PTL, whose acquire orders the second
-check after it.
+Barriers: those of the sections stand in mm/speculative. An entry that was changed inside a section is seen under the
+PTL, whose acquire orders the second check after it.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_add_32, smp_wmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
-from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
-from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry, write_seqlock, write_sequnlock
+from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry
 from pykmm_ext.kernel.spinlock cimport spin_trylock, spin_unlock, spinlock_t
-from pykmm_ext.kernel.srcu cimport call_srcu, srcu_barrier, srcu_read_lock, srcu_read_unlock
-from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, rcu_head, u32, unlikely
-from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
+from pykmm_ext.kernel.srcu cimport srcu_read_lock, srcu_read_unlock
+from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.memory cimport access_error, handle_pte_fault
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_SPECULATIVE, VM_FAULT_ERROR, VM_FAULT_RETRY, VM_GROWSDOWN,
-    VM_HUGETLB, VM_PFNMAP, arch_ops, machine, machine_of, mm_struct, pmd_t, strategy_ops, vm_area_struct,
-    vm_fault, vm_fault_t,
+    VM_HUGETLB, VM_PFNMAP, anon_vma, arch_ops, mm_struct, pmd_t, strategy_ops, vm_area_struct, vm_fault, vm_fault_t,
 )
-from pykmm_ext.mm.mmap cimport __vm_area_free, find_vma_srcu, vma_has_changed
-from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
+from pykmm_ext.mm.mmap cimport find_vma_srcu, vma_has_changed
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
+from pykmm_ext.mm.speculative cimport (
+    SPF_ACCESS, SPF_ATTEMPTS, SPF_BOUNDS, SPF_FAULT_FAILED, SPF_NO_ANON_VMA, SPF_NO_PAGE_TABLE, SPF_PTE_CHANGED_VMA,
+    SPF_PTL_CONTENDED, SPF_RETRIED, SPF_SPECULATIVE, SPF_UNSUPPORTED, SPF_VMA_CHANGED, SPF_VMA_NOT_FOUND,
+    SPF_VMA_SEQ_BUSY, SPF_WRITER_MASK, spf_counter_names, spf_free_vma, spf_quiesce, spf_tree_write_begin,
+    spf_tree_write_end, spf_vma_init, spf_vma_write_begin, spf_vma_write_end, walk_begin, walk_end,
+)
 from pykmm_ext.strategy cimport Strategy
-
-# Cpu.strategy_count: attempts == speculative + the sum of the reasons; retried == the sum of the reasons.
-cdef enum:
-    ATTEMPTS
-    SPECULATIVE
-    RETRIED
-    VMA_NOT_FOUND
-    VMA_CHANGED
-    VMA_SEQ_BUSY
-    BOUNDS
-    ACCESS
-    NO_ANON_VMA
-    UNSUPPORTED
-    NO_PAGE_TABLE
-    PTL_CONTENDED
-    PTE_CHANGED_VMA
-    FAULT_FAILED
-
-cdef enum:
-    WRITER_BITS = 13                        # up to 8191 writers inside: 4096 CPUs may zap, and sections nest
-    WRITER_MASK = (1 << WRITER_BITS) - 1
-    GENERATION = 1 << WRITER_BITS
-
-cdef const char *counter_names[15]
-counter_names[:] = [
-    "attempts", "speculative", "retried", "vma_not_found", "vma_changed", "vma_seq_busy", "bounds", "access",
-    "no_anon_vma", "unsupported", "no_page_table", "ptl_contended", "pte_changed_vma", "fault_error", NULL,
-]
 
 cdef strategy_ops ops
 
 
 # ---- the reader's side -----------------------------------------------------------------------------------------------
-
-# What keeps a page table that was found from being freed: IRQs off (the freeing side waits for an IPI) and, on an
-# arch that frees tables by RCU, a read section. Context: any; nests.
-cdef inline void walk_begin(Cpu *cpu, const arch_ops *arch) noexcept nogil:
-    local_irq_disable(cpu)
-    if unlikely(arch.rcu_table_free):
-        rcu_read_lock(cpu)
-
-
-cdef inline void walk_end(Cpu *cpu, const arch_ops *arch) noexcept nogil:
-    if unlikely(arch.rcu_table_free):
-        rcu_read_unlock(cpu)
-    local_irq_enable(cpu)
-
 
 # Context: IRQs on, SRCU read section, no PTL. True = vmf->ptl held, IRQs on, the VMA and the table as they were when
 # the fault looked at them, and vmf->pte valid. The reason of a refusal goes to *vmf->strategy_data.
@@ -114,19 +70,19 @@ cdef int speculative_lock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef int ret = 0
     walk_begin(cpu, mm.arch)
     if unlikely(vma_has_changed(cpu, vma, vmf.sequence)):
-        reason[0] = PTE_CHANGED_VMA
+        reason[0] = SPF_PTE_CHANGED_VMA
     elif unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
-        reason[0] = NO_PAGE_TABLE
+        reason[0] = SPF_NO_PAGE_TABLE
     else:
         ptl = pte_lockptr(cpu, mm, vmf.orig_pmd)
         if unlikely(not spin_trylock(cpu, ptl)):
-            reason[0] = PTL_CONTENDED
+            reason[0] = SPF_PTL_CONTENDED
         elif unlikely(vma_has_changed(cpu, vma, vmf.sequence)):
             spin_unlock(cpu, ptl)
-            reason[0] = PTE_CHANGED_VMA
+            reason[0] = SPF_PTE_CHANGED_VMA
         elif unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
             spin_unlock(cpu, ptl)
-            reason[0] = NO_PAGE_TABLE
+            reason[0] = SPF_NO_PAGE_TABLE
         else:
             vmf.ptl = ptl
             vmf.pte = pte_offset(mm, vmf.orig_pmd, vmf.address)
@@ -142,21 +98,22 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     cdef vm_fault vmf
     cdef vm_area_struct *vma = find_vma_srcu(cpu, mm, address)
     cdef unsigned long vm_start, vm_end, vm_flags
+    cdef unsigned long table = 0
     cdef pmd_t *pmd
     cdef u32 seq
     cdef bint dead
     cdef vm_fault_t ret
     if unlikely(vma == NULL):
-        reason[0] = VMA_NOT_FOUND
+        reason[0] = SPF_VMA_NOT_FOUND
         return VM_FAULT_RETRY
 
     seq = raw_read_seqcount(cpu, &vma.vm_sequence)  # rmb: pairs with smp_wmb() in vma_write_end()
     dead = RB_EMPTY_NODE(cpu, &vma.vm_rb)
     if unlikely(dead):
-        reason[0] = VMA_CHANGED
+        reason[0] = SPF_VMA_CHANGED
         return VM_FAULT_RETRY
-    if unlikely(seq & WRITER_MASK):
-        reason[0] = VMA_SEQ_BUSY
+    if unlikely(seq & SPF_WRITER_MASK):
+        reason[0] = SPF_VMA_SEQ_BUSY
         return VM_FAULT_RETRY
 
     vm_flags = READ_ONCE(cpu, &vma.vm_flags)
@@ -164,13 +121,13 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vm_end = READ_ONCE(cpu, &vma.vm_end)
     if unlikely(address < vm_start or vm_end <= address):
         # Below a stack is not out of bounds yet, but growing it takes mmap_sem.
-        reason[0] = UNSUPPORTED if vm_flags & VM_GROWSDOWN and address < vm_start else BOUNDS
+        reason[0] = SPF_UNSUPPORTED if vm_flags & VM_GROWSDOWN and address < vm_start else SPF_BOUNDS
         return VM_FAULT_RETRY
     if unlikely(vm_flags & (VM_HUGETLB | VM_PFNMAP)):
-        reason[0] = UNSUPPORTED
+        reason[0] = SPF_UNSUPPORTED
         return VM_FAULT_RETRY
     if unlikely(access_error(vm_flags, flags)):
-        reason[0] = ACCESS
+        reason[0] = SPF_ACCESS
         return VM_FAULT_RETRY
 
     vmf.vma = vma
@@ -178,13 +135,14 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vmf.vma_page_prot = READ_ONCE(cpu, <unsigned long *>&vma.vm_page_prot)
     vmf.vma_start = vm_start
     vmf.vma_end = vm_end
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.flags = flags
     vmf.sequence = seq
     vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)
     vmf.pgoff = ((vmf.address - vm_start) >> arch.page_shift) + READ_ONCE(cpu, &vma.vm_pgoff)
     # Only now is it known that what was read belongs together.
     if unlikely(read_seqcount_retry(cpu, &vma.vm_sequence, seq)):
-        reason[0] = VMA_CHANGED
+        reason[0] = SPF_VMA_CHANGED
         return VM_FAULT_RETRY
 
     # Look up, never allocate: a table instantiated after free_pgtables() would leak. So the first fault below an empty
@@ -192,17 +150,17 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     walk_begin(cpu, arch)
     if unlikely(vma_has_changed(cpu, vma, seq)):
         walk_end(cpu, arch)
-        reason[0] = VMA_CHANGED
+        reason[0] = SPF_VMA_CHANGED
         return VM_FAULT_RETRY
     pmd = mm_find_pmd(cpu, mm, address)
     if pmd != NULL:
         vmf.orig_pmd = READ_ONCE(cpu, pmd)
-    if unlikely(pmd == NULL or arch.table_none(vmf.orig_pmd) or arch.table_bad(vmf.orig_pmd)
-                or arch.table_leaf(vmf.orig_pmd, 1)):
+        table = arch.table_descend(vmf.orig_pmd, 1)
+    if unlikely(table == 0):
         walk_end(cpu, arch)
-        reason[0] = NO_PAGE_TABLE
+        reason[0] = SPF_NO_PAGE_TABLE
         return VM_FAULT_RETRY
-    vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, vmf.orig_pmd, vmf.address))
+    vmf.orig_pte = READ_ONCE(cpu, table_entry(mm, table, 0, vmf.address))
     walk_end(cpu, arch)
 
     vmf.pmd = pmd
@@ -211,10 +169,10 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vmf.page = NULL
     vmf.cow_page = NULL
     vmf.strategy_data = reason
-    reason[0] = NO_ANON_VMA  # what a refusal means that does not come from speculative_lock()
+    reason[0] = SPF_NO_ANON_VMA  # what a refusal means that does not come from speculative_lock()
     ret = handle_pte_fault(cpu, &vmf)
     if unlikely(ret & VM_FAULT_ERROR):
-        reason[0] = FAULT_FAILED  # mmap_sem finds out whether it is one
+        reason[0] = SPF_FAULT_FAILED  # mmap_sem finds out whether it is one
     return ret
 
 
@@ -232,65 +190,21 @@ cdef vm_fault_t handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned long 
 
 # Context: as strategy_ops.handle_fault.
 cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
-    cdef u32 reason = FAULT_FAILED
+    cdef u32 reason = SPF_FAULT_FAILED
     cdef vm_fault_t fault
-    count_strategy(cpu, ATTEMPTS)
+    count_strategy(cpu, SPF_ATTEMPTS)
     fault = handle_speculative_fault(cpu, mm, address, flags, &reason)
     if likely(not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR)):
-        count_strategy(cpu, SPECULATIVE)
+        count_strategy(cpu, SPF_SPECULATIVE)
         return fault
     count_strategy(cpu, reason)
-    count_strategy(cpu, RETRIED)
+    count_strategy(cpu, SPF_RETRIED)
     return handle_fault_mmap_sem(cpu, mm, address, flags)
-
-
-# ---- the writers' side -----------------------------------------------------------------------------------------------
-
-# Context: mmap_sem W, or R for zapping. Sections of one VMA may overlap and nest.
-cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
-    atomic_add_32(cpu, &vma.vm_sequence.sequence, 1)
-    smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry() and vma_has_changed()
-
-
-# Context: as above. One writer less, one generation more: no carry can reach the writers' bits.
-cdef void spf_vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    smp_wmb(cpu)  # pairs with smp_rmb() in raw_read_seqcount()
-    atomic_add_32(cpu, &vma.vm_sequence.sequence, GENERATION - 1)
-
-
-# Context: mmap_sem W. Not visible yet; who held the object's last life has left (SRCU), so the count starts anew.
-cdef void spf_vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    vma.vm_sequence.sequence = 0
-
-
-# Context: mmap_sem W; IRQs on.
-cdef void spf_tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    write_seqlock(cpu, &mm.mm_seq)
-
-
-cdef void spf_tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    write_sequnlock(cpu, &mm.mm_seq)
-
-
-# Context: SRCU callback: process, IRQs on.
-cdef void __free_vma(Cpu *cpu, rcu_head *head) noexcept nogil:
-    cdef size_t offset = <size_t>&(<vm_area_struct *>NULL).vm_rcu_head
-    __vm_area_free(cpu, <vm_area_struct *>(<char *>head - offset))
-
-
-# Context: mmap_sem W or the mm is dead; the VMA is unlinked. Speculative faults may still hold it.
-cdef void spf_free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    call_srcu(cpu, &machine_of(cpu).vma_srcu, &vma.vm_rcu_head, __free_vma)
-
-
-# Context: process, IRQs on, may sleep, no SRCU read section.
-cdef void spf_quiesce(Cpu *cpu, machine *m) noexcept nogil:
-    srcu_barrier(cpu, &m.vma_srcu)
 
 
 ops.size = sizeof(strategy_ops)
 ops.name = "spf"
-ops.counter_names = counter_names
+ops.counter_names = spf_counter_names()
 ops.handle_fault = handle_fault
 ops.pte_map_lock = speculative_lock
 ops.pte_spinlock = speculative_lock

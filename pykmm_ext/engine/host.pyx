@@ -16,7 +16,8 @@ Stands in for nothing: this *is* the kernel. What differs from the recorded prog
   their own (so that they never merge), [vsyscall] is not mapped.
 - fork is a real fork, of a process that has given up this interpreter's private memory; exec is a process with an
   empty range; exit unmaps the range (exit_mmap).
-- TOUCH for execution reads. PIN touches every page, UNPIN does nothing. MBIND uses node 0.
+- TOUCH for execution reads. PIN touches every page, UNPIN does nothing. MBIND uses node 0. TRUNCATE is ftruncate of
+  the memfd, which may grow.
 - mlockall and RLIMIT_MEMLOCK are those of the processes that run: without privilege mlock may fail where it did not.
 """
 import mmap as _mmap
@@ -46,6 +47,7 @@ cdef extern from "kmm/tape.h" nogil:
         KMM_OP_MMAP, KMM_OP_MUNMAP, KMM_OP_MPROTECT, KMM_OP_MREMAP, KMM_OP_MADVISE, KMM_OP_BRK, KMM_OP_MLOCK
         KMM_OP_MUNLOCK, KMM_OP_MSYNC, KMM_OP_MINCORE, KMM_OP_FORK, KMM_OP_EXEC, KMM_OP_EXIT, KMM_OP_MAP, KMM_OP_TOUCH
         KMM_OP_LOAD, KMM_OP_STORE, KMM_OP_PIN, KMM_OP_SETBRK, KMM_OP_MBIND, KMM_OP_UNPIN
+        KMM_OP_TRUNCATE
 
 _MAX_SEGMENTS = 8192
 _FALLOCATE_MAX = 512 << 20
@@ -333,7 +335,7 @@ def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True,
         mapping.settle(range_start)
 
         by_index = np.array(opened + [-1], np.int32)
-        uses_file = (ops["file"] >= 0) & np.isin(op, (KMM_OP_MMAP, KMM_OP_MAP))
+        uses_file = (ops["file"] >= 0) & np.isin(op, (KMM_OP_MMAP, KMM_OP_MAP, KMM_OP_TRUNCATE))
         records["fd"][uses_file] = by_index[ops["file"][uses_file]]
         special = records["fd"] < -1
         records["fd"][special] = by_index[nfiles - 2 - records["fd"][special]]

@@ -63,3 +63,10 @@ cdef extern from "kmm/wait.h" nogil:
     int kmm_is_equal(u64 v, u64 arg)
     int kmm_is_not_equal(u64 v, u64 arg)
     int kmm_is_even(u64 v, u64 arg)
+
+cdef extern from "kmm/lockdep.h" nogil:
+    void might_sleep(Cpu *cpu, const char *what)
+    void rcu_lockdep_assert(Cpu *cpu, const char *what)
+    void srcu_lockdep_assert(Cpu *cpu, const void *ssp)
+    void ipi_lockdep_wait(Cpu *cpu, const char *what)
+    void lock_set_subclass(Cpu *cpu, const void *lock, int subclass)

@@ -5,6 +5,7 @@
 # descend rb_left/rb_right with READ_ONCE at any time: every child pointer is published with
 # WRITE_ONCE in an order that never makes a loop, so a descent terminates; it may miss a node that a
 # rotation moves, so its result counts only under an unchanged sequence (mm_seq).
+from pykmm_ext.kernel.atomic cimport READ_ONCE
 from pykmm_ext.machine.cpu cimport Cpu
 
 cdef extern from "kmm/rbtree_types.h" nogil:
@@ -30,8 +31,11 @@ cdef inline void RB_CLEAR_NODE(rb_node *node) noexcept nogil:
 cdef inline bint RB_EMPTY_ROOT(const rb_root *root) noexcept nogil:
     return root.rb_node == NULL
 
-# Racy by design: SPF reads it without mmap_sem.
-cdef bint RB_EMPTY_NODE(Cpu *cpu, const rb_node *node) noexcept nogil
+# Context: any; the answer may be old. Racy by design: SPF reads it without mmap_sem.
+cdef inline bint RB_EMPTY_NODE(Cpu *cpu, const rb_node *node) noexcept nogil:
+    return READ_ONCE(cpu, &node.__rb_parent_color) == <unsigned long>node
+
+# Context of all that change the tree: the caller's lock (W); they do not sleep. Of the others: the lock (R).
 cdef void rb_link_node(Cpu *cpu, rb_node *node, rb_node *parent, rb_node **link) noexcept nogil
 cdef void rb_insert_color(Cpu *cpu, rb_node *node, rb_root *root) noexcept nogil
 cdef void rb_erase(Cpu *cpu, rb_node *node, rb_root *root) noexcept nogil

@@ -25,7 +25,7 @@ pointer's value) sees it initialised.
 Colours: bit 0 of __rb_parent_color, 1 = black. The mirror images of every case are one piece of code,
 indexed by side: 0 = rb_right, 1 = rb_left, as the two pointers lie in struct rb_node.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, WRITE_ONCE_PTR, smp_store_release_ptr
+from pykmm_ext.kernel.atomic cimport WRITE_ONCE, WRITE_ONCE_PTR, smp_store_release_ptr
 from pykmm_ext.machine.cpu cimport Cpu, unlikely
 
 ctypedef void (*rotate_fn)(rb_node *old, rb_node *new) noexcept nogil
@@ -263,11 +263,6 @@ cdef inline rb_node *unlink_node(Cpu *cpu, rb_node *node, rb_root *root,
     if cb != NULL and start != NULL:
         cb.propagate(start, NULL)
     return deficit
-
-
-# Context: any; the answer may be old.
-cdef bint RB_EMPTY_NODE(Cpu *cpu, const rb_node *node) noexcept nogil:
-    return READ_ONCE(cpu, &node.__rb_parent_color) == <unsigned long>node
 
 
 # Context: caller's lock (W). Publishes with release order (rb_link_node_rcu of Linux).

@@ -27,11 +27,13 @@ grace period is.
 simplified: no tree of CPUs, no expediting, no stall warning; preempted readers are waited for like sleeping
 ones in SRCU; callbacks run in whoever moves the grace period on.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, kmm_await, smp_load_acquire, smp_mb, smp_mb_heavy
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, WRITE_ONCE, kmm_await, kmm_emit, might_sleep, smp_load_acquire, smp_mb, smp_mb_heavy,
+)
 from pykmm_ext.kernel.rwsem cimport down_write, down_write_trylock, init_rwsem, up_write
 from pykmm_ext.kernel.srcu cimport rcu_segcblist
-from pykmm_ext.machine.cpu cimport Cpu, u32, u64
-from pykmm_ext.mm.mm_types cimport machine, machine_of, rcu_state
+from pykmm_ext.machine.cpu cimport KMM_EV_RCU_SYNC, Cpu, u32, u64, unlikely
+from pykmm_ext.mm.mm_types cimport KMM_QUIRK_EAGER_CALLBACKS, machine, machine_of, rcu_state
 
 cdef extern from "kmm/rcu_segcblist.h" nogil:
     void rcu_segcblist_init(rcu_segcblist *l)
@@ -111,6 +113,9 @@ cdef void synchronize_rcu(Cpu *cpu) noexcept nogil:
     cdef rcu_state *rcu = &m.rcu
     cdef unsigned long seq
     cdef u32 id
+    if unlikely(cpu.engine != NULL):
+        might_sleep(cpu, b"synchronize_rcu")
+        kmm_emit(cpu, KMM_EV_RCU_SYNC, rcu, 0)
     # Orders the caller's unlinking against the load: a grace period counted later than the next one
     # started after this point. (The next one may have started before.)
     smp_mb(cpu)
@@ -135,11 +140,14 @@ cdef void call_rcu(Cpu *cpu, rcu_head *head, void (*func)(Cpu *, rcu_head *) noe
     if n % CALLBACK_POLL == 0 and (READ_ONCE(cpu, &l.nr_next) >= CALLBACK_BATCH
                                    or READ_ONCE(cpu, &l.nr_wait) != 0):
         advance_gp(cpu, m)
+    elif unlikely(m.quirks & KMM_QUIRK_EAGER_CALLBACKS):
+        advance_gp(cpu, m)
 
 
 cdef void rcu_barrier(Cpu *cpu) noexcept nogil:
     cdef machine *m = machine_of(cpu)
     cdef unsigned long queued = READ_ONCE(cpu, &m.rcu.cblist.nr_queued)
+    might_sleep(cpu, b"rcu_barrier")
     if smp_load_acquire(cpu, &m.rcu.cblist.nr_invoked) >= queued:
         return
     synchronize_rcu(cpu)

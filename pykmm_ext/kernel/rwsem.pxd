@@ -18,7 +18,16 @@ cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+# `subclass` is for lockdep: 1 = the caller holds another lock of the class.
+cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept nogil
 cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef bint rwsem_is_locked(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+
+# For the self-test. Context: process, may sleep; the fast path has added READER_BIAS and found somebody in the way.
+cdef void down_read_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+# For the self-test. Context: process, may sleep.
+cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil
+# For the self-test. Context: any; the caller released the lock and saw FLAG_WAITERS.
+cdef void rwsem_wake(Cpu *cpu, rw_semaphore *sem) noexcept nogil

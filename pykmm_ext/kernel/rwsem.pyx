@@ -41,7 +41,7 @@ readers do not spin before they queue (they do on their own word); no timeouts f
 """
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, WRITE_ONCE_32, atomic_add_return, cmpxchg, cmpxchg_32, fetch_or, kmm_await_futex,
-    kmm_cpu_relax, kmm_wake_32, smp_load_acquire_32, xchg_32,
+    kmm_cpu_relax, kmm_wake_32, lock_set_subclass, might_sleep, smp_load_acquire_32, xchg_32,
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64, unlikely
@@ -312,8 +312,10 @@ cdef void init_rwsem(rw_semaphore *sem) noexcept nogil:
 
 # Context: process, IRQs on, may sleep, GIL not held.
 cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ) >= 0:
-        return
+    if unlikely(cpu.engine != NULL):
+        might_sleep(cpu, b"down_read")
+        if kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ) >= 0:
+            return
     if unlikely(atomic_add_return(cpu, &sem.count, READER_BIAS) & READ_FAILED_MASK):
         down_read_slowpath(cpu, sem)
 
@@ -347,10 +349,18 @@ cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 
 # Context: process, IRQs on, may sleep, GIL not held.
 cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE) >= 0:
-        return
+    if unlikely(cpu.engine != NULL):
+        might_sleep(cpu, b"down_write")
+        if kmm_rwsem_lock(cpu, sem, KMM_DOWN_WRITE) >= 0:
+            return
     if unlikely(cmpxchg(cpu, &sem.count, 0, WRITER_LOCKED) != 0):
         down_write_slowpath(cpu, sem)
+
+
+# Context: as down_write; the caller holds another lock of the class, and the order of the two is no accident.
+cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept nogil:
+    lock_set_subclass(cpu, sem, subclass)
+    down_write(cpu, sem)
 
 
 # Context: any. True when taken.

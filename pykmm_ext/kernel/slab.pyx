@@ -18,7 +18,7 @@ from libc.errno cimport ENOMEM, EINVAL
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from pykmm_ext.kernel.atomic cimport kmm_emit
+from pykmm_ext.kernel.atomic cimport kmm_emit, might_sleep
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_SLAB_CACHES, KMM_SLAB_MAGAZINE, Cpu, slab_magazine, u8, u32, unlikely,
@@ -160,7 +160,9 @@ cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
     obj = mag.objects[mag.count]
     kmm_count_active(mag, 1)
     memset(obj, 0, s.object_size)
-    kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
+    if unlikely(cpu.engine != NULL):
+        might_sleep(cpu, b"kmem_cache_alloc")
+        kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
     return obj
 
 

@@ -8,5 +8,6 @@ cdef extern from "kmm/spinlock.h" nogil:
     void spin_lock_init(spinlock_t *lock)
     bint spin_trylock(Cpu *cpu, spinlock_t *lock)
     void spin_lock(Cpu *cpu, spinlock_t *lock)
+    void spin_lock_nested(Cpu *cpu, spinlock_t *lock, int subclass)
     void spin_unlock(Cpu *cpu, spinlock_t *lock)
     bint spin_is_locked(Cpu *cpu, spinlock_t *lock)

@@ -37,10 +37,11 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, WRITE_ONCE, kmm_await, kmm_is_not_equal, smp_load_acquire, smp_mb, smp_mb_heavy,
+    READ_ONCE, WRITE_ONCE, kmm_await, kmm_emit, kmm_is_not_equal, might_sleep, smp_load_acquire, smp_mb, smp_mb_heavy,
 )
 from pykmm_ext.kernel.rwsem cimport down_write, down_write_trylock, init_rwsem, up_write
-from pykmm_ext.machine.cpu cimport Cpu, u32, u64
+from pykmm_ext.machine.cpu cimport KMM_EV_SRCU_SYNC, Cpu, u32, u64, unlikely
+from pykmm_ext.mm.mm_types cimport KMM_QUIRK_EAGER_CALLBACKS, machine_of
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -154,6 +155,9 @@ cdef void cleanup_srcu_struct(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
 
 cdef void synchronize_srcu(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
     cdef unsigned long seq
+    if unlikely(cpu.engine != NULL):
+        might_sleep(cpu, b"synchronize_srcu")
+        kmm_emit(cpu, KMM_EV_SRCU_SYNC, ssp, 0)
     # Orders the caller's unlinking against the load: a grace period counted later than the next one
     # started after this point. (The next one may have started before.)
     smp_mb(cpu)
@@ -178,10 +182,13 @@ cdef void call_srcu(Cpu *cpu, srcu_struct *ssp, rcu_head *head,
     if n % CALLBACK_POLL == 0 and (READ_ONCE(cpu, &ssp.cblist.nr_next) >= CALLBACK_BATCH
                                    or READ_ONCE(cpu, &ssp.cblist.nr_wait) != 0):
         advance_gp(cpu, ssp)
+    elif unlikely(machine_of(cpu).quirks & KMM_QUIRK_EAGER_CALLBACKS):
+        advance_gp(cpu, ssp)
 
 
 cdef void srcu_barrier(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
     cdef unsigned long queued = READ_ONCE(cpu, &ssp.cblist.nr_queued)
+    might_sleep(cpu, b"srcu_barrier")
     if smp_load_acquire(cpu, &ssp.cblist.nr_invoked) >= queued:
         return
     synchronize_srcu(cpu, ssp)

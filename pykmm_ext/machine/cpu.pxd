@@ -15,6 +15,12 @@ cdef extern from "kmm/types.h" nogil:
 cdef extern from "kmm/engine.h" nogil:
     cdef enum kmm_event:
         KMM_EV_ALLOC, KMM_EV_FREE, KMM_EV_TLB_USE, KMM_EV_COMPUTE, KMM_EV_SYSCALL, KMM_EV_SYSRET
+        KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_EV_SEQ_READ, KMM_EV_RCU_LOCK, KMM_EV_RCU_UNLOCK
+        KMM_EV_SRCU_LOCK, KMM_EV_SRCU_UNLOCK, KMM_EV_MIGHT_SLEEP, KMM_EV_RCU_ASSERT, KMM_EV_SRCU_ASSERT
+        KMM_EV_RCU_SYNC, KMM_EV_SRCU_SYNC, KMM_EV_IPI_WAIT, KMM_EV_LOCK_NESTED
+        KMM_EV_IRQS_ON, KMM_EV_IRQ_ENTER, KMM_EV_IRQ_EXIT
+    enum:
+        KMM_SEQ_COUNTED
     ctypedef int (*kmm_pred)(u64 value, u64 arg) noexcept nogil
     cdef struct engine_ops:
         size_t size
@@ -36,6 +42,8 @@ cdef extern from "kmm/cpu.h" nogil:
         u32 count
         void *list
         void *tail
+        const char *fetch
+        u32 fetch_steps
     cdef struct slab_magazine:
         u32 count
         u32 registered
@@ -83,6 +91,7 @@ cdef extern from "kmm/cpu.h" nogil:
         u32 ipi_lock
         call_single_data *call_single_queue
         void (*ipi_slow)(Cpu *cpu) noexcept nogil
+        u32 vcpu_preempted
         u32 owner
     void count_vm_event(Cpu *cpu, vm_event_item item)
     void count_vm_events(Cpu *cpu, vm_event_item item, u64 n)

@@ -6,6 +6,11 @@ cdef extern from "kmm/irq.h" nogil:
     void local_irq_disable(Cpu *cpu)
     void local_irq_enable(Cpu *cpu)
     bint irqs_disabled(Cpu *cpu)
+    # arch->vcpu_preemption: sections with IRQs off in which the host may flush this vCPU's TLB; see irq.h
+    void vcpu_preempt_enable(Cpu *cpu)
+    void vcpu_preempt_disable(Cpu *cpu)
+    bint vcpu_flush_begin(Cpu *cpu, Cpu *target)
+    void vcpu_flush_end(Cpu *cpu, Cpu *target)
 
 cdef void irq_init_cpu(Cpu *cpu) noexcept nogil
 # Run func(target, info) on every CPU of the bitmap except `cpu` itself, and wait for all.

@@ -29,7 +29,7 @@ Two senders that target each other have IRQs on, so either can be served by the 
 """
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE_PTR, atomic_add_return_32, atomic_inc_32, cmpxchg_32,
-    cmpxchg_ptr, kmm_await_32, kmm_cpu_relax, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
+    cmpxchg_ptr, ipi_lockdep_wait, kmm_await_32, kmm_cpu_relax, kmm_is_zero, smp_load_acquire_32, smp_mb_heavy,
     smp_store_release_32, xchg_ptr,
 )
 from pykmm_ext.machine.cpu cimport IPI_HANDLED, IPI_SENT, Cpu, call_single_data, count_vm_event, u32, unlikely
@@ -199,6 +199,7 @@ cdef void smp_call_function_many(Cpu *cpu, const unsigned long *mask,
     cdef u32 room = STACK_CALLS
     cdef u32 first = 0
     if unlikely(cpu.engine != NULL):
+        ipi_lockdep_wait(cpu, b"smp_call_function_many")
         call_on_engine(cpu, m, mask, func, info)
         return
     if m.nr_cpus > STACK_CALLS + 1:

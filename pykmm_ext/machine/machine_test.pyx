@@ -829,6 +829,8 @@ def entry(Arch arch, str what, unsigned long a=0, unsigned long b=0):
         return bool(ops.table_leaf(a, <u32>b))
     if what == "table_paddr":
         return ops.table_paddr(a)
+    if what == "table_descend":
+        return ops.table_descend(a, <u32>b)
     if what == "access_permitted":
         return bool(ops.access_permitted(a, <u32>b))
     raise ValueError(what)

@@ -48,6 +48,9 @@ cdef extern from "kmm/tlb.h" nogil:
     tlb_entry *tlb_lookup(tlb_t *t, u64 address, u32 access)
     void *tlb_host_pointer(tlb_t *t, tlb_entry *entry, u64 address)
 
+cdef extern from "kmm/clear_page.h" nogil:
+    void kmm_prefetch_step(Cpu *cpu)
+
 
 # Context: machine creation; cpu->machine is set. 0 or -ENOMEM.
 cdef int tlb_init_cpu(Cpu *cpu) noexcept nogil:
@@ -171,7 +174,9 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
     elif access == KMM_ACCESS_EXEC:
         flags |= FAULT_FLAG_INSTRUCTION
     count_vm_event(cpu, PGFAULT)
+    kmm_prefetch_step(cpu)
     ret = mm.strategy.handle_fault(cpu, mm, address, flags)
+    kmm_prefetch_step(cpu)
     if likely(not ret & VM_FAULT_ERROR):
         if unlikely(ret & VM_FAULT_MAJOR):
             count_vm_event(cpu, PGMAJFAULT)

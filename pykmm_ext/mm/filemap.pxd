@@ -9,6 +9,9 @@ cdef file *file_create(Cpu *cpu, machine *m, const char *name, const u8 *data, u
 cdef void get_file(Cpu *cpu, file *f) noexcept nogil
 # The last reference frees the page cache and the file. Context: process, IRQs on.
 cdef void fput(Cpu *cpu, file *f) noexcept nogil
+# ftruncate(2): 0, -EINVAL (size above 2^63 - 1), -EFBIG (more pages than the file was created with). Mapped pages behind
+# the new end go, private copies too; what is left of the last page is zero. Context: process, no locks, may sleep.
+cdef long do_truncate(Cpu *cpu, file *f, unsigned long size) noexcept nogil
 # Quiescent: slots, list, references and counts agree. NULL, or a static message with *index.
 cdef const char *validate_mapping(Cpu *cpu, address_space *mapping, unsigned long *index) noexcept nogil
 # The page at `index` with a reference taken, or NULL when not cached. Lockless.

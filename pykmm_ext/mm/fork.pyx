@@ -9,12 +9,14 @@ Fork against speculative faults of the parent
     write fault in that window, would lose the write: it lands in the old page after it was copied. Classic faults are
     kept out by mmap_sem; speculative ones by the VMA's write section, which therefore lasts from before the first
     entry is write-protected until the flush is done, for every VMA that is copied. (RFC v5 has no such section.)
+    Sections nest inside i_mmap_rwsem and the anon_vma locks (R2), so all VMAs are copied and linked before the first
+    section begins; Linux copies the pages of each VMA with the VMA.
     New pages that a speculative fault puts into empty entries before the section starts are copied like any other;
     none can appear during it.
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32
+from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32, lock_set_subclass
 from pykmm_ext.kernel.rwsem cimport init_rwsem
 from pykmm_ext.kernel.seqlock cimport seqlock_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
@@ -24,8 +26,8 @@ from pykmm_ext.machine.region cimport machine_free, machine_zalloc
 from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.memory_fork cimport copy_page_range
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_MM, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_WIPEONFORK, pfn_to_page, vm_area_struct, vma_write_begin,
-    vma_write_end,
+    KMEM_MM, KMM_QUIRK_FORK_NO_SECTION, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_WIPEONFORK, pfn_to_page,
+    vm_area_struct, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport exit_mmap, mmap_write_lock, mmap_write_unlock, vm_stat_account
 from pykmm_ext.mm.pgtable cimport pgd_alloc, pgd_free
@@ -110,8 +112,8 @@ cdef void mmput(Cpu *cpu, mm_struct *mm) noexcept nogil:
         __mmdrop(cpu, mm)
 
 
-# Context: both mmap_sems W. Copies one VMA and what must be copied of its pages.
-# The copy goes behind *prev, which it becomes. The caller holds mpnt's write section. 0 or -ENOMEM.
+# Context: both mmap_sems W, no write section. Copies one VMA, without its pages.
+# The copy goes behind *prev, which it becomes. 0 or -ENOMEM.
 cdef int dup_vma(Cpu *cpu, mm_struct *mm, vm_area_struct *mpnt, vm_area_struct **prev) noexcept nogil:
     cdef vm_area_struct *tmp = vm_area_dup(cpu, mm, mpnt)
     cdef int ret
@@ -125,9 +127,36 @@ cdef int dup_vma(Cpu *cpu, mm_struct *mm, vm_area_struct *mpnt, vm_area_struct *
             return ret
     vma_link(cpu, mm, tmp, prev[0])
     prev[0] = tmp
-    if mpnt.vm_flags & VM_WIPEONFORK:
-        return 0
-    return copy_page_range(cpu, mm, tmp, mpnt)
+    return 0
+
+
+# Context: both mmap_sems W; takes no lock that a write section nests in. Copies the pages that must be copied and
+# returns with the parent's translations flushed and its sections ended. 0 or -ENOMEM.
+cdef int dup_pages(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
+    cdef bint sections = not oldmm.machine.quirks & KMM_QUIRK_FORK_NO_SECTION
+    cdef vm_area_struct *mpnt = oldmm.mmap
+    cdef vm_area_struct *tmp = mm.mmap
+    cdef vm_area_struct *begun   # first VMA whose write section has not begun
+    cdef int ret = 0
+    while mpnt != NULL and ret == 0:
+        if not mpnt.vm_flags & VM_DONTCOPY:
+            # anon_vma is set under mmap_sem only: this holds still until the sections are ended below.
+            if mpnt.anon_vma != NULL:
+                if sections:
+                    vma_write_begin(cpu, mpnt, 0)
+                if not mpnt.vm_flags & VM_WIPEONFORK:
+                    ret = copy_page_range(cpu, mm, tmp, mpnt)
+            tmp = tmp.vm_next
+        mpnt = mpnt.vm_next
+    begun = mpnt
+    # Nobody writes a parent's page that is shared now once this returns; only then may faults copy such pages.
+    oldmm.arch.flush_tlb_mm(cpu, oldmm)
+    mpnt = oldmm.mmap
+    while sections and mpnt != begun:
+        if mpnt.anon_vma != NULL and not mpnt.vm_flags & VM_DONTCOPY:
+            vma_write_end(cpu, mpnt)
+        mpnt = mpnt.vm_next
+    return ret
 
 
 # Context: process, no locks, may sleep; takes both mmap_sems W (the child's nests: nobody else knows it).
@@ -135,9 +164,9 @@ cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     cdef unsigned long page_shift = oldmm.arch.page_shift
     cdef vm_area_struct *mpnt
     cdef vm_area_struct *prev = NULL
-    cdef vm_area_struct *begun   # first VMA whose write section has not begun
     cdef int ret = 0
     mmap_write_lock(cpu, oldmm, 0, oldmm.task_size)
+    lock_set_subclass(cpu, &mm.mmap_sem, 1)
     mmap_write_lock(cpu, mm, 0, mm.task_size)
     mm.mmap_base = oldmm.mmap_base
     mm.start_brk = oldmm.start_brk
@@ -149,26 +178,14 @@ cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     mm.exec_vm = oldmm.exec_vm
     mm.stack_vm = oldmm.stack_vm
     mpnt = oldmm.mmap
-    while mpnt != NULL:
+    while mpnt != NULL and ret == 0:
         if mpnt.vm_flags & VM_DONTCOPY:
             vm_stat_account(mm, mpnt.vm_flags, -<long>((mpnt.vm_end - mpnt.vm_start) >> page_shift))
-            mpnt = mpnt.vm_next
-            continue
-        # anon_vma is set under mmap_sem only: this holds still until the sections are ended below.
-        if mpnt.anon_vma != NULL:
-            vma_write_begin(cpu, mpnt, 0)
-        ret = dup_vma(cpu, mm, mpnt, &prev)
+        else:
+            ret = dup_vma(cpu, mm, mpnt, &prev)
         mpnt = mpnt.vm_next
-        if ret:
-            break
-    begun = mpnt
-    # Nobody writes a parent's page that is shared now once this returns; only then may faults copy such pages.
-    oldmm.arch.flush_tlb_mm(cpu, oldmm)
-    mpnt = oldmm.mmap
-    while mpnt != begun:
-        if mpnt.anon_vma != NULL and not mpnt.vm_flags & VM_DONTCOPY:
-            vma_write_end(cpu, mpnt)
-        mpnt = mpnt.vm_next
+    if ret == 0:
+        ret = dup_pages(cpu, mm, oldmm)
     mmap_write_unlock(cpu, mm)
     mmap_write_unlock(cpu, oldmm)
     return ret

@@ -8,7 +8,8 @@ As Linux 6.18 in what is accepted, refused, split and merged. simplified:
 - MADV_FREE marks private anonymous pages old and clean (so a reclaimer could take them); nothing reclaims yet, so
   their contents stay, as on a Linux without memory pressure.
 - MADV_COLD and MADV_PAGEOUT have no effect: there is no LRU and no swap. MADV_REMOVE on a shared file mapping
-  is -EOPNOTSUPP: files have no holes. MADV_COLLAPSE, guard regions and memory poisoning are -EINVAL.
+  is -EOPNOTSUPP: files have no holes. Guard regions and memory poisoning are -EINVAL.
+- MADV_COLLAPSE never succeeds (mm/khugepaged): there are no huge pages.
 - msync writes nothing back: a file's page cache is all there is of it.
 """
 from libc.errno cimport EACCES, EAGAIN, EBUSY, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP
@@ -17,6 +18,7 @@ from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, cmpxch
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32
 from pykmm_ext.mm.filemap cimport filemap_get_page, find_get_page
+from pykmm_ext.mm.khugepaged cimport madvise_collapse
 from pykmm_ext.mm.memory cimport handle_mm_fault
 from pykmm_ext.mm.memory_zap cimport zap_page_range
 from pykmm_ext.mm.mm_types cimport (
@@ -54,6 +56,7 @@ cdef enum:
     MADV_POPULATE_READ = 22
     MADV_POPULATE_WRITE = 23
     MADV_DONTNEED_LOCKED = 24
+    MADV_COLLAPSE = 25
     MS_ASYNC = 1
     MS_INVALIDATE = 2
     MS_SYNC = 4
@@ -193,6 +196,9 @@ cdef int madvise_vma(Cpu *cpu, vm_area_struct *vma, vm_area_struct **prev, unsig
                      int behavior) noexcept nogil:
     """Context: mmap_sem as madvise_needs_write() says, may sleep. 0 or -errno; *prev = the VMA that covers the range."""
     cdef unsigned long flags = vma.vm_flags
+    if behavior == MADV_COLLAPSE:
+        prev[0] = vma
+        return madvise_collapse(cpu, vma, start, end)
     if madvise_needs_write(behavior):
         return madvise_behavior(cpu, vma, prev, start, end, behavior)
     prev[0] = vma
@@ -284,7 +290,7 @@ cdef long do_madvise(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long
     cdef unsigned long mask = (<unsigned long>1 << mm.arch.page_shift) - 1
     cdef unsigned long end
     cdef long ret
-    if behavior < 0 or behavior > MADV_DONTNEED_LOCKED or (behavior > MADV_DONTNEED and behavior < MADV_FREE):
+    if behavior < 0 or behavior > MADV_COLLAPSE or (behavior > MADV_DONTNEED and behavior < MADV_FREE):
         return -EINVAL
     if start & mask or (len and (len + mask) & ~mask == 0):
         return -EINVAL

@@ -35,7 +35,7 @@ from pykmm_ext.mm.filemap cimport filemap_fault, find_get_page
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_WRITE, MM_ANONPAGES, MM_FILEPAGES, VM_ACCESS_FLAGS,
     VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
-    arch_ops, machine, page_to_pfn, pmd_t, pte_t,
+    anon_vma, arch_ops, machine, machine_of, page_to_pfn, pmd_t, pte_t,
 )
 from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock
@@ -69,27 +69,30 @@ cdef bint access_error(unsigned long vm_flags, u32 flags) noexcept nogil:
 
 # ---- taking the PTL ------------------------------------------------------------------------------
 
+# Speculative: the VMA is not looked at, it may be gone; its strategy is the machine's.
 cdef bint pte_map_lock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
-    cdef mm_struct *mm = vmf.vma.vm_mm
+    cdef mm_struct *mm
     if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        return mm.strategy.pte_map_lock(cpu, vmf)
+        return machine_of(cpu).strategy.pte_map_lock(cpu, vmf)
+    mm = vmf.vma.vm_mm
     vmf.pte = pte_offset_map_lock(cpu, mm, vmf.pmd, vmf.address, &vmf.ptl)
     return vmf.pte != NULL
 
 
 cdef bint pte_spinlock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
-    cdef mm_struct *mm = vmf.vma.vm_mm
+    cdef mm_struct *mm
     if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        return mm.strategy.pte_spinlock(cpu, vmf)
+        return machine_of(cpu).strategy.pte_spinlock(cpu, vmf)
+    mm = vmf.vma.vm_mm
     vmf.ptl = pte_lockptr(cpu, mm, READ_ONCE(cpu, vmf.pmd))
     spin_lock(cpu, vmf.ptl)
     return True
 
 
-# Context: mmap_sem held R and may sleep, or speculative. True = vma->anon_vma is there. A speculative fault must not
+# Context: mmap_sem held R and may sleep, or speculative. True = vmf->anon_vma is there. A speculative fault must not
 # make one (anon_vma_prepare() looks at the neighbours and so needs mmap_sem): it retries.
 cdef inline bint vmf_anon_prepare(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil:
-    if likely(READ_ONCE_PTR(cpu, &vmf.vma.anon_vma) != NULL):
+    if likely(vmf.anon_vma != NULL):
         return True
     if vmf.flags & FAULT_FLAG_SPECULATIVE:
         ret[0] = VM_FAULT_RETRY
@@ -97,6 +100,7 @@ cdef inline bint vmf_anon_prepare(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noex
     if anon_vma_prepare(cpu, vmf.vma):
         ret[0] = VM_FAULT_OOM
         return False
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vmf.vma.anon_vma)
     return True
 
 
@@ -114,7 +118,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef pte_t entry
     if unlikely(vm_flags & VM_SHARED):
         return VM_FAULT_SIGBUS  # a shared mapping without a file has nothing to share
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         return VM_FAULT_OOM
 
     if not vmf.flags & FAULT_FLAG_WRITE:
@@ -142,8 +146,7 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         spin_unlock(cpu, vmf.ptl)
         put_page(cpu, pg)
         return 0
-    page_add_new_anon_rmap(cpu, pg, vma, vmf.address)
-    pg.index = vmf.pgoff  # not from bounds that may have moved
+    page_add_new_anon_rmap(cpu, pg, vmf.anon_vma, vmf.pgoff)
     set_pte(cpu, vmf.pte, entry)
     spin_unlock(cpu, vmf.ptl)
     add_mm_rss(cpu, mm, MM_ANONPAGES, 1)
@@ -152,6 +155,13 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
 
 
 # ---- files ---------------------------------------------------------------------------------------
+
+# Context: PTL held, a reference to the page. Has truncation taken the page off its file? If not yet, the truncation's
+# second unmap_mapping_range() is still to come, takes this PTL and finds the entry that the caller makes: its store to
+# page->mapping precedes its PTL sections. stands in for the page lock, under which Linux's faults ask the same.
+cdef inline bint page_is_truncated(Cpu *cpu, page *pg) noexcept nogil:
+    return READ_ONCE_PTR(cpu, &pg.mapping) == NULL
+
 
 # Context: PTL held, entry none. Maps a page of the cache and takes over the caller's reference.
 cdef inline void set_file_pte(Cpu *cpu, vm_fault *vmf, page *pg, pte_t *ptep, bint write) noexcept nogil:
@@ -181,7 +191,7 @@ cdef vm_fault_t do_fault_around(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef page *pg
     cdef vm_fault_t ret = 0
     cdef long mapped = 0
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         return VM_FAULT_OOM
     if unlikely(not pte_map_lock(cpu, vmf)):
         return VM_FAULT_RETRY
@@ -204,7 +214,9 @@ cdef vm_fault_t do_fault_around(Cpu *cpu, vm_fault *vmf) noexcept nogil:
             pg = find_get_page(cpu, mapping, vmf.pgoff + ((address - vmf.address) >> shift)
                                if address >= vmf.address
                                else vmf.pgoff - ((vmf.address - address) >> shift))
-            if pg != NULL:
+            if pg != NULL and unlikely(page_is_truncated(cpu, pg)):
+                put_page(cpu, pg)
+            elif pg != NULL:
                 set_file_pte(cpu, vmf, pg, ptep, False)
                 mapped += 1
                 if address == vmf.address:
@@ -229,13 +241,13 @@ cdef vm_fault_t finish_fault(Cpu *cpu, vm_fault *vmf, bint write) noexcept nogil
     cdef mm_struct *mm = vmf.vma.vm_mm
     cdef const arch_ops *arch = mm.arch
     cdef bint mine
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         put_page(cpu, vmf.page)
         return VM_FAULT_OOM
     if unlikely(not pte_map_lock(cpu, vmf)):
         put_page(cpu, vmf.page)
         return VM_FAULT_RETRY
-    mine = arch.pte_none(READ_ONCE(cpu, vmf.pte))
+    mine = arch.pte_none(READ_ONCE(cpu, vmf.pte)) and not page_is_truncated(cpu, vmf.page)
     if likely(mine):
         set_file_pte(cpu, vmf, vmf.page, vmf.pte, write)
     spin_unlock(cpu, vmf.ptl)
@@ -276,7 +288,7 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef pte_t entry
     if unlikely(not vmf_anon_prepare(cpu, vmf, &ret)):
         return ret
-    if not vmf.flags & FAULT_FLAG_SPECULATIVE and unlikely(pte_alloc(cpu, mm, vmf.pmd)):
+    if unlikely(vmf.orig_pmd == 0) and pte_alloc(cpu, mm, vmf.pmd):
         return VM_FAULT_OOM
     vmf.cow_page = alloc_page(cpu, 0)
     if unlikely(vmf.cow_page == NULL):
@@ -286,20 +298,21 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         put_page(cpu, vmf.cow_page)
         return ret
     memcpy(page_address(m, arch, vmf.cow_page), page_address(m, arch, vmf.page), <size_t>1 << arch.page_shift)
-    put_page(cpu, vmf.page)
     entry = arch.pfn_pte(page_to_pfn(m, vmf.cow_page), vmf.vma_page_prot)
     entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
     if unlikely(not pte_map_lock(cpu, vmf)):
+        put_page(cpu, vmf.page)
         put_page(cpu, vmf.cow_page)
         return VM_FAULT_RETRY
-    if unlikely(not arch.pte_none(READ_ONCE(cpu, vmf.pte))):
+    if unlikely(not arch.pte_none(READ_ONCE(cpu, vmf.pte)) or page_is_truncated(cpu, vmf.page)):
         spin_unlock(cpu, vmf.ptl)
+        put_page(cpu, vmf.page)
         put_page(cpu, vmf.cow_page)
         return ret
-    page_add_new_anon_rmap(cpu, vmf.cow_page, vma, vmf.address)
-    vmf.cow_page.index = vmf.pgoff  # not from bounds that may have moved
+    page_add_new_anon_rmap(cpu, vmf.cow_page, vmf.anon_vma, vmf.pgoff)
     set_pte(cpu, vmf.pte, entry)
     spin_unlock(cpu, vmf.ptl)
+    put_page(cpu, vmf.page)
     add_mm_rss(cpu, mm, MM_ANONPAGES, 1)
     count_vm_event(cpu, FAULT_FILE_COW)
     return ret
@@ -382,8 +395,7 @@ cdef vm_fault_t wp_page_copy(Cpu *cpu, vm_fault *vmf, page *old) noexcept nogil:
         entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
         xchg(cpu, vmf.pte, 0)
         arch.flush_tlb_page(cpu, mm, vmf.address)
-        page_add_new_anon_rmap(cpu, new, vma, vmf.address)
-        new.index = vmf.pgoff  # not from bounds that may have moved
+        page_add_new_anon_rmap(cpu, new, vmf.anon_vma, vmf.pgoff)
         set_pte(cpu, vmf.pte, entry)
         if old != NULL:
             page_remove_rmap(cpu, old)
@@ -441,6 +453,8 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         pmdval = READ_ONCE(cpu, vmf.pmd)
         vmf.orig_pmd = pmdval
         if arch.table_none(pmdval):
+            # The caller that allocates asks for 0: a table that is there stays while mmap_sem is held.
+            vmf.orig_pmd = 0
             vmf.orig_pte = 0
         else:
             vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, pmdval, vmf.address))
@@ -488,6 +502,7 @@ cdef vm_fault_t handle_mm_fault(Cpu *cpu, vm_area_struct *vma, unsigned long add
     vmf.vma_page_prot = vma.vm_page_prot
     vmf.vma_start = vma.vm_start
     vmf.vma_end = vma.vm_end
+    vmf.anon_vma = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
     vmf.flags = flags & ~FAULT_FLAG_SPECULATIVE
     vmf.address = address & ~((<unsigned long>1 << mm.arch.page_shift) - 1)
     vmf.pgoff = linear_page_index(cpu, vma, vmf.address)

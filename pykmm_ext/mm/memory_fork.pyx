@@ -20,7 +20,7 @@ from libc.errno cimport ENOMEM
 from libc.string cimport memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, cmpxchg
-from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
+from pykmm_ext.kernel.spinlock cimport spin_lock_nested, spin_unlock
 from pykmm_ext.machine.cpu cimport KMM_NR_RSS, u32
 from pykmm_ext.mm.memory cimport add_mm_rss, mm_counter, set_pte, vm_normal_page
 from pykmm_ext.mm.mm_types cimport (
@@ -54,7 +54,7 @@ cdef int copy_pte_range(Cpu *cpu, mm_struct *dst_mm, pmd_t *dst_pmd, mm_struct *
     memset(rss, 0, sizeof(rss))
     dst = pte_offset_map_lock(cpu, dst_mm, dst_pmd, addr, &dst_ptl)
     src_ptl = pte_lockptr(cpu, src_mm, src_val)
-    spin_lock(cpu, src_ptl)
+    spin_lock_nested(cpu, src_ptl, 1)
     src = pte_offset(src_mm, src_val, addr)
     while addr != end:
         pte = READ_ONCE(cpu, src)

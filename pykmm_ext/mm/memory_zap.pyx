@@ -11,6 +11,7 @@ Who runs against whom (one PTE)
     zap (MADV_DONTNEED)           mmap_sem R, vm_sequence section, PTL; another zap may be at work on the same range
     zap (munmap)                  mmap_sem W, vm_sequence section, PTL
     speculative fault             no mmap_sem; the PTL by trylock, then vm_sequence re-checked: it is stopped by either
+    zap (truncation)              i_mmap_rwsem R, vm_sequence section, PTL; any of the others may be at work
     free_pgtables                 mmap_sem W, after the zap of everything below; tables are freed after an IPI
     hardware walker               nothing; IRQs off
 
@@ -19,6 +20,7 @@ simplified: no swap entries, no huge pages, no device PFNs.
 from libc.string cimport memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, atomic_add_return_32, fetch_or, xchg
+from pykmm_ext.kernel.rwsem cimport down_read, up_read
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.machine.cpu cimport KMM_NR_RSS, likely, unlikely
 from pykmm_ext.mm.memory cimport add_mm_rss, page_is_anon, vm_normal_page
@@ -32,6 +34,7 @@ from pykmm_ext.mm.mmu_gather cimport (
 )
 from pykmm_ext.mm.pgtable cimport level_addr_end, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.rmap cimport page_remove_rmap
+from pykmm_ext.mm.vma cimport unlink_file_vma
 
 
 # ---- zapping -------------------------------------------------------------------------------------
@@ -137,17 +140,53 @@ cdef void unmap_vmas(Cpu *cpu, mmu_gather *tlb, vm_area_struct *vma, unsigned lo
 # not alone flushes all of its range (as mm_tlb_flush_nested()). The increment is ordered before the first's PTL
 # section, which the second's PTL orders before its read; the first takes it back after its flush.
 cdef void zap_page_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long size) noexcept nogil:
+    zap_range(cpu, vma, start, size, False)
+
+
+# Context: mmap_sem, or i_mmap_rwsem of the VMA's file; may sleep.
+cdef void zap_page_range_single(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long size) noexcept nogil:
+    zap_range(cpu, vma, start, size, True)
+
+
+# Context: as its two callers.
+cdef inline void zap_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long size,
+                           bint single) noexcept nogil:
     cdef mm_struct *mm = vma.vm_mm
     cdef mmu_gather tlb
     if size == 0:
         return
     atomic_add_return_32(cpu, &mm.tlb_flush_pending, 1)
     tlb_gather_mmu(cpu, &tlb, mm, False)
-    unmap_vmas(cpu, &tlb, vma, start, start + size)
+    if single:
+        unmap_page_range(cpu, &tlb, vma, start, start + size)
+    else:
+        unmap_vmas(cpu, &tlb, vma, start, start + size)
     tlb_finish_mmu(cpu, &tlb)
     if unlikely(READ_ONCE_32(cpu, &mm.tlb_flush_pending) > 1):
         mm.arch.flush_tlb_range(cpu, mm, start, start + size, False)
     atomic_add_return_32(cpu, &mm.tlb_flush_pending, <u32>-1)
+
+
+# ---- truncation ----------------------------------------------------------------------------------
+
+# Context: the file's i_rwsem W, so one truncation at a time; takes i_mmap_rwsem; may sleep, no mmap_sem. Takes the pages
+# from `first` on out of every mapping of the file, private copies too (even_cows). A VMA that is on i_mmap has its page
+# tables and its mm: who unmaps it takes it off before the tables are freed. Nobody's lock keeps others from zapping or
+# changing the VMA meanwhile: sections of two Cpus may overlap.
+cdef void unmap_mapping_pages(Cpu *cpu, address_space *mapping, unsigned long first) noexcept nogil:
+    cdef vm_area_struct *vma
+    cdef unsigned long start
+    cdef u32 shift = mapping.host.machine.arch.page_shift
+    down_read(cpu, &mapping.i_mmap_rwsem)
+    vma = mapping.i_mmap
+    while vma != NULL:
+        start = vma.vm_start
+        if first > vma.vm_pgoff:
+            start += (first - vma.vm_pgoff) << shift
+        if vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> shift) > first:
+            zap_page_range_single(cpu, vma, start, vma.vm_end - start)
+        vma = vma.shared_next
+    up_read(cpu, &mapping.i_mmap_rwsem)
 
 
 # ---- freeing page tables -------------------------------------------------------------------------
@@ -225,9 +264,11 @@ cdef void free_pgtables(Cpu *cpu, mmu_gather *tlb, vm_area_struct *vma, unsigned
     while vma != NULL:
         next_vma = vma.vm_next
         addr = vma.vm_start
+        unlink_file_vma(cpu, vma)  # truncation must not look for its page tables any more
         # VMAs less than a PTE table apart go in one descent.
         while next_vma != NULL and next_vma.vm_start <= vma.vm_end + size:
             vma = next_vma
             next_vma = vma.vm_next
+            unlink_file_vma(cpu, vma)
         free_pgd_range(cpu, tlb, addr, vma.vm_end, floor, ceiling if next_vma == NULL else next_vma.vm_start)
         vma = next_vma

@@ -85,6 +85,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         address_space f_mapping
         machine *machine
         file *next
+        rw_semaphore i_rwsem
     cdef struct anon_vma:
         anon_vma *root
         anon_vma *parent
@@ -180,6 +181,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long vma_flags
         pgprot_t vma_page_prot
         unsigned long vma_start, vma_end
+        anon_vma *anon_vma
     cdef struct mmu_gather_batch:
         mmu_gather_batch *next
         u32 nr, max
@@ -246,12 +248,19 @@ cdef extern from "kmm/mm_types.h" nogil:
         u32 fault_around_pages
         unsigned long vm_max_map_count
         region *region
+        u64 quirks
 
     unsigned long page_to_pfn(const machine *m, const page *page)
     page *pfn_to_page(const machine *m, unsigned long pfn)
     void *phys_to_virt(const machine *m, unsigned long paddr)
     unsigned long virt_to_phys(const machine *m, const void *p)
     unsigned long vma_pages(const vm_area_struct *vma, unsigned page_shift)
+
+cdef extern from "kmm/quirks.h" nogil:
+    enum:
+        KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_MPROTECT_POPULATE
+        KMM_QUIRK_VMACACHE_NARROW, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_EAGER_CALLBACKS
+    const unsigned long KMM_QUIRKS_ALL
 
 cdef extern from "kmm/strategy.h" nogil:
     cdef struct strategy_ops:
@@ -331,6 +340,8 @@ cdef extern from "kmm/arch.h" nogil:
         u32 memory_model
         u32 rcu_table_free
         unsigned long (*hw_walk)(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil
+        u32 vcpu_preemption
+        unsigned long (*table_descend)(pmd_t entry, u32 level) noexcept nogil
 
 cdef inline machine *machine_of(Cpu *cpu) noexcept nogil:
     return <machine *>cpu.machine

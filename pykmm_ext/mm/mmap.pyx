@@ -29,7 +29,7 @@ from pykmm_ext.mm.pgtable cimport pgd_free
 from pykmm_ext.mm.rmap cimport unlink_anon_vmas
 from pykmm_ext.mm.unmapped_area cimport get_unmapped_area, is_err_value, offset_in_page, page_align, page_size
 from pykmm_ext.mm.vma cimport (
-    find_vma, find_vma_intersection, find_vma_prev, free_vma, unlink_file_vma, vm_area_alloc, vma_gap_update, vma_link,
+    find_vma, find_vma_intersection, find_vma_prev, free_vma, vm_area_alloc, vma_gap_update, vma_link,
     vma_rb_erase, vma_set_page_prot, vmacache_invalidate,
 )
 from pykmm_ext.mm.vma_merge cimport __split_vma, vma_merge
@@ -308,13 +308,13 @@ cdef void detach_vmas_to_be_unmapped(Cpu *cpu, mm_struct *mm, vm_area_struct *vm
 
 
 cdef void remove_vma_list(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W or last user, may sleep. Gives up VMAs that nothing maps through any more."""
+    """Context: mmap_sem W or last user, may sleep. Gives up VMAs that nothing maps through any more; free_pgtables() has
+    taken them off i_mmap."""
     cdef vm_area_struct *next
     while vma != NULL:
         next = vma.vm_next
         vm_stat_account(mm, vma.vm_flags, -<long>vma_pages(vma, mm.arch.page_shift))
         unlink_anon_vmas(cpu, vma)
-        unlink_file_vma(cpu, vma)
         free_vma(cpu, vma)
         vma = next
 

@@ -13,7 +13,8 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.mm.gup cimport populate_vma_page_range
 from pykmm_ext.mm.mm_types cimport (
-    PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT, VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
+    KMM_QUIRK_MPROTECT_POPULATE, PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT,
+    VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
     arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mmap_write_lock, mmap_write_unlock, vm_stat_account
@@ -117,6 +118,7 @@ cdef int mprotect_fixup(Cpu *cpu, vm_area_struct *vma, vm_area_struct **pprev, u
     cdef mm_struct *mm = vma.vm_mm
     cdef unsigned long oldflags = vma.vm_flags
     cdef long nrpages = <long>((end - start) >> mm.arch.page_shift)
+    cdef bint inside = mm.machine.quirks & KMM_QUIRK_MPROTECT_POPULATE != 0
     cdef int err = 0
     if newflags == oldflags:
         pprev[0] = vma
@@ -134,9 +136,12 @@ cdef int mprotect_fixup(Cpu *cpu, vm_area_struct *vma, vm_area_struct **pprev, u
     WRITE_ONCE(cpu, &vma.vm_flags, newflags)
     vma_set_page_prot(cpu, vma)
     change_protection(cpu, vma, start, end)
-    vma_write_end(cpu, vma)
+    if not inside:
+        vma_write_end(cpu, vma)
     if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
         populate_vma_page_range(cpu, vma, start, end)
+    if inside:
+        vma_write_end(cpu, vma)
     vm_stat_account(mm, oldflags, -nrpages)
     vm_stat_account(mm, newflags, nrpages)
     return 0

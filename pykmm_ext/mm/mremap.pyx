@@ -9,19 +9,19 @@ source and destination turn out to be one VMA there is only one section, since t
 """
 from libc.errno cimport EFAULT, EINVAL, ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, xchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, WRITE_ONCE_PTR, xchg
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
-from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_nested, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.mm.mm_types cimport (
-    VM_DONTEXPAND, VM_LOCKED, VM_LOCKONFAULT, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, arch_ops, mm_struct, pmd_t, pte_t,
-    vm_area_struct, vma_pages, vma_write_begin, vma_write_end,
+    VM_DONTEXPAND, VM_LOCKED, VM_LOCKONFAULT, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, anon_vma, arch_ops, mm_struct, pmd_t,
+    pte_t, vm_area_struct, vma_pages, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport (
     do_munmap, mm_populate, mmap_write_lock, mmap_write_unlock, vm_stat_account,
 )
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, mm_find_pmd, pte_alloc, pte_lockptr, pte_offset
-from pykmm_ext.mm.rmap cimport unlink_anon_vmas
+from pykmm_ext.mm.rmap cimport unlink_anon_vmas_from
 from pykmm_ext.mm.unmapped_area cimport get_unmapped_area
 from pykmm_ext.mm.vma cimport find_vma, find_vma_intersection
 from pykmm_ext.mm.vma_merge cimport copy_vma, vma_merge
@@ -63,7 +63,7 @@ cdef void move_ptes(Cpu *cpu, mm_struct *mm, pmd_t old_pmd, unsigned long old_ad
     cdef bint force_flush = False
     spin_lock(cpu, old_ptl)
     if new_ptl != old_ptl:
-        spin_lock(cpu, new_ptl)
+        spin_lock_nested(cpu, new_ptl, 1)
     old_pte = pte_offset(mm, old_pmd, old_addr)
     new_pte = pte_offset(mm, new_pmd, new_addr)
     while addr < old_end:
@@ -127,8 +127,8 @@ cdef long move_vma(Cpu *cpu, vma_remap_struct *vrm, vm_area_struct *vma) noexcep
     cdef vm_area_struct *new_vma
     cdef rw_semaphore *i_mmap = NULL
     cdef rw_semaphore *anon = NULL
+    cdef anon_vma *own = NULL
     cdef unsigned long moved
-    cdef bint whole
     if mm.map_count >= mm.machine.vm_max_map_count - 3:
         return -ENOMEM                           # do_munmap below may split one VMA into three
     new_vma = copy_vma(cpu, &vma, vrm.new_addr, vrm.new_len, pgoff)
@@ -146,6 +146,12 @@ cdef long move_vma(Cpu *cpu, vma_remap_struct *vrm, vm_area_struct *vma) noexcep
     moved = move_page_tables(cpu, mm, old_addr, vrm.new_addr, old_len)
     if moved < old_len:
         move_page_tables(cpu, mm, vrm.new_addr, old_addr, moved)  # its tables are still there: cannot fail
+    elif vrm.flags & MREMAP_DONTUNMAP and new_vma != vma:
+        WRITE_ONCE(cpu, &vma.vm_flags, vm_flags & ~(VM_LOCKED | VM_LOCKONFAULT))
+        if vma.vm_start == old_addr and vma.vm_end == old_addr + old_len:
+            # None of its pages is left, and no speculative fault may add one to an anon_vma that goes below.
+            own = vma.anon_vma
+            WRITE_ONCE_PTR(cpu, &vma.anon_vma, NULL)
     if new_vma != vma:
         vma_write_end(cpu, new_vma)
     vma_write_end(cpu, vma)
@@ -166,14 +172,10 @@ cdef long move_vma(Cpu *cpu, vma_remap_struct *vrm, vm_area_struct *vma) noexcep
         return <long>vrm.new_addr
     if vma == new_vma:
         return <long>vrm.new_addr
-    whole = vma.vm_start == old_addr and vma.vm_end == old_addr + old_len
     if vm_flags & VM_LOCKED:
         mm.locked_vm -= vma_pages(vma, shift)
-    vma_write_begin(cpu, vma, 0)
-    WRITE_ONCE(cpu, &vma.vm_flags, vma.vm_flags & ~(VM_LOCKED | VM_LOCKONFAULT))
-    if whole:
-        unlink_anon_vmas(cpu, vma)               # none of its pages is left
-    vma_write_end(cpu, vma)
+    if own != NULL:
+        unlink_anon_vmas_from(cpu, vma, own)     # takes a lock in which sections nest: after the section
     return <long>vrm.new_addr
 
 

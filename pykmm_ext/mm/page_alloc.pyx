@@ -27,7 +27,7 @@ from libc.errno cimport EINVAL
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_inc_32, kmm_emit, might_sleep, smp_store_release_32
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     KMM_EV_ALLOC, KMM_EV_FREE, KMM_PCP_BATCH, KMM_PCP_HIGH, PGALLOC, PGFREE, Cpu, count_vm_event, likely, u8, u32,
@@ -43,7 +43,7 @@ from pykmm_ext.mm.mm_types cimport (
 
 cdef extern from "kmm/clear_page.h" nogil:
     void kmm_clear_page(void *p, size_t size)
-    void kmm_prefetch_page(const void *p, size_t size)
+    void kmm_prefetch_step(Cpu *cpu)
 
 cdef extern from "kmm/atomic.h" nogil:
     u32 fetch_add_32 "kmm_fetch_add_32"(Cpu *cpu, u32 *p, u32 n, int order)
@@ -263,8 +263,15 @@ cdef void free_pcppages_bulk(Cpu *cpu, u32 keep) noexcept nogil:
         cpu.pcp.list = NULL
 
 
+# Context: as alloc_page. Nothing sleeps here, as there is no reclaim; in the kernel it would, unless __GFP_NOWAIT.
+cdef void emit_alloc(Cpu *cpu, page *p, u32 gfp) noexcept nogil:
+    if not gfp & __GFP_NOWAIT:
+        might_sleep(cpu, b"alloc_pages")
+    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+
+
 # Context: as alloc_page; the frames have their contents. The block is in use from now on.
-cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order) noexcept nogil:
+cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order, u32 gfp) noexcept nogil:
     p.flags = 0
     p.order = order
     p.mapping = NULL
@@ -272,7 +279,8 @@ cdef inline page *prep_new_page(Cpu *cpu, page *p, u32 order) noexcept nogil:
     # The frame's contents before its refcount: pairs with the fully ordered atomic_inc_not_zero() of lockless GUP.
     smp_store_release_32(cpu, &p._refcount, 1)
     count_vm_event(cpu, PGALLOC)
-    kmm_emit(cpu, KMM_EV_ALLOC, p, sizeof(page))
+    if unlikely(cpu.engine != NULL):
+        emit_alloc(cpu, p, gfp)
     return p
 
 
@@ -283,7 +291,7 @@ cdef page *alloc_region_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
     if p == NULL:
         return NULL
     m.zone.nr_free_pages -= <unsigned long>1 << order
-    return prep_new_page(cpu, p, order | KMM_ORDER_REGION)
+    return prep_new_page(cpu, p, order | KMM_ORDER_REGION, gfp)
 
 
 # Context: as put_page, the machine lies in a region; _refcount has just dropped to 0.
@@ -309,7 +317,6 @@ cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
 # timed fault pays for its zeroing.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     cdef machine *m
-    cdef size_t half
     cdef unsigned long flags
     cdef page *next
     cdef page *p = <page *>cpu.pcp.list
@@ -334,13 +341,13 @@ cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
         m = machine_of(cpu)
         if likely(next != NULL):
             next = next.lru_next  # two ahead: its struct page comes into the cache on the way, for the call after next
-        half = <size_t>1 << (m.arch.page_shift - 1)
         if likely(next != NULL):
-            kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift), half)
-        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), 2 * half)
-        if likely(next != NULL):  # in two parts: a processor has buffers for so many lines only
-            kmm_prefetch_page(m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift) + half, half)
-    return prep_new_page(cpu, p, 0)
+            cpu.pcp.fetch = <const char *>m.mem_base + (page_to_pfn(m, next) << m.arch.page_shift)
+            cpu.pcp.fetch_steps = 4  # two here, two in user_fault()
+        kmm_prefetch_step(cpu)
+        kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift), <size_t>1 << m.arch.page_shift)
+        kmm_prefetch_step(cpu)
+    return prep_new_page(cpu, p, 0, gfp)
 
 
 # Context: as alloc_page. Only the first page of the block is counted (not compound).
@@ -361,7 +368,7 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
     if gfp & __GFP_ZERO:
         kmm_clear_page(m.mem_base + (page_to_pfn(m, p) << m.arch.page_shift),
                        <size_t>1 << (m.arch.page_shift + order))
-    return prep_new_page(cpu, p, order)
+    return prep_new_page(cpu, p, order, gfp)
 
 
 # Context: any; the caller holds a reference, or the PTL of an entry that does.

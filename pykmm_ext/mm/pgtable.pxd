@@ -11,6 +11,8 @@ cdef unsigned long *table_entry(mm_struct *mm, unsigned long table, u32 level, u
 cdef pmd_t *mm_find_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil
 # The same, populating upper levels under page_table_lock. mmap_sem held. NULL = out of memory.
 cdef pmd_t *mm_alloc_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil
+# Make *slot at `level` point to a new table unless it does to one. mmap_sem held. 0 or -ENOMEM.
+cdef int populate_entry(Cpu *cpu, mm_struct *mm, unsigned long *slot, u32 level) noexcept nogil
 # Make *pmd point to a PTE table. mmap_sem held. 0 or -ENOMEM. Never on the speculative path.
 cdef int pte_alloc(Cpu *cpu, mm_struct *mm, pmd_t *pmd) noexcept nogil
 cdef spinlock_t *pte_lockptr(Cpu *cpu, mm_struct *mm, pmd_t pmdval) noexcept nogil

@@ -40,12 +40,10 @@ cdef pmd_t *mm_find_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept
     cdef const arch_ops *arch = mm.arch
     cdef unsigned long table = mm.pgd
     cdef u32 level = arch.levels - 1
-    cdef pmd_t entry
     while level > 1:
-        entry = READ_ONCE(cpu, table_entry(mm, table, level, address))
-        if arch.table_none(entry) or unlikely(arch.table_bad(entry)):
+        table = arch.table_descend(READ_ONCE(cpu, table_entry(mm, table, level, address)), level)
+        if unlikely(table == 0):
             return NULL
-        table = arch.table_paddr(entry)
         level -= 1
     return table_entry(mm, table, 1, address)
 

@@ -8,11 +8,13 @@ cdef int anon_vma_prepare(Cpu *cpu, vm_area_struct *vma) noexcept nogil
 cdef int anon_vma_clone(Cpu *cpu, vm_area_struct *dst, vm_area_struct *src) noexcept nogil
 cdef int anon_vma_fork(Cpu *cpu, vm_area_struct *vma, vm_area_struct *pvma) noexcept nogil
 cdef void unlink_anon_vmas(Cpu *cpu, vm_area_struct *vma) noexcept nogil
+# The same where vma->anon_vma was `own` and is NULL already.
+cdef void unlink_anon_vmas_from(Cpu *cpu, vm_area_struct *vma, anon_vma *own) noexcept nogil
 cdef void anon_vma_merge(Cpu *cpu, vm_area_struct *vma, vm_area_struct *next) noexcept nogil
 # list_is_singular(&vma->anon_vma_chain)
 cdef bint anon_vma_chain_is_singular(vm_area_struct *vma) noexcept nogil
 # Context of all: PTL held.
-cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, vm_area_struct *vma, unsigned long address) noexcept nogil
+cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, anon_vma *av, unsigned long index) noexcept nogil
 cdef void page_add_file_rmap(Cpu *cpu, page *page) noexcept nogil
 cdef void page_dup_rmap(Cpu *cpu, page *page) noexcept nogil
 cdef void page_remove_rmap(Cpu *cpu, page *page) noexcept nogil

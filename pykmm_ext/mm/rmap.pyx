@@ -168,6 +168,11 @@ cdef int anon_vma_prepare(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
 cdef void unlink_anon_vmas(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     """Context: mmap_sem W or last user; takes root->rwsem, may sleep. No page of the VMA is mapped through it any more.
     Calling it twice does nothing the second time."""
+    unlink_anon_vmas_from(cpu, vma, vma.anon_vma)
+
+
+cdef void unlink_anon_vmas_from(Cpu *cpu, vm_area_struct *vma, anon_vma *own) noexcept nogil:
+    """Context: as unlink_anon_vmas. `own` is what vma->anon_vma is, or was until the caller cleared it."""
     cdef anon_vma_chain *avc = vma.anon_vma_chain
     cdef anon_vma_chain *next
     cdef anon_vma *root
@@ -182,8 +187,8 @@ cdef void unlink_anon_vmas(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         else:
             avc.anon_vma = NULL                  # others stay on it: not ours to put
         avc = avc.same_vma_next
-    if vma.anon_vma != NULL:
-        vma.anon_vma.degree -= 1
+    if own != NULL:
+        own.degree -= 1
     up_write(cpu, &root.rwsem)
     # The empty ones go, outside of the lock that lies in one of them. Nobody else can reach them any more.
     avc = vma.anon_vma_chain
@@ -265,13 +270,12 @@ cdef void anon_vma_merge(Cpu *cpu, vm_area_struct *vma, vm_area_struct *next) no
 
 # ---- pages ----
 
-cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, vm_area_struct *vma, unsigned long address) noexcept nogil:  # no-cython-lint
-    """Context: PTL held; the page is new, nobody else knows it. simplified: flags are stored, not or-ed atomically."""
-    cdef anon_vma *av = <anon_vma *>READ_ONCE_PTR(cpu, &vma.anon_vma)
+cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, anon_vma *av, unsigned long index) noexcept nogil:  # no-cython-lint
+    """Context: PTL held; the page is new, nobody else knows it. `av` and `index` as the fault captured them: of a VMA that
+    is being merged away or moved they may not be read any more. simplified: flags are stored, not or-ed atomically."""
     WRITE_ONCE_32(cpu, &page._mapcount, 1)
     WRITE_ONCE_PTR(cpu, &page.mapping, av)
-    WRITE_ONCE(cpu, &page.index,
-               ((address - vma.vm_start) >> vma.vm_mm.arch.page_shift) + vma.vm_pgoff)
+    WRITE_ONCE(cpu, &page.index, index)
     WRITE_ONCE(cpu, &page.flags, page.flags | PG_anon)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # mm/vma.c (4.12: the first half of mm/mmap.c): the life of a VMA, the tree and the list, lookups.
 # Merging and splitting: mm/vma_merge. mm/mmap.pxd hands most of it on: other modules cimport from either.
-from pykmm_ext.kernel.rbtree cimport rb_node
+from pykmm_ext.kernel.atomic cimport READ_ONCE_32, smp_rmb
+from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE, rb_node
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64
 from pykmm_ext.mm.mm_types cimport address_space, mm_struct, vm_area_struct
 
@@ -55,11 +56,25 @@ cdef vm_area_struct *find_vma(Cpu *cpu, mm_struct *mm, unsigned long addr) noexc
 cdef vm_area_struct *__find_vma(mm_struct *mm, unsigned long addr) noexcept nogil
 # The same without mmap_sem, under srcu_read_lock(vma_srcu): a stable answer of the tree as it was at one moment.
 cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
+# One descent of the above, without asking mm_seq whether its answer holds.
+cdef vm_area_struct *__find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 cdef vm_area_struct *find_vma_prev(Cpu *cpu, mm_struct *mm, unsigned long addr, vm_area_struct **pprev) noexcept nogil
 # First VMA that intersects [start, end), or NULL. mmap_sem held.
 cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
-# The end of what `vma` shares with SPF: is it dead or changed since `sequence`? (mm/internal.h)
-cdef bint vma_has_changed(Cpu *cpu, vm_area_struct *vma, u32 sequence) noexcept nogil
+
+cdef inline bint vma_has_changed(Cpu *cpu, vm_area_struct *vma, u32 sequence) noexcept nogil:
+    """mm/internal.h: is `vma` dead or changed since `sequence`?
+
+    Context: vma_srcu read section. The first smp_rmb keeps what the caller read before in front of the check (the series
+    has only the second, which keeps what it reads next behind it). Both pair with the write barriers of
+    vma_write_begin/end and with the one in tree_write_end before vma_rb_erase clears the node."""
+    cdef bint dead
+    cdef u32 seq
+    smp_rmb(cpu)
+    dead = RB_EMPTY_NODE(cpu, &vma.vm_rb)
+    seq = READ_ONCE_32(cpu, &vma.vm_sequence.sequence)
+    smp_rmb(cpu)
+    return dead or seq != sequence
 
 cdef vm_area_struct *vm_area_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil
 # A copy of `vma` that is in no tree, list, chain or mapping yet; takes its own file reference. NULL = -ENOMEM.

@@ -20,19 +20,21 @@ vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tel
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, smp_rmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, srcu_lockdep_assert
 from pykmm_ext.kernel.rbtree cimport (
-    RB_CLEAR_NODE, RB_EMPTY_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node,
-    rb_parent,
+    RB_CLEAR_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node, rb_parent,
 )
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqcount_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
-from pykmm_ext.machine.cpu cimport VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64
+from pykmm_ext.machine.cpu cimport (
+    VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64, unlikely,
+)
 from pykmm_ext.mm.filemap cimport fput, get_file
 from pykmm_ext.mm.mempolicy cimport mpol_get, mpol_put
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_VMA, VM_SHARED, machine_of, mm_struct, pgprot_t, tree_write_begin, tree_write_end, vm_area_struct,
+    KMEM_VMA, KMM_QUIRK_VMACACHE_NARROW, VM_SHARED, machine_of, mm_struct, pgprot_t, tree_write_begin, tree_write_end,
+    vm_area_struct,
 )
 
 
@@ -136,6 +138,8 @@ cdef void vma_gap_update(vm_area_struct *vma) noexcept nogil:
 
 cdef inline void vmacache_update_seqnum(mm_struct *mm) noexcept nogil:
     mm.vmacache_seqnum += 1
+    if unlikely(mm.machine.quirks & KMM_QUIRK_VMACACHE_NARROW):
+        mm.vmacache_seqnum &= ~<u64>2  # one bit: it comes back after two changes
 
 
 cdef void vmacache_invalidate(mm_struct *mm) noexcept nogil:
@@ -263,7 +267,8 @@ cdef vm_area_struct *find_vma(Cpu *cpu, mm_struct *mm, unsigned long addr) noexc
     count_vm_event(cpu, VMACACHE_FIND_CALLS)
     if likely(cpu.vmacache.mm == <void *>mm and cpu.vmacache.seqnum == mm.vmacache_seqnum):
         vma = <vm_area_struct *>cpu.vmacache.vmas[vmacache_hash(mm, addr)]
-        if vma != NULL and vma.vm_start <= addr and vma.vm_end > addr:
+        # READ_ONCE: that the VMA still lives follows from the number, not from the lock.
+        if vma != NULL and READ_ONCE(cpu, &vma.vm_start) <= addr and vma.vm_end > addr:
             count_vm_event(cpu, VMACACHE_FIND_HITS)
             return vma
     else:
@@ -277,25 +282,38 @@ cdef vm_area_struct *find_vma(Cpu *cpu, mm_struct *mm, unsigned long addr) noexc
     return vma
 
 
+cdef inline vm_area_struct *descend_lockless(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
+    """Context: srcu_read_lock(vma_srcu) held. Terminates whatever a writer does; its answer is one of the tree's only if
+    mm_seq did not change meanwhile."""
+    cdef rb_node *node = <rb_node *>READ_ONCE_PTR(cpu, &mm.mm_rb.rb_node)
+    cdef vm_area_struct *vma = NULL
+    cdef vm_area_struct *tmp
+    cdef unsigned long above
+    while node != NULL:
+        tmp = vma_of(node)
+        above = READ_ONCE(cpu, &tmp.vm_end) > addr
+        vma = <vm_area_struct *>(<unsigned long>vma ^ ((<unsigned long>vma ^ <unsigned long>tmp) & -above))
+        node = <rb_node *>READ_ONCE_PTR(cpu, &(&node.rb_right)[above])
+    return vma
+
+
+cdef vm_area_struct *__find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
+    """Context: as descend_lockless."""
+    return descend_lockless(cpu, mm, addr)
+
+
 cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
     """Context: srcu_read_lock(vma_srcu) held, mmap_sem not needed; may wait for a writer inside mm_seq.
 
     read_seqbegin/read_seqretry pair with tree_write_begin/end. The VMA may be dead by the time it is returned: the
     caller asks RB_EMPTY_NODE and vm_sequence. Its bounds are not part of mm_seq, so it re-checks them too."""
-    cdef rb_node *node
     cdef vm_area_struct *vma
-    cdef vm_area_struct *tmp
-    cdef unsigned long above
     cdef u32 seq
+    if unlikely(cpu.engine != NULL):
+        srcu_lockdep_assert(cpu, &mm.machine.vma_srcu)
     while True:
         seq = read_seqbegin(cpu, &mm.mm_seq)
-        vma = NULL
-        node = <rb_node *>READ_ONCE_PTR(cpu, &mm.mm_rb.rb_node)
-        while node != NULL:
-            tmp = vma_of(node)
-            above = READ_ONCE(cpu, &tmp.vm_end) > addr
-            vma = <vm_area_struct *>(<unsigned long>vma ^ ((<unsigned long>vma ^ <unsigned long>tmp) & -above))
-            node = <rb_node *>READ_ONCE_PTR(cpu, &(&node.rb_right)[above])
+        vma = descend_lockless(cpu, mm, addr)
         if not read_seqretry(cpu, &mm.mm_seq, seq):
             return vma
 
@@ -320,19 +338,6 @@ cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned lon
     """Context: mmap_sem held."""
     cdef vm_area_struct *vma = find_vma(cpu, mm, start)
     return vma if vma != NULL and vma.vm_start < end else NULL
-
-
-cdef bint vma_has_changed(Cpu *cpu, vm_area_struct *vma, u32 sequence) noexcept nogil:
-    """Context: vma_srcu read section. The first smp_rmb keeps what the caller read before in front of the check (the series
-    has only the second, which keeps what it reads next behind it). Both pair with the write barriers of
-    vma_write_begin/end and with the one in tree_write_end before vma_rb_erase clears the node."""
-    cdef bint dead
-    cdef u32 seq
-    smp_rmb(cpu)
-    dead = RB_EMPTY_NODE(cpu, &vma.vm_rb)
-    seq = READ_ONCE_32(cpu, &vma.vm_sequence.sequence)
-    smp_rmb(cpu)
-    return dead or seq != sequence
 
 
 # ---- page protection ----

@@ -22,10 +22,11 @@ from libc.string cimport strcmp
 
 from pykmm_ext.kernel.atomic cimport WRITE_ONCE, WRITE_ONCE_PTR
 from pykmm_ext.kernel.rwsem cimport down_write, up_write
-from pykmm_ext.machine.cpu cimport u32
+from pykmm_ext.machine.cpu cimport likely, u32, unlikely
 from pykmm_ext.mm.mempolicy cimport mpol_equal
 from pykmm_ext.mm.mm_types cimport (
-    VM_MAYSHARE, VM_SOFTDIRTY, VM_SPECIAL, address_space, anon_vma, vma_pages, vma_write_begin, vma_write_end,
+    KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_VMA_ADJUST_ORDER, VM_MAYSHARE, VM_SOFTDIRTY, VM_SPECIAL, address_space,
+    anon_vma, vma_pages, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.rmap cimport anon_vma_chain_is_singular, anon_vma_clone, anon_vma_merge, unlink_anon_vmas
 from pykmm_ext.mm.vma cimport (
@@ -166,9 +167,11 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
     """Context: mmap_sem W, may sleep. Moves the bounds of `vma`, and what of its successors that takes with it: `insert`
     (split_vma) fills what vma gives up, otherwise the successor is shifted or swallowed. 0 or -ENOMEM, nothing changed.
 
-    Lock order: i_mmap_rwsem, anon_vma root, then the two write sections (patch 05, R2). The section of a
-    swallowed VMA ends before the VMA is handed to free_vma (R8)."""
+    Lock order: i_mmap_rwsem, anon_vma root, then the two write sections (patch 05, R2). Both sections end before the
+    anon_vma of a swallowed VMA is given up, which takes the root's lock again (RFC v5 does that inside), and so before
+    the VMA is handed to free_vma (R8). By then the tree and the bounds are what they will be."""
     cdef mm_struct *mm = vma.vm_mm
+    cdef unsigned long quirks = mm.machine.quirks
     cdef u32 shift = mm.arch.page_shift
     cdef vm_area_struct *next = vma.vm_next
     cdef vm_area_struct *exporter = NULL
@@ -207,6 +210,10 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
             return -ENOMEM
 
     while True:
+        if unlikely(quirks & KMM_QUIRK_VMA_ADJUST_ORDER):
+            vma_write_begin(cpu, vma, 0)
+            if next != NULL:
+                vma_write_begin(cpu, next, 1)
         if mapping != NULL:
             down_write(cpu, &mapping.i_mmap_rwsem)
             if insert != NULL:
@@ -216,9 +223,10 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
             av = next.anon_vma
         if av != NULL:
             down_write(cpu, &av.root.rwsem)
-        vma_write_begin(cpu, vma, 0)
-        if next != NULL:
-            vma_write_begin(cpu, next, 1)
+        if likely(not quirks & KMM_QUIRK_VMA_ADJUST_ORDER):
+            vma_write_begin(cpu, vma, 0)
+            if next != NULL:
+                vma_write_begin(cpu, next, 1)
 
         if start != vma.vm_start:
             WRITE_ONCE(cpu, &vma.vm_start, start)
@@ -257,33 +265,32 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
             up_write(cpu, &mapping.i_mmap_rwsem)
 
         if not remove_next:
-            break
+            if next != NULL:
+                vma_write_end(cpu, next)
+            vma_write_end(cpu, vma)
+            return 0
+        if likely(not quirks & KMM_QUIRK_VMA_ADJUST_LATE_END):
+            vma_write_end(cpu, next)
+        vma_write_end(cpu, vma)
         if next.anon_vma != NULL:
             anon_vma_merge(cpu, vma, next)
         mm.map_count -= 1
-        vma_write_end(cpu, next)
         free_vma(cpu, next)
+        if unlikely(quirks & KMM_QUIRK_VMA_ADJUST_LATE_END) and mm.strategy.vma_write_end != NULL:
+            mm.strategy.vma_write_end(cpu, next)  # of what may be somebody else's memory by now
         if remove_next == 3:                     # vma grew down: the gap below it changed
             vma_gap_update(vma)
-            next = NULL
-            break
+            return 0
         next = vma.vm_next
         if remove_next == 2:
             remove_next = 1
             end = next.vm_end
-            vma_write_end(cpu, vma)
             continue
         if next != NULL:
-            vma_write_begin(cpu, next, 1)
             vma_gap_update(next)
         else:
             mm.highest_vm_end = vm_end_gap(vma)
-        break
-
-    if next != NULL:
-        vma_write_end(cpu, next)
-    vma_write_end(cpu, vma)
-    return 0
+        return 0
 
 
 cdef int __split_vma(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, unsigned long addr, bint new_below) noexcept nogil:

@@ -341,3 +341,26 @@ def test_validate_runs_every_walker(m: pykmm.Machine, what: str, message: str, p
     finally:
         damage(mm, what, a, -1)
     m.validate()
+
+
+def test_quirks() -> None:
+    from pykmm_ext.binding import QUIRKS
+
+    with pykmm.Machine(memory="16M") as machine:
+        assert machine.quirks == ()
+    with pykmm.Machine(memory="16M", quirks=reversed(QUIRKS)) as machine:
+        assert machine.quirks == tuple(QUIRKS)
+        mm = machine.mm()       # a whole life without any of the fixes, alone
+        a = mm.mmap(0, 0x3000, 1, 2 | 0x20)
+        mm.mlock(a, 0x3000)
+        mm.mprotect(a, 0x2000, 3)
+        mm.store(a, b"x")
+        child = mm.fork()
+        mm.mprotect(a, 0x3000, 3)
+        mm.munmap(a, 0x1000)
+        assert child.load(a, 1) == b"x"
+        machine.validate()
+    with pytest.raises(ValueError, match="unknown quirk 'none'; known: vma-adjust-order, "):
+        pykmm.Machine(quirks=("none",))
+    with pytest.raises(TypeError, match="collection of names"):
+        pykmm.Machine(quirks="vma-adjust-order")

@@ -48,12 +48,31 @@ def test_unknown_name_lists_the_known_ones() -> None:
         pykmm.Machine(arch="vax")
 
 
-@pytest.mark.parametrize("name", ["", " x", "a,b", 3])
+@pytest.mark.parametrize("name", ["", " x", "a,b", "a[b]", "a=b", 3])
 def test_bad_names_are_refused(name: Any) -> None:
     with pytest.raises(pykmm.PluginError, match="name"):
         Registry("strategy").add(name, dict)
     with pytest.raises(pykmm.PluginError, match="callable"):
         Registry("strategy").add("x", 3)  # type: ignore[arg-type]
+
+
+def test_options_in_names() -> None:
+    registry = Registry("strategy")
+    registry.add("mine", dict, options={"size": ("small", "large"), "any": ()})
+    assert registry.make("mine") == {}
+    assert registry.make("mine[size=large, any=thing]") == {"size": "large", "any": "thing"}
+    assert registry.parse("mine[]")[1] == {}
+    for text, message in (
+            ("mine[size=huge]", "strategy 'mine': unknown size 'huge'; known: small, large"),
+            ("mine[colour=red]", "strategy 'mine' has no option 'colour'; its options: size, any"),
+            ("other[size=small]", "unknown strategy 'other'; known: mine"),
+            ("mine[size]", "'size' in 'mine[size]' is no option: expected option=value"),
+            ("mine[size=small,size=large]", "option 'size' is given twice"),
+            ("mine[size=small", "is no name with options"), ("mine]", "is no name with options")):
+        with pytest.raises(ValueError) as error:
+            registry.make(text)
+        assert message in str(error.value)
+    assert plugin.split_names("a, b[c=d,e=f],, g") == ["a", "b[c=d,e=f]", "g"]
 
 
 def test_a_plugin_without_hooks_is_an_error() -> None:

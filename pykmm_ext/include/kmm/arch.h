@@ -86,6 +86,14 @@ struct arch_ops {
 	 *    Returns what the TLB keeps: physical address of the page | 1 << KMM_ACCESS_* for every
 	 *    access that needs no further walk (a clean page is not writable there); 0 = page fault. -- */
 	unsigned long (*hw_walk)(Cpu *cpu, struct mm_struct *mm, unsigned long address, u32 access);
+
+	/* -- properties, continued -- */
+	u32 vcpu_preemption;  /* a virtual machine: the host may stop a vCPU at any instruction, IRQs off or not, and
+			       * flush its TLB meanwhile without waking it. Who walks page tables says so with
+			       * vcpu_preempt_enable() (irq.h) */
+	/* Down one level, for lockless walks: table_paddr of an entry of `level` that points to a table; 0 where
+	 * table_none, table_bad or table_leaf says that it does not. */
+	unsigned long (*table_descend)(pmd_t entry, u32 level);
 };
 
 #endif

@@ -39,7 +39,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 	s->reads_from = -1;
 	s->addr = f->none ? 0 : (uintptr_t)f->addr;
 	if (c->agents[a].kind == AGENT_VCPU) {
-		s->sub = v->pend.sub;
+		s->sub = op == P_CHOOSE ? (u8)v->pend.a : v->pend.sub; /* a choice of 1 = only waits for the buffer */
 		s->order = v->pend.order;
 		s->width = v->pend.width;
 		s->result = v->result;
@@ -81,7 +81,7 @@ static void begin_execution(struct check *c)
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
 	c->ntrace = 0;
-	c->rng_run = check_mix(c->rng + c->executions * 0x9E3779B97F4A7C15ULL) | 1;
+	c->rng_run = check_mix(c->rng + c->attempts * 0x9E3779B97F4A7C15ULL) | 1;
 	memset(c->global_view, 0, sizeof(c->global_view));
 	for (u32 a = 0; a < c->nr_agents; a++) {
 		c->agents[a].seq = 0;
@@ -92,7 +92,7 @@ static void begin_execution(struct check *c)
 		v->pend.op = P_NONE;
 		memset(v->barriers, 0, sizeof(v->barriers));
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
-		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = 0;
+		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = 0;
 		if (c->races)
 			race_begin(v);
 		if (c->model == MODEL_POWER) {

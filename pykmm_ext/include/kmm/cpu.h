@@ -41,6 +41,8 @@ struct per_cpu_pages {
 	u32 count;
 	struct page *list;     /* hottest first, doubly linked through page->lru_next and lru_prev */
 	struct page *tail;
+	const char *fetch;     /* kmm_prefetch_step(): where it goes on, in the frame that is cleared after the next */
+	u32 fetch_steps;       /* how many are left */
 };
 
 struct slab_magazine {
@@ -107,6 +109,8 @@ typedef struct Cpu {
 	u32 ipi_lock;                            /* who runs the handlers: the owner or one sender */
 	struct call_single_data *call_single_queue; /* lock-free LIFO: llist_add by senders, xchg by the drainer */
 	void (*ipi_slow)(struct Cpu *cpu);       /* drains the queue; set by machine/irq */
+
+	u32 vcpu_preempted;                      /* arch->vcpu_preemption only; atomic: enum kmm_vcpu (irq.h) */
 
 	u32 owner ____cacheline_aligned;         /* Python API: 0 = free, 1 = driven; futex */
 } Cpu;

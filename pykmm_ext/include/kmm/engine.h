@@ -45,7 +45,27 @@ enum kmm_event {
 	KMM_EV_COMPUTE,   /* size = nanoseconds of user work */
 	KMM_EV_SYSCALL,   /* size = KMM tape operation that starts */
 	KMM_EV_SYSRET,    /* size = KMM tape operation that has returned */
+	/* For lockdep (kernel/lockdep.pxd). A begin comes before the first access of the section, an end after its last. */
+	KMM_EV_SEQ_WRITE_BEGIN, /* obj = seqcount_t, size = subclass | KMM_SEQ_COUNTED */
+	KMM_EV_SEQ_WRITE_END,   /* obj = seqcount_t, size = KMM_SEQ_COUNTED or 0 */
+	KMM_EV_SEQ_READ,        /* obj = seqcount_t: a reader that waits while a writer is inside */
+	KMM_EV_RCU_LOCK,        /* obj = struct rcu_state: the outermost section of this CPU */
+	KMM_EV_RCU_UNLOCK,
+	KMM_EV_SRCU_LOCK,       /* obj = struct srcu_struct; each nested section on its own */
+	KMM_EV_SRCU_UNLOCK,
+	KMM_EV_MIGHT_SLEEP,     /* obj = const char *: what may sleep here */
+	KMM_EV_RCU_ASSERT,      /* obj = const char *: what needs rcu_read_lock() */
+	KMM_EV_SRCU_ASSERT,     /* obj = struct srcu_struct: a section of it must be held */
+	KMM_EV_RCU_SYNC,        /* obj = struct rcu_state: waits for a grace period */
+	KMM_EV_SRCU_SYNC,       /* obj = struct srcu_struct: the same */
+	KMM_EV_IPI_WAIT,        /* obj = const char *: waits for other CPUs' interrupts; IRQs must be on */
+	KMM_EV_LOCK_NESTED,     /* obj = lock, size = subclass of this CPU's next acquire of it */
+	KMM_EV_IRQS_ON,         /* IRQs have been enabled */
+	KMM_EV_IRQ_ENTER,       /* from the engine: an IPI handler begins on this CPU */
+	KMM_EV_IRQ_EXIT,
 };
+
+#define KMM_SEQ_COUNTED 0x100 /* the sequence counts its writers: sections may overlap and nest */
 
 /* True when the awaited condition holds for the loaded value. */
 typedef int (*kmm_pred)(u64 value, u64 arg);
@@ -79,6 +99,15 @@ struct engine_ops {
 	 * `last_load`), for memory models in which that orders them. */
 	u64 (*load_dep)(struct Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep);
 	u32 (*last_load)(struct Cpu *cpu);
+	/* See check_forget(). */
+	void (*forget)(struct Cpu *cpu, const volatile void *p, size_t n);
+	/* Python code on this vCPU enters C: run fn(cpu, arg), so that the engine can end it half-way. `where` names the
+	 * Python line in traces. 0 = done; -1 = the execution is over: unwind; -2 = not on the thread of this vCPU. Does not return
+	 * to a function that was told to unwind again and again. Context: GIL held. */
+	int (*enter)(struct Cpu *cpu, void (*fn)(struct Cpu *cpu, void *arg), void *arg, u64 where);
+	/* C code on this vCPU calls Python: old = unwind(cpu, NULL) before, unwind(cpu, old) after it. The latter does not return
+	 * when the execution has ended meanwhile. Context: GIL not held. */
+	void *(*unwind)(struct Cpu *cpu, void *mark);
 };
 
 #endif

@@ -206,6 +206,8 @@ KMM_HOST_FN s64 kmm_host_do(struct kmm_host_head *h, struct kmm_host_mm *mm, str
 		t = 1; /* node 0: the mask is not part of a tape */
 		n = (u64)kmm_tape_mbind_mask(op->flags);
 		return kmm_sys6(SYS_mbind, addr, len, (u64)(u32)op->flags, n ? (u64)&t : 0, n ? 2 : 0, 0);
+	case KMM_OP_TRUNCATE:
+		return kmm_sys(SYS_ftruncate, (s64)op->fd, len, 0, 0);
 	case KMM_OP_FORK:
 		return kmm_host_fork(h, mm, op->mm2);
 	case KMM_OP_EXIT:

@@ -17,6 +17,7 @@
 
 #include "kmm/atomic.h"
 #include "kmm/barrier.h"
+#include "kmm/wait.h"
 
 /* Nests (stands in for local_irq_save). Context: any. */
 static inline void local_irq_disable(Cpu *cpu)
@@ -43,6 +44,8 @@ static inline void local_irq_enable(Cpu *cpu)
 {
 	if (unlikely(cpu->engine)) {
 		cpu->engine->irq(cpu, KMM_IRQ_ENABLE);
+		if (!cpu->irq_disabled)
+			kmm_event(cpu, KMM_EV_IRQS_ON, NULL, 0);
 		return;
 	}
 	if (cpu->irq_disabled > 1) {
@@ -56,5 +59,40 @@ static inline void local_irq_enable(Cpu *cpu)
 }
 
 static inline bool irqs_disabled(Cpu *cpu) { return cpu->irq_disabled != 0; }
+
+/*
+ * A vCPU that the host has stopped (arch->vcpu_preemption): its TLB may be flushed for it, although its IRQs are off.
+ *
+ *   vCPU:    walk of page tables, IRQs off: RUNNING -> STOPPED ... STOPPED -> RUNNING, once nobody flushes
+ *   flusher: STOPPED -> FLUSHING, flush the vCPU's TLB, FLUSHING -> STOPPED; anything else: an ordinary IPI
+ *
+ * Only sections that touch no TLB may be marked: the flusher is in the vCPU's place. "Stopped" is what the host might
+ * do there; on every engine the vCPU goes on, which is the case that matters to whoever relies on IRQs being off.
+ */
+enum kmm_vcpu { KMM_VCPU_RUNNING, KMM_VCPU_STOPPED, KMM_VCPU_FLUSHING };
+
+/* Context: IRQs off, no TLB access until vcpu_preempt_disable(). Does not nest. */
+static inline void vcpu_preempt_enable(Cpu *cpu)
+{
+	kmm_xchg_32(cpu, &cpu->vcpu_preempted, KMM_VCPU_STOPPED);
+}
+
+/* Context: IRQs off; waits for a flusher, who waits for nobody. */
+static inline void vcpu_preempt_disable(Cpu *cpu)
+{
+	while (kmm_cmpxchg_32(cpu, &cpu->vcpu_preempted, KMM_VCPU_STOPPED, KMM_VCPU_RUNNING) != KMM_VCPU_STOPPED)
+		kmm_await_32(cpu, &cpu->vcpu_preempted, kmm_is_equal, KMM_VCPU_STOPPED);
+}
+
+/* Context: any. True = the target is stopped and its TLB the caller's, until vcpu_flush_end(). */
+static inline bool vcpu_flush_begin(Cpu *cpu, Cpu *target)
+{
+	return kmm_cmpxchg_32(cpu, &target->vcpu_preempted, KMM_VCPU_STOPPED, KMM_VCPU_FLUSHING) == KMM_VCPU_STOPPED;
+}
+
+static inline void vcpu_flush_end(Cpu *cpu, Cpu *target)
+{
+	kmm_store_release_32(cpu, &target->vcpu_preempted, KMM_VCPU_STOPPED); /* pairs with vcpu_preempt_disable() */
+}
 
 #endif

@@ -10,6 +10,7 @@
 #define KMM_MM_TYPES_H
 
 #include "kmm/cpu.h"
+#include "kmm/quirks.h"
 #include "kmm/seqlock.h"
 #include "kmm/spinlock.h"
 #include "kmm/types.h"
@@ -128,17 +129,17 @@ struct address_space {
 	struct file *host;              /* const */
 	rwlock_sem i_mmap_rwsem;        /* protects i_mmap */
 	struct vm_area_struct *i_mmap;  /* VMAs that map it (list through shared_next); stands in for the interval tree */
-	spinlock_t i_pages_lock;        /* insertion into i_pages */
+	spinlock_t i_pages_lock;        /* insertion into and removal from i_pages; data_len */
 	struct page **i_pages;          /* [nrpages_max]; slots published with release order, read with acquire */
-	unsigned long nrpages_max;      /* const: (i_size + PAGE_SIZE - 1) / PAGE_SIZE */
+	unsigned long nrpages_max;      /* const: pages of the size that the file was created with; it never grows beyond */
 	unsigned long nrpages;          /* i_pages_lock */
 };
 
 struct file {
 	u32 f_count;                    /* atomic references: VMAs and the Python File object */
-	unsigned long i_size;           /* bytes; const */
+	unsigned long i_size;           /* bytes; i_rwsem W; read without a lock (READ_ONCE) */
 	const u8 *data;                 /* initial contents, data_len bytes, zeroes after; const */
-	unsigned long data_len;
+	unsigned long data_len;         /* i_rwsem W and i_pages_lock; truncation cuts it */
 	char *name;                     /* const; what proc_maps() shows */
 	u32 dev_major, dev_minor;       /* const */
 	unsigned long ino;              /* const */
@@ -146,6 +147,7 @@ struct file {
 	struct address_space f_mapping;
 	struct machine *machine;
 	struct file *next;              /* machine->files, under machine->lock */
+	rwlock_sem i_rwsem;             /* changes of the size (of struct inode in Linux) */
 };
 
 /* ---- reverse map (include/linux/rmap.h) ---- */
@@ -268,6 +270,7 @@ struct vm_fault {
 	unsigned long vma_flags;
 	pgprot_t vma_page_prot;
 	unsigned long vma_start, vma_end;
+	struct anon_vma *anon_vma;      /* with a merge, the VMA loses its own without the PTL; the survivor has this one */
 };
 
 /* ---- mmu_gather (include/asm-generic/tlb.h) ---- */
@@ -352,6 +355,7 @@ struct machine {
 	u32 fault_around_pages;         /* const: 16 = fault_around_bytes of 64K */
 	unsigned long vm_max_map_count; /* 65530 */
 	struct region *region;          /* const: where all of this lies (region.h), NULL = the host's heap */
+	u64 quirks;                     /* const after creation: enum kmm_quirk, 0 = every fix is there */
 };
 
 /* ---- conversions ---- */

@@ -28,6 +28,7 @@ static inline void rcu_read_lock(Cpu *cpu)
 	}
 	kmm_write_once(cpu, &cpu->rcu_gp_ctr, kmm_read_once(cpu, &cpu->machine->rcu.gp_ctr));
 	smp_mb_light(cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
+	kmm_event(cpu, KMM_EV_RCU_LOCK, &cpu->machine->rcu, 0);
 }
 
 static inline void rcu_read_unlock(Cpu *cpu)
@@ -35,6 +36,11 @@ static inline void rcu_read_unlock(Cpu *cpu)
 	if (--cpu->rcu_nesting)
 		return;
 	/* Release: pairs with the acquire of the grace period's scan. */
+	if (likely(!cpu->engine)) {
+		__atomic_store_n(&cpu->rcu_gp_ctr, 0, __ATOMIC_RELEASE);
+		return;
+	}
+	kmm_event(cpu, KMM_EV_RCU_UNLOCK, &cpu->machine->rcu, 0);
 	kmm_store_release(cpu, &cpu->rcu_gp_ctr, 0);
 }
 

@@ -8,6 +8,7 @@
 #ifndef KMM_SEQLOCK_H
 #define KMM_SEQLOCK_H
 
+#include "kmm/atomic.h"
 #include "kmm/barrier.h"
 #include "kmm/spinlock.h"
 
@@ -27,8 +28,19 @@ static inline u32 raw_read_seqcount(Cpu *cpu, const seqcount_t *s)
 /* Waits while a writer is inside. */
 static inline u32 read_seqcount_begin(Cpu *cpu, const seqcount_t *s)
 {
-	u32 ret = kmm_read_once_32(cpu, &s->sequence);
-	if (unlikely(ret & 1))
+	u32 ret;
+
+	/* One look at the engine for all primitives, here and in the writer's functions. */
+	if (likely(!cpu->engine)) {
+		ret = __atomic_load_n(&s->sequence, __ATOMIC_RELAXED);
+		if (unlikely(ret & 1))
+			ret = (u32)kmm_await_32(cpu, &s->sequence, kmm_is_even, 0);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		return ret;
+	}
+	kmm_event(cpu, KMM_EV_SEQ_READ, s, 0);
+	ret = kmm_read_once_32(cpu, &s->sequence);
+	if (ret & 1)
 		ret = (u32)kmm_await_32(cpu, &s->sequence, kmm_is_even, 0);
 	smp_rmb(cpu);
 	return ret;
@@ -41,24 +53,35 @@ static inline bool read_seqcount_retry(Cpu *cpu, const seqcount_t *s, u32 start)
 	return unlikely(kmm_read_once_32(cpu, &s->sequence) != start);
 }
 
-/* Context: writers are excluded against each other by a lock of the caller's. */
-static inline void write_seqcount_begin(Cpu *cpu, seqcount_t *s)
+/* Context: writers are excluded against each other by a lock of the caller's. `subclass` tells lockdep that two
+ * sections of one class nest on purpose. */
+static inline void write_seqcount_begin_nested(Cpu *cpu, seqcount_t *s, int subclass)
 {
+	if (likely(!cpu->engine)) {
+		__atomic_store_n(&s->sequence, __atomic_load_n(&s->sequence, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+		__atomic_thread_fence(__ATOMIC_RELEASE);
+		return;
+	}
+	kmm_event(cpu, KMM_EV_SEQ_WRITE_BEGIN, s, (u64)subclass);
 	kmm_write_once_32(cpu, &s->sequence, kmm_read_once_32(cpu, &s->sequence) + 1);
 	smp_wmb(cpu);
 }
 
-/* `subclass` tells lockdep that two sections of one class nest on purpose. */
-static inline void write_seqcount_begin_nested(Cpu *cpu, seqcount_t *s, int subclass)
+static inline void write_seqcount_begin(Cpu *cpu, seqcount_t *s)
 {
-	(void)subclass;
-	write_seqcount_begin(cpu, s);
+	write_seqcount_begin_nested(cpu, s, 0);
 }
 
 static inline void write_seqcount_end(Cpu *cpu, seqcount_t *s)
 {
+	if (likely(!cpu->engine)) {
+		__atomic_thread_fence(__ATOMIC_RELEASE);
+		__atomic_store_n(&s->sequence, __atomic_load_n(&s->sequence, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+		return;
+	}
 	smp_wmb(cpu);
 	kmm_write_once_32(cpu, &s->sequence, kmm_read_once_32(cpu, &s->sequence) + 1);
+	kmm_event(cpu, KMM_EV_SEQ_WRITE_END, s, 0);
 }
 
 static inline void seqlock_init(seqlock_t *sl) { seqcount_init(&sl->seqcount); spin_lock_init(&sl->lock); }

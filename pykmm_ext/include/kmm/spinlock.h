@@ -9,6 +9,7 @@
 #ifndef KMM_SPINLOCK_H
 #define KMM_SPINLOCK_H
 
+#include "kmm/atomic.h"
 #include "kmm/wait.h"
 
 typedef struct { u32 slock; } spinlock_t; /* 0 = free, 1 = held */
@@ -32,6 +33,14 @@ static inline void spin_lock(Cpu *cpu, spinlock_t *lock)
 		return;
 	while (unlikely(!spin_trylock(cpu, lock)))
 		kmm_await_32(cpu, &lock->slock, kmm_is_zero, 0);
+}
+
+/* As spin_lock(); `subclass` tells lockdep that the caller holds another lock of the class, on purpose. */
+static inline void spin_lock_nested(Cpu *cpu, spinlock_t *lock, int subclass)
+{
+	if (unlikely(cpu->engine))
+		kmm_event(cpu, KMM_EV_LOCK_NESTED, lock, (u64)subclass);
+	spin_lock(cpu, lock);
 }
 
 static inline void spin_unlock(Cpu *cpu, spinlock_t *lock)

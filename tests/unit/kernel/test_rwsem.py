@@ -13,6 +13,7 @@ from pykmm_ext.kernel.primitives import (
     CpuSet,
     RwSem,
 )
+from pykmm_ext.kernel.rwsem_test import SCENARIOS, hand_off
 
 
 def wait_until(condition):
@@ -143,3 +144,36 @@ def test_releasing_what_is_not_held_raises():
         sem.downgrade_write()
     with pytest.raises(IndexError):
         sem.down_read(1)
+
+
+LOCKED, WAITERS, HANDOFF, READER = RWSEM_WRITER_LOCKED, RWSEM_FLAG_WAITERS, 4, RWSEM_READER_BIAS
+STEPS = {
+    # A waker finds that a spinning writer was faster than the first waiter: nobody else may be from then on.
+    "overtaken": [
+        ("overtaken", LOCKED | WAITERS), ("flagged", LOCKED | WAITERS | HANDOFF), ("handed over", LOCKED),
+        ("has it", LOCKED), ("released by it", 0)],
+    # The first waiter was told to try, and finds out itself.
+    "told_then_overtaken": [
+        ("told to try", WAITERS), ("overtaken", LOCKED | WAITERS), ("waits again", LOCKED | WAITERS | HANDOFF),
+        ("handed over", LOCKED), ("has it", LOCKED), ("released by it", 0)],
+    # It was told to try and before it ran the lock was taken, flagged, released and given to it.
+    "granted_on_the_way": [
+        ("told to try", WAITERS), ("overtaken", LOCKED | WAITERS), ("flagged", LOCKED | WAITERS | HANDOFF),
+        ("handed over", LOCKED), ("has it", LOCKED), ("released by it", 0)],
+    # The release falls between its look at the word and its flag: nobody would wake it, so it looks again.
+    "released_before_the_flag": [
+        ("told to try", WAITERS), ("overtaken", LOCKED | WAITERS), ("released", WAITERS), ("has it", LOCKED),
+        ("late wake", LOCKED), ("released by it", 0)],
+    "reader_overtaken": [
+        ("overtaken", LOCKED | WAITERS), ("flagged", LOCKED | WAITERS | HANDOFF), ("handed over", READER),
+        ("has it", READER), ("released by it", 0)],
+    # Free but flagged: a second writer queues behind the first.
+    "nobody_overtakes": [
+        ("overtaken", LOCKED | WAITERS), ("flagged", LOCKED | WAITERS | HANDOFF), ("free", WAITERS | HANDOFF),
+        ("handed over", LOCKED | WAITERS), ("waiter is done", WAITERS), ("other has it", LOCKED), ("has it", 0)],
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_hand_off_step_by_step(scenario):
+    assert hand_off(CpuSet(4), scenario) == (STEPS[scenario], False)

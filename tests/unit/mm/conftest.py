@@ -10,10 +10,11 @@ import pytest
 import pykmm
 
 
-@pytest.fixture(params=["mmap_sem", "spf"])
+@pytest.fixture(params=["mmap_sem", "spf", "spf-rfc5", "spf-rfc5[fixes=all]", "spf on x86-paravirt"])
 def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
     """An empty address space; everything is validated and accounted for afterwards."""
-    with pykmm.Machine(arch="x86", strategy=request.param, cpus=1, memory="32M") as machine:
+    strategy, _, arch = request.param.partition(" on ")
+    with pykmm.Machine(arch=arch or "x86", strategy=strategy, cpus=1, memory="32M") as machine:
         space = machine.mm()
         yield space
         machine.validate()

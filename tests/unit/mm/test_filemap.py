@@ -2,6 +2,7 @@
 """mm/filemap.c: contents of the page cache, references, sizes from nothing to absurd."""
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 import pytest
@@ -104,3 +105,102 @@ def test_end_of_the_last_page_is_zero_in_a_used_frame(m: Machine, mm: MmStruct) 
     for i in range(8):
         f = m.file(f"f{i}", data=b"abc")
         assert mm.load(mm.mmap(0, PAGE, R, PRIVATE, file=f), PAGE) == b"abc".ljust(PAGE, b"\0")
+
+
+# ---- truncation ----------------------------------------------------------------------------------
+
+def test_truncation_takes_every_mapping_and_private_copies(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", data=b"".join(bytes([i]) * PAGE for i in range(1, 5)))
+    shared = mm.mmap(0, 4 * PAGE, R | W, SHARED, file=f)
+    private = mm.mmap(0, 3 * PAGE, R | W, PRIVATE, file=f, offset=PAGE)
+    child = mm.fork()
+    for each in (mm, child):
+        each.store(shared + 2 * PAGE, b"s")
+        each.store(private + PAGE, b"p")
+        assert each.load(private, 3 * PAGE)[::PAGE] == b"\2p\4"
+    f.truncate(2 * PAGE)
+    assert f.size == 2 * PAGE
+    for each in (mm, child):
+        assert each.load(shared, 2 * PAGE)[::PAGE] == b"\1\2"
+        assert each.load(private, 1) == b"\2"
+        for address in (shared + 2 * PAGE, shared + 3 * PAGE, private + PAGE, private + 2 * PAGE):
+            with pytest.raises(BusError):
+                each.load(address, 1)
+            with pytest.raises(BusError):
+                each.store(address, b"x")
+    m.validate()
+    f.truncate(4 * PAGE)
+    assert mm.load(shared, 4 * PAGE)[::PAGE] == b"\1\2\0\0"
+    assert child.load(private, 3 * PAGE)[::PAGE] == b"\2\0\0"
+    child.exit()
+    m.validate()
+
+
+def test_truncation_inside_a_page(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", data=b"x" * (2 * PAGE))
+    a = mm.mmap(0, 2 * PAGE, R | W, SHARED, file=f)
+    mm.store(a + 100, b"kept")
+    f.truncate(103)
+    assert mm.load(a + 99, 6) == b"xkep\0\0"
+    assert mm.load(a + 104, PAGE - 104) == bytes(PAGE - 104)
+    f.truncate(2 * PAGE)
+    assert mm.load(a + PAGE, PAGE) == bytes(PAGE)       # not what the file began with
+
+
+def test_truncation_before_anything_was_read(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", data=b"x" * (2 * PAGE))
+    f.truncate(PAGE + 1)
+    f.truncate(2 * PAGE)
+    a = mm.mmap(0, 2 * PAGE, R, SHARED, file=f)
+    assert mm.load(a, 2 * PAGE) == b"x" * (PAGE + 1) + bytes(PAGE - 1)
+    assert m.vmstat["nr_used_frames"]
+    f.truncate(0)
+    with pytest.raises(BusError):
+        mm.load(a, 1)
+    m.validate()
+
+
+def test_truncation_to_sizes_that_no_file_has(m: Machine) -> None:
+    f = m.file("f", size=PAGE + 1)
+    f.truncate(2 * PAGE)
+    for size, number in ((2 * PAGE + 1, errno.EFBIG), (1 << 63, errno.EINVAL)):
+        with pytest.raises(OSError) as error:
+            f.truncate(size)
+        assert error.value.errno == number
+    with pytest.raises(ValueError):
+        f.truncate(-1)
+    f.close()
+    with pytest.raises(ValueError, match="closed"):
+        f.truncate(0)
+
+
+def test_truncation_frees_the_pages(m: Machine, mm: MmStruct) -> None:
+    f = m.file("f", size=64 * PAGE)
+    before = m.vmstat["nr_used_frames"]
+    a = mm.mmap(0, 64 * PAGE, R | W, SHARED, file=f)
+    mm.touch(a, 64 * PAGE)
+    f.truncate(0)
+    mm.munmap(a, 64 * PAGE)
+    m.validate()
+    assert m.vmstat["nr_used_frames"] == before
+
+
+def test_truncation_on_a_tape() -> None:
+    from pykmm.machine import Machine as TapeMachine
+    from pykmm.tape import Tape, TapeError
+
+    t = Tape()
+    t.file("f", data=b"ab" * 4096)
+    x = t.thread()
+    a = x.mmap(2 * PAGE, shared=True, file="f")
+    x.store(a + PAGE, b"c", expect_errno=0)
+    x.truncate("f", 2, expect_errno=0)
+    x.load(a, 4, expect=b"ab\0\0")
+    x.load(a + PAGE, 1, expect_errno="EFAULT")
+    x.truncate("f", 3 * PAGE, expect_errno="EFBIG")
+    with TapeMachine(cpus=1, memory="16M") as machine:
+        assert not machine.run(t).mismatches
+        machine.validate()
+    t.append("TRUNCATE", thread=x.thread_index, phase=1)
+    with pytest.raises(TapeError, match="truncate without a file"):
+        t.validate()

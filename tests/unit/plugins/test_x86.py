@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pykmm
 from pykmm.plugin import PluginManager
 from pykmm_ext.arch import Arch
 from pykmm_ext.machine.machine_test import entry
@@ -151,3 +152,52 @@ def test_table_entries(pfn: int, level: int) -> None:
     assert entry(X86, "table_bad", value | PS)
     assert entry(X86, "table_leaf", value | PS, level) == (level < 3)
     assert entry(X86, "table_bad", value & ~P)
+
+
+@given(pfns, st.integers(1, 3), st.integers(0, (1 << 12) - 1))
+@settings(deadline=None)
+def test_table_descend_is_the_four_others_in_one(pfn: int, level: int, change: int) -> None:
+    value = entry(X86, "mk_table", pfn << 12, level) ^ change
+    none = any(entry(X86, what, value, level) for what in ("table_none", "table_bad", "table_leaf"))
+    assert entry(X86, "table_descend", value, level) == (0 if none else entry(X86, "table_paddr", value))
+    assert entry(X86, "table_descend", 0, level) == 0
+
+
+# ---- x86-paravirt --------------------------------------------------------------------------------
+
+def test_paravirt_is_x86_with_another_flush() -> None:
+    manager = PluginManager()
+    manager.add_plugin(x86, "arch.x86")
+    arch = manager.arches.make("x86-paravirt")
+    assert arch.name == "x86-paravirt"
+    assert arch.geometry() == {**X86.geometry(), "rcu_table_free": True}
+
+
+@pytest.mark.parametrize("quirks", [(), ("eager-callbacks",)])
+def test_paravirt_frees_page_tables_after_a_grace_period(quirks: tuple[str, ...]) -> None:
+    with pykmm.Machine(arch="x86-paravirt", cpus=2, memory="16M", quirks=quirks) as machine:
+        mm = machine.mm()
+        machine.validate()
+        before = machine.vmstat["nr_used_frames"]
+        a = mm.mmap(0, 0x400000, 3, 2 | 0x20)
+        mm.touch(a, 0x400000)
+        mm.munmap(a, 0x400000)
+        now = machine.vmstat["nr_used_frames"]
+        assert now == before if quirks else now > before
+        machine.validate()      # waits for the grace period
+        assert machine.vmstat["nr_used_frames"] == before
+        assert machine.vmstat["nr_pgtable_free"]
+
+
+def test_paravirt_flushes_other_cpus() -> None:
+    with pykmm.Machine(arch="x86-paravirt", cpus=3, memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0, 0x1000, 3, 2 | 0x20)
+        for cpu in range(3):
+            mm.store(a, b"x", cpu=cpu)
+        mm.mprotect(a, 0x1000, 1, cpu=1)
+        for cpu in range(3):
+            with pytest.raises(pykmm.SegmentationFault):
+                mm.store(a, b"y", cpu=cpu)
+        assert machine.vmstat["tlb_flush_received"] == 2
+        machine.validate()

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Speculative faults against every writer: nothing is known to be wrong with the corrected strategy here.
+
+The same tapes are of interest under the series as posted (``others``), and where one point of it is known to be wrong,
+as the buggy variant.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pykmm.checking.scenario import Config, Scenario, register
+from pykmm.hookspecs import hookimpl
+from pykmm.tape import Address, OpStream, Tape
+from pykmm_plugins.scenarios.races import FIXED, PAGE, collapse_fault, mprotect_fault, munmap_fault
+
+if TYPE_CHECKING:
+    from pykmm.plugin import Registry
+
+POSTED = Config("spf-rfc5")
+SPF = Config("spf")
+
+
+def _base() -> tuple[Tape, Address]:
+    """Three writable pages; the second was written, so the page table and the anon_vma are there."""
+    t = Tape()
+    a = t.setup.mmap(3 * PAGE)
+    t.setup.store(a + PAGE, b"A")
+    return t, a
+
+
+def _against(writer: Callable[[OpStream, Address], object], faults: int = 1) -> Callable[[], Tape]:
+    """`faults` threads that each write a page of their own (the first one, then the third), against `writer`."""
+    def build() -> Tape:
+        t, a = _base()
+        for i in range(faults):
+            t.thread().store(a + 2 * i * PAGE, b"B")
+        writer(t.thread(), a)
+        return t
+    return build
+
+
+def fault_fault() -> Tape:
+    """Two threads write the same untouched page: both writes are there in the end."""
+    t, a = _base()
+    t.thread().store(a, b"B")
+    t.thread().store(a + 8, b"C")
+    t.final.load(a, 1, expect=b"B")
+    t.final.load(a + 8, 1, expect=b"C")
+    return t
+
+
+def dontneed_fault() -> Tape:
+    """A page is written and read while it is thrown away: the reader finds its own byte or zero."""
+    t, a = _base()
+    x = t.thread()
+    x.store(a, b"B", expect_errno=0)
+    x.load(a, 1, expect_errno=0)
+    t.thread().madvise(a, 2 * PAGE, "DONTNEED", expect_errno=0)
+    t.final.load(a + PAGE, 1, expect=b"\0")
+    return t
+
+
+def dontneed_dontneed() -> Tape:
+    """Two zappers of one VMA, both under mmap_sem held for reading."""
+    t, a = _base()
+    t.thread().madvise(a, 2 * PAGE, "DONTNEED", expect_errno=0)
+    t.thread().madvise(a, 2 * PAGE, "DONTNEED", expect_errno=0)
+    t.final.load(a + PAGE, 1, expect=b"\0")
+    return t
+
+
+def dontneed_dontneed_fault() -> Tape:
+    """Two zappers and a fault."""
+    t, a = _base()
+    t.thread().store(a, b"B", expect_errno=0)
+    t.thread().madvise(a, 2 * PAGE, "DONTNEED", expect_errno=0)
+    t.thread().madvise(a, 2 * PAGE, "DONTNEED", expect_errno=0)
+    return t
+
+
+def fork_fault() -> Tape:
+    """A first write against fork: the child, if it runs, sees the page as it was or the write."""
+    t, a = _base()
+    t.thread().store(a, b"B", expect_errno=0)
+    t.thread().fork(expect_errno=0)
+    t.final.load(a, 1, expect=b"B")
+    return t
+
+
+def fork_cow() -> Tape:
+    """One thread writes through the translation that it has, one forks, one writes and so may copy the page.
+
+    No write may be lost, whichever copy it went to.
+    """
+    t, a = _base()
+    t.thread().store(a + PAGE, b"B", expect_errno=0)    # on the CPU of setup: its translation allows writing
+    t.thread().fork(expect_errno=0)
+    t.thread().store(a + PAGE + 8, b"C", expect_errno=0)
+    t.final.load(a + PAGE, 1, expect=b"B")
+    t.final.load(a + PAGE + 8, 1, expect=b"C")
+    return t
+
+
+def mprotect_split() -> Tape:
+    """Splitting a VMA moves a bound under a fault behind it: that fault must succeed."""
+    t, a = _base()
+    t.thread().store(a + 2 * PAGE, b"B", expect_errno=0)
+    t.thread().mprotect(a, PAGE, "r", expect_errno=0)
+    t.final.load(a + 2 * PAGE, 1, expect=b"B")
+    t.final.store(a, b"C", expect_errno="EFAULT")
+    return t
+
+
+def mremap_fault() -> Tape:
+    """A mapping moves away under a fault: what was written before has moved with it."""
+    t, a = _base()
+    t.thread().store(a, b"B")
+    b = t.thread().mremap(a, 3 * PAGE, 3 * PAGE, "MAYMOVE|FIXED", 0x50000000, expect_errno=0)
+    t.final.load(b + PAGE, 1, expect=b"A")
+    t.final.load(a, 1, expect_errno="EFAULT")
+    return t
+
+
+def mremap_dontunmap_fault() -> Tape:
+    """The pages move away, the mapping stays: a write finds the new empty place, or has moved."""
+    t, a = _base()
+    t.thread().store(a, b"B", expect_errno=0)
+    b = t.thread().mremap(a, 3 * PAGE, 3 * PAGE, "MAYMOVE|DONTUNMAP", expect_errno=0)
+    t.final.load(b + PAGE, 1, expect=b"A")
+    t.final.load(a + PAGE, 1, expect=b"\0")
+    return t
+
+
+def munmap_mmap_fault() -> Tape:
+    """Another mapping takes the place: the write goes with the old one or faults, and never appears in the new one."""
+    t, a = _base()
+    t.thread().store(a, b"B")
+    y = t.thread()
+    y.munmap(a, 3 * PAGE, expect_errno=0)
+    y.mmap(3 * PAGE, "r", fixed=a)
+    t.final.load(a, 1, expect=b"\0")
+    return t
+
+
+def truncate_fault() -> Tape:
+    """A page of a file is touched while the file is cut before it: afterwards it is beyond the end."""
+    t = Tape()
+    t.file("f", size=2 * PAGE)
+    a = t.setup.mmap(2 * PAGE, shared=True, file="f")
+    t.setup.store(a, b"A")
+    t.thread().touch(a + PAGE)
+    t.thread().truncate("f", PAGE, expect_errno=0)
+    t.final.load(a, 1, expect=b"A")
+    t.final.load(a + PAGE, 1, expect_errno="EFAULT")
+    return t
+
+
+def _family(name: str, title: str, build: Callable[[], Tape], **more: object) -> Scenario:
+    return Scenario(name, title, build, SPF, others=(POSTED, Config("mmap_sem")), **more)  # type: ignore[arg-type]
+
+
+SCENARIOS = (
+    _family("spf-fault-fault", "two faults on one page", fault_fault),
+    _family("spf-munmap-fault", "a fault against munmap", munmap_fault),
+    _family("spf-munmap-faults", "two faults against munmap", _against(lambda y, a: y.munmap(a, 3 * PAGE), 2)),
+    _family("spf-munmap-mmap-fault", "a fault against munmap and a new mapping in its place", munmap_mmap_fault),
+    _family("spf-mprotect-fault", "a fault against mprotect of its VMA", mprotect_fault),
+    _family("spf-mprotect-faults", "two faults against mprotect",
+            _against(lambda y, a: y.mprotect(a, 3 * PAGE, "r"), 2)),
+    _family("spf-mprotect-split-fault", "a fault against mprotect of the pages before it", mprotect_split),
+    _family("spf-dontneed-fault", "a fault against MADV_DONTNEED", dontneed_fault),
+    _family("spf-dontneed-dontneed", "two zappers of one VMA", dontneed_dontneed,
+            buggy=Config("spf-rfc5[fixes=all,seq=plain]"),
+            expected=frozenset({"broken-structure", "data-race", "lock-order"})),
+    _family("spf-dontneed-dontneed-fault", "a fault against two zappers of its VMA", dontneed_dontneed_fault),
+    _family("spf-fork-fault", "a fault against fork", fork_fault),
+    _family("spf-fork-cow", "a stale translation, fork, and a copy: a lost write", fork_cow,
+            buggy=Config(FIXED, quirks=("fork-no-section",)),
+            expected=frozenset({"wrong-value", "assertion", "stale-tlb"})),
+    _family("spf-mremap-fault", "a fault against mremap", mremap_fault),
+    _family("spf-mremap-dontunmap-fault", "a fault against mremap with MREMAP_DONTUNMAP", mremap_dontunmap_fault),
+    _family("spf-truncate-fault", "a fault against truncation of its file", truncate_fault),
+    _family("spf-collapse-fault", "a fault against MADV_COLLAPSE", collapse_fault),
+    Scenario("spf-paravirt-munmap-fault", "a fault against munmap where page tables are freed by RCU", munmap_fault,
+             Config("spf", arch="x86-paravirt", quirks=("eager-callbacks",)),
+             others=(Config("spf-rfc5", arch="x86-paravirt", quirks=("eager-callbacks",)),)),
+)
+
+
+@hookimpl
+def pykmm_register_scenarios(registry: Registry) -> None:
+    """Register the families."""
+    register(registry, *SCENARIOS)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (no Python objects in here: the checks would only cost)
+"""mm/khugepaged.c: MADV_COLLAPSE, up to the point where there is no huge page.
+
+simplified: this machine has no huge pages, so a collapse always fails for want of one (-ENOMEM). It fails late, where
+Linux's may still fail: after the pmd was emptied and everybody was kept away from the table. The same table is then put
+back. simplified: mmap_sem is held for writing from the beginning; only private anonymous mappings are tried.
+
+Who runs against whom (the pmd)
+    collapse_huge_page    mmap_sem W, anon_vma root W, page_table_lock for each store to the pmd
+    classic fault         mmap_sem R: excluded
+    speculative fault     IRQs off for the walk and for taking the PTL; serialize_against_pte_lookup() waits for it.
+                          Afterwards it must not believe a pmd that it has read before (R10)
+    hardware walker       IRQs off: as before; it finds the pmd empty and faults
+"""
+from libc.errno cimport EINVAL, ENOMEM
+
+from pykmm_ext.kernel.atomic cimport READ_ONCE, smp_store_release, xchg
+from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
+from pykmm_ext.mm.mm_types cimport VM_HUGETLB, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, mm_struct, pmd_t
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr
+
+cdef enum:
+    # enum scan_result, as far as it can happen here
+    SCAN_PMD_NULL
+    SCAN_ALLOC_HUGE_PAGE_FAIL
+
+
+cdef int collapse_huge_page(Cpu *cpu, vm_area_struct *vma, unsigned long address) noexcept nogil:
+    """Context: mmap_sem W, may sleep, waits for other Cpus. `address` is the first of what one PTE table maps."""
+    cdef mm_struct *mm = vma.vm_mm
+    cdef pmd_t *pmd = mm_find_pmd(cpu, mm, address)
+    cdef rw_semaphore *anon = &vma.anon_vma.root.rwsem if vma.anon_vma != NULL else NULL
+    cdef spinlock_t *ptl
+    cdef pmd_t old
+    if pmd == NULL or mm.arch.table_none(READ_ONCE(cpu, pmd)) or mm.arch.table_bad(READ_ONCE(cpu, pmd)):
+        return SCAN_PMD_NULL
+    if anon != NULL:
+        down_write(cpu, anon)
+    spin_lock(cpu, &mm.page_table_lock)
+    old = xchg(cpu, pmd, 0)
+    spin_unlock(cpu, &mm.page_table_lock)
+    # pmdp_collapse_flush(): no translation through the table is left, and no walker that has found it.
+    mm.arch.flush_tlb_range(cpu, mm, address, address + (<unsigned long>1 << mm.arch.level_shift[1]), True)
+    mm.arch.serialize_against_pte_lookup(cpu, mm)
+    # Here the pages would be isolated, under the PTL: a speculative fault that took it in time is done after this.
+    ptl = pte_lockptr(cpu, mm, old)
+    spin_lock(cpu, ptl)
+    spin_unlock(cpu, ptl)
+    # There is no huge page. Nobody may have populated the pmd meanwhile (a BUG_ON() in Linux).
+    spin_lock(cpu, &mm.page_table_lock)
+    smp_store_release(cpu, pmd, old)  # pairs with the address dependency of lockless walkers
+    spin_unlock(cpu, &mm.page_table_lock)
+    if anon != NULL:
+        up_write(cpu, anon)
+    return SCAN_ALLOC_HUGE_PAGE_FAIL
+
+
+cdef int madvise_collapse(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long end) noexcept nogil:
+    """Context: mmap_sem W, may sleep. The arithmetic of an empty range wraps as Linux's does."""
+    cdef unsigned long shift = vma.vm_mm.arch.level_shift[1]
+    cdef unsigned long size = <unsigned long>1 << shift
+    cdef unsigned long hstart = (start + size - 1) & ~(size - 1)
+    cdef unsigned long hend = end & ~(size - 1)
+    cdef unsigned long address = hstart
+    if (vma.vm_file != NULL or vma.vm_flags & (VM_SHARED | VM_NOHUGEPAGE | VM_HUGETLB | VM_SPECIAL)
+            or ((vma.vm_start + size - 1) & ~(size - 1)) + size > vma.vm_end):
+        return -EINVAL
+    while address < hend:
+        if collapse_huge_page(cpu, vma, address) == SCAN_ALLOC_HUGE_PAGE_FAIL:
+            return -ENOMEM
+        address += size
+    return 0 if hend == hstart else -EINVAL
