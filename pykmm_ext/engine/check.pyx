@@ -130,6 +130,8 @@ cdef extern from "kmm/check_search.h" nogil:
         u64 ngraphs
         u64 *outcomes
         u32 *outcome_slots
+        u32 weaken
+        u64 weaken_which
         u32 noutcomes
         violation_t *violations
         u32 nviolations
@@ -182,6 +184,9 @@ EXPLORERS = {
     "dpor": EXPLORER_DPOR, "dfs": EXPLORER_DFS, "random": EXPLORER_RANDOM, "pct": EXPLORER_PCT,
     "replay": EXPLORER_REPLAY,
 }
+
+#: Kinds of barriers by name, for mutation tests.
+BARRIERS = {"mb": 0, "rmb": 1, "wmb": 2, "mb_light": 3, "mb_heavy": 4, "lwsync": 5, "release": 6, "acquire": 7}
 
 cdef enum:
     FIRST_EVENTS = 1024
@@ -253,6 +258,8 @@ cdef class Exploration:
     :param prefix: first choices of a part of the search that split() cut off
     :param graphs: remember the happens-before graph of every execution; equal ones count as `redundant`
     :param expand: try every agent at the first `expand` steps (what split() does)
+    :param weaken: mutation tests: kinds of barriers (keys of BARRIERS) that do nothing
+    :param weaken_which: of each vCPU's barriers of such a kind only those whose number, from 0, is a bit of this
     :param watchdog: seconds after which a vCPU that runs Python code and has not come to a primitive ends the search
         with RuntimeError; 0 = never
 
@@ -270,7 +277,7 @@ cdef class Exploration:
 
     def __cinit__(self, Program program not None, *, str memory_model="sc", str explorer="dpor", seed=0,
                   int preemptions=-1, u32 max_steps=100000, u32 depth=3, schedule=(), prefix=(), bint graphs=False,
-                  u32 expand=0, double watchdog=10.0):
+                  u32 expand=0, weaken=(), u64 weaken_which=0xffffffffffffffff, double watchdog=10.0):
         cdef check_t *c
         cdef u32 n = program.prog.nr_vcpus, a, i, per
         if memory_model not in MODELS:
@@ -300,6 +307,11 @@ cdef class Exploration:
         c.rng = (<object>seed) & 0xffffffffffffffff
         c.want_graphs = graphs
         c.expand = expand
+        for name in weaken:
+            if name not in BARRIERS:
+                raise ValueError(f"unknown barrier {name!r}; known: {', '.join(BARRIERS)}")
+            c.weaken |= <u32>1 << <u32>BARRIERS[name]
+        c.weaken_which = weaken_which
         c.races = program.prog.plain
         # vCPUs, their interrupt handlers, their store buffers.
         c.nr_agents = 2 * n

@@ -211,11 +211,16 @@ cdef inline void enqueue(rw_semaphore *sem, waiter *w) noexcept nogil:
     sem.last = <rwsem_waiter *>w
 
 
+# On a virtual engine time is not a reason to stop waiting: one poll shows what many do.
+cdef inline int polls(Cpu *cpu) noexcept nogil:
+    return SPINS if cpu.engine == NULL else 1
+
+
 # Context: process, may sleep, no locks of this module. Returns the state that a waker set.
 cdef u32 wait_for_waker(Cpu *cpu, waiter *w) noexcept nogil:
     cdef u32 state
     cdef int _spins
-    for _spins in range(SPINS):
+    for _spins in range(polls(cpu)):
         state = smp_load_acquire_32(cpu, &w.state)
         if state >= WAITER_TRY:
             return state
@@ -259,7 +264,7 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef waiter w
     cdef unsigned long c
     cdef int _spins
-    for _spins in range(SPINS):
+    for _spins in range(polls(cpu)):
         c = READ_ONCE(cpu, &sem.count)
         if c & FLAG_HANDOFF:
             break

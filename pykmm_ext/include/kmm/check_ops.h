@@ -14,6 +14,17 @@
 
 static inline struct vcpu *vcpu_of(Cpu *cpu) { return cpu->engine_priv; }
 
+/* Is this barrier one that a mutation test takes away? */
+static inline bool weakened(struct check *c, struct vcpu *v, u32 kind)
+{
+	u32 n;
+
+	if (likely(!(c->weaken >> kind & 1)))
+		return false;
+	n = v->barriers[kind]++;
+	return n < 64 && c->weaken_which >> n & 1;
+}
+
 /* Where the vCPU is, for traces. Python code said so in op_enter(). */
 static inline void keep_frames(struct check *c, struct vcpu *v)
 {
@@ -43,6 +54,8 @@ static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum km
 
 	if (c->direct || c->over)
 		return raw_load(p, width);
+	if (order == KMM_ACQUIRE && weakened(c, v, WEAKEN_ACQUIRE))
+		order = KMM_RELAXED;
 	if (v->nbuffered && buffer_forward(v, p, width, &value) < 0)
 		v->drain = 1; /* answered in part: in life that waits for the buffer as well */
 	value = announce(c, v, &(struct pend){ .op = P_LOAD, .width = (u8)width, .order = (u8)order, .addr = p, .dep = dep });
@@ -111,6 +124,8 @@ static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum
 			raw_store(p, width, value);
 		return;
 	}
+	if (order == KMM_RELEASE && weakened(c, v, WEAKEN_RELEASE))
+		order = KMM_RELAXED;
 	if (c->model == MODEL_SC)
 		announce(c, v, &(struct pend){ .op = P_STORE, .width = (u8)width, .order = (u8)order, .addr = p, .a = value });
 	else
@@ -140,7 +155,7 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
 
-	if (c->direct || c->over)
+	if (c->direct || c->over || weakened(c, v, kind))
 		return;
 	race_fence(c, v, kind);
 	if (c->model == MODEL_SC)

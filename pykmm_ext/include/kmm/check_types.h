@@ -35,6 +35,8 @@
 enum check_model { MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER };
 enum check_explorer { EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT, EXPLORER_REPLAY };
 
+enum { WEAKEN_RELEASE = 6, WEAKEN_ACQUIRE = 7 }; /* kinds of barriers beside enum kmm_fence */
+
 enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
 
 enum pend_op {
@@ -105,6 +107,7 @@ struct vcpu {
 	u32 started;
 	struct pend pend;
 	u64 result;
+	u16 barriers[8];            /* how many of each kind it came to; check.weaken */
 	u32 drain;                  /* the next step needs an empty store buffer (smp_mb) */
 	u32 want_sync;              /* power: that step also joins the global view */
 	u32 loads;                  /* loads so far: what last_load() returns */
@@ -302,6 +305,8 @@ struct check {
 	struct step *trace;
 	u32 ntrace, trace_cap;
 	int err;                    /* -errno of the engine itself */
+	u32 weaken;                 /* mutation tests: these barriers are not there; bit = enum kmm_fence, WEAKEN_* */
+	u64 weaken_which;           /* of each vCPU's barriers of such a kind only these, counted from 0 */
 	u32 races;                  /* plain accesses are looked at */
 	struct race_cell *cells;
 	u32 cells_mask;

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from collections.abc import Sequence
+
+from pykmm_ext.engine.check import Program
+
+SCENARIOS: dict[str, int]
+
+class Primitives(Program):
+    def __new__(cls, scenario: str, roles: Sequence[str], *, open_locks: bool = True) -> Primitives: ...
