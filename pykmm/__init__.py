@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pykmm.checking.checker import check
+    from pykmm.checking.explore import explore
     from pykmm.checking.report import CheckReport, Violation
     from pykmm.comparison import Comparison, compare
     from pykmm.errors import BusError, InvariantViolation, PluginError, PykmmError, SegmentationFault, TapeError
@@ -23,11 +24,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BusError", "CheckReport", "Comparison", "File", "InvariantViolation", "Machine", "MmStruct", "PluginError",
     "PykmmError", "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Violation", "Vma", "check",
-    "compare", "get_plugin_manager", "hookimpl",
+    "compare", "explore", "get_plugin_manager", "hookimpl",
 ]
 
 _WHERE = {
     "checking.checker": ("check",),
+    "checking.explore": ("explore",),
     "checking.report": ("CheckReport", "Violation"),
     "comparison": ("Comparison", "compare"),
     "errors": ("BusError", "InvariantViolation", "PluginError", "PykmmError", "SegmentationFault", "TapeError"),

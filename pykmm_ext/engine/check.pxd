@@ -41,10 +41,14 @@ cdef extern from "kmm/check.h" nogil:
         void (*event)(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil
         void (*lock)(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) noexcept nogil
         void (*describe)(void *priv, const void *p, char *buf, size_t n) noexcept nogil
+        u32 python
     void check_fail(Cpu *cpu, const char *kind, const char *message)
     u32 check_choose(Cpu *cpu, u32 n)
+    void check_forget(Cpu *cpu, const void *p, size_t n)
     void check_plain(Cpu *cpu, const void *p, unsigned width, int write)
 
 
 cdef class Program:
     cdef check_program prog
+    # What reset() failed with when it returned -ECANCELED, or an interrupt; raised by the Exploration.
+    cdef object error

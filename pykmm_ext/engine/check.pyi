@@ -24,6 +24,7 @@ class Exploration:
         cls, program: Program, *, memory_model: str = "sc", explorer: str = "dpor", seed: int = 0,
         preemptions: int = -1, max_steps: int = 100000, depth: int = 3, schedule: Sequence[int] = (),
         prefix: Prefix = (), graphs: bool = False, expand: int = 0,
+        watchdog: float = 10.0,
     ) -> Self: ...
     def run(self, max_executions: int = 0, max_seconds: float = 0.0, stop_at_violation: bool = True) -> None: ...
     @property

@@ -13,17 +13,27 @@ kmm/check_trace.h           vector clocks, races, source sets
 kmm/check_step.h            one step; the memory models
 kmm/check_sched.h           who is next; deadlock, livelock
 kmm/check_race.h            data races of plain accesses
+kmm/check_thread.h          threads that pass a baton, for vCPUs that run Python code
 kmm/check_ops.h             the primitives' side (struct engine_ops)
 kmm/check_search.h          executions, explorers
 ==========================  ==========================================================================================
 
 simplified: at most 16 vCPUs; an IPI handler is one step; a reader of an rwsem does not queue behind a waiting writer.
 """
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport EILSEQ, ENOMEM, ENOSPC
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 import os
+import sys
+import threading
+import traceback
+from time import monotonic
+
+from pykmm_ext.kernel.primitives import Abandoned
 
 from pykmm_ext.machine.cpu cimport u16, u8
 
@@ -42,6 +52,20 @@ cdef extern from "kmm/check_search.h" nogil:
     ctypedef struct check_carrier "struct check_carrier":
         pass
     const check_carrier fiber_carrier
+    const check_carrier thread_carrier
+    ctypedef struct carried_t "struct carried":
+        u32 baton, id, busy, lost
+        unsigned long ident
+        thread_pool_t *pool
+    ctypedef struct thread_pool_t "struct thread_pool":
+        check_t *c
+        u32 running, quit, stop, nlost, idle_calls, stop_calls
+        u64 idle_steps
+        int (*idle)(thread_pool_t *pool) noexcept nogil
+        void *owner
+        carried_t *t
+    void thread_main(carried_t *t)
+    void baton_give(u32 *word)
     ctypedef struct vcpu_t "struct vcpu":
         kmm_fiber fiber "fiber"
         check_t *c
@@ -102,6 +126,7 @@ cdef extern from "kmm/check_search.h" nogil:
         u64 *graphs
         u64 ngraphs
         u64 *outcomes
+        u32 *outcome_slots
         u32 noutcomes
         violation_t *violations
         u32 nviolations
@@ -158,6 +183,8 @@ cdef enum:
     FIRST_EVENTS = 1024
     FIRST_WORDS = 1024
     BATCH = 4096    # executions between two looks at signals and the clock
+    IDLE_MS = 100   # THREAD_IDLE_NS
+    GIVE_UP = 20    # idle periods after which a thread that was told to end is left alone
 
 
 cdef class Program:
@@ -167,6 +194,40 @@ cdef class Program:
     def nr_vcpus(self):
         """Virtual CPUs."""
         return self.prog.nr_vcpus
+
+
+cdef extern from "<errno.h>":
+    enum:
+        ECANCELED, ENOTRECOVERABLE
+
+cdef extern from "Python.h":
+    int set_async_exc "PyThreadState_SetAsyncExc"(unsigned long ident, PyObject *exc)
+
+
+cdef stack_of(unsigned long ident):
+    frame = sys._current_frames().get(ident)
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+@cython.final
+@cython.internal
+cdef class _Carried:
+    # Body of a vCPU's thread.
+    cdef carried_t *t
+
+    def __call__(self):
+        self.t.ident = threading.get_ident()
+        while not self.t.lost and not self.t.pool.quit:
+            try:
+                with nogil:
+                    thread_main(self.t)
+            except Abandoned:
+                pass # meant for a function that had just ended
+
+
+# Context: the main context, GIL not held. See struct thread_pool.
+cdef int pool_idle(thread_pool_t *pool) noexcept with gil:
+    return (<Exploration>pool.owner).look_around()
 
 
 cdef void vcpu_entry(void *arg) noexcept nogil:
@@ -188,6 +249,8 @@ cdef class Exploration:
     :param prefix: first choices of a part of the search that split() cut off
     :param graphs: remember the happens-before graph of every execution; equal ones count as `redundant`
     :param expand: try every agent at the first `expand` steps (what split() does)
+    :param watchdog: seconds after which a vCPU that runs Python code and has not come to a primitive ends the search
+        with RuntimeError; 0 = never
 
     ValueError: unknown names, or an impossible value. Not for use by two threads at once.
     """
@@ -197,10 +260,13 @@ cdef class Exploration:
     cdef readonly str explorer
     cdef u32 nfibers
     cdef bint running
+    cdef thread_pool_t *pool
+    cdef list threads
+    cdef double watchdog
 
     def __cinit__(self, Program program not None, *, str memory_model="sc", str explorer="dpor", seed=0,
                   int preemptions=-1, u32 max_steps=100000, u32 depth=3, schedule=(), prefix=(), bint graphs=False,
-                  u32 expand=0):
+                  u32 expand=0, double watchdog=10.0):
         cdef check_t *c
         cdef u32 n = program.prog.nr_vcpus, a, i, per
         if memory_model not in MODELS:
@@ -266,9 +332,17 @@ cdef class Exploration:
                 raise MemoryError()
         if c.events == NULL or c.nodes == NULL or c.clk == NULL or c.accesses == NULL or c.words == NULL or c.answers == NULL:
             raise MemoryError()
+        self.watchdog = watchdog
+        self.threads = []
         for i in range(n):
             c.vcpus[i].c = c
             c.vcpus[i].id = i
+        if program.prog.python:
+            c.carrier = &thread_carrier
+            self.give(schedule)
+            self.fix(prefix)
+            return
+        for i in range(n):
             if fiber_create(&c.vcpus[i].fiber, vcpu_entry, &c.vcpus[i]) != 0:
                 raise MemoryError("no stack for a virtual CPU")
             self.nfibers = i + 1
@@ -326,16 +400,92 @@ cdef class Exploration:
         free(c.given)
         free(c.graphs)
         free(c.outcomes)
+        free(c.outcome_slots)
         free(c.trace)
         free(c.cells)
         free(c)
 
+    # vCPUs that run Python code: their threads live as long as one call of run(), replay() or split().
+    cdef start_threads(self):
+        cdef u32 i
+        cdef _Carried body
+        if not self.program.prog.python:
+            return
+        self.program.error = None
+        self.pool = <thread_pool_t *>calloc(1, sizeof(thread_pool_t))
+        if self.pool == NULL:
+            raise MemoryError()
+        self.pool.c = self.c
+        self.pool.idle = pool_idle
+        self.pool.owner = <PyObject *>self
+        self.c.carrier_priv = self.pool
+        for i in range(self.c.nr_vcpus):
+            self.pool.t[i].id = i
+            self.pool.t[i].pool = self.pool
+            body = _Carried.__new__(_Carried)
+            body.t = &self.pool.t[i]
+            thread = threading.Thread(target=body, name=f"pykmm Cpu {i}", daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    cdef stop_threads(self):
+        cdef u32 i
+        if self.pool == NULL:
+            return
+        self.pool.quit = 1
+        for i in range(<u32>len(self.threads)):
+            if not self.pool.t[i].lost:
+                with nogil:
+                    baton_give(&self.pool.t[i].baton)
+                self.threads[i].join()
+        self.threads.clear()
+        if self.pool.nlost:
+            Py_INCREF(self) # a thread that never ended may still look at it: both stay for good
+        else:
+            free(self.pool)
+            self.c.carrier_priv = NULL
+        self.pool = NULL
+
+    # Context: the main context, which has waited for a while. True = nobody waits for the running thread any more.
+    cdef bint look_around(self) except -1:
+        cdef thread_pool_t *pool = self.pool
+        cdef carried_t *t = &pool.t[pool.running]
+        if not pool.stop:
+            pool.idle_calls += 1
+            if pool.idle_steps != self.c.steps:
+                pool.idle_steps = self.c.steps
+                pool.idle_calls = 0
+            try:
+                PyErr_CheckSignals()
+                if self.watchdog > 0 and pool.idle_calls * IDLE_MS >= self.watchdog * 1000:
+                    raise RuntimeError(
+                        f"the function of Cpu {t.id} has not come to a primitive for {self.watchdog:g} s: it loops, "
+                        f"sleeps or waits for something that the engine does not know of\n{stack_of(t.ident)}")
+            except BaseException as error:
+                self.program.error = error
+                pool.stop = 1
+        if pool.stop:
+            # A function that is in pure Python code ends by this; one that waits elsewhere does not.
+            set_async_exc(t.ident, <PyObject *>Abandoned)
+            pool.stop_calls += 1
+            if pool.stop_calls > GIVE_UP:
+                t.lost = 1
+                pool.nlost += 1
+                return True
+        return False
+
     cdef raise_error(self, int err):
+        if err == -ECANCELED and self.program.error is not None:
+            error, self.program.error = self.program.error, None
+            raise error
         if err == -ENOMEM:
             raise MemoryError()
         if err == -EILSEQ:
             raise RuntimeError("the program did not do the same again under the same schedule: it depends on something "
                                "that is not reset (time, addresses, random numbers, state of an earlier execution)")
+        if err == -ENOTRECOVERABLE:
+            raise RuntimeError("the function of a vCPU goes on for ever after its execution has ended: it catches "
+                               "BaseException in a loop")
         if err == -ENOSPC:
             raise RuntimeError("an execution is too long for this memory model")
         raise OSError(-err, os.strerror(-err))
@@ -352,9 +502,9 @@ cdef class Exploration:
             raise RuntimeError("this exploration is running already")
         self.running = True
         try:
-            from time import monotonic
+            self.start_threads()
             started = monotonic()
-            batch = 64
+            batch = 8 if self.program.prog.python else 64
             while not self.c.finished:
                 if max_executions:
                     if left == 0:
@@ -369,11 +519,13 @@ cdef class Exploration:
                 left -= min(left, batch)
                 if stop_at_violation and self.c.nviolations > before:
                     break
+                PyErr_CheckSignals()
                 if max_seconds > 0 and monotonic() - started >= max_seconds:
                     break
-                if batch < BATCH:
+                if batch < BATCH and not self.program.prog.python:
                     batch *= 2
         finally:
+            self.stop_threads()
             self.running = False
 
     @property
@@ -462,11 +614,17 @@ cdef class Exploration:
         if self.running:
             raise RuntimeError("this exploration is running already")
         self.give(schedule)
-        self.c.traced = 1
         self.c.finished = 0
-        with nogil:
-            err = check_run(self.c, 1, False)
-        self.c.traced = 0
+        self.running = True
+        try:
+            self.start_threads()
+            self.c.traced = 1
+            with nogil:
+                err = check_run(self.c, 1, False)
+        finally:
+            self.c.traced = 0
+            self.stop_threads()
+            self.running = False
         if err < 0:
             self.raise_error(err)
         steps = []
@@ -525,16 +683,22 @@ cdef class Exploration:
         self.c.cut = depth
         self.c.on_cut = 1
         parts = []
-        while not self.c.finished:
-            with nogil:
-                err = check_run(self.c, 0, False)
-            if err < 0:
-                self.raise_error(err)
-            if err == 1:
-                parts.append(tuple([
-                    (self.c.nodes[i].chosen, self.c.nodes[i].choice, self.c.nodes[i].enabled,
-                     self.c.nodes[i].done, self.c.nodes[i].sleep, self.c.nodes[i].before,
-                     self.c.nodes[i].preemptions, self.c.nodes[i].forced) for i in range(self.c.nevents)]))
+        self.running = True
+        try:
+            self.start_threads()
+            while not self.c.finished:
                 with nogil:
-                    err = next_part(self.c)
+                    err = check_run(self.c, 0, False)
+                if err < 0:
+                    self.raise_error(err)
+                if err == 1:
+                    parts.append(tuple([
+                        (self.c.nodes[i].chosen, self.c.nodes[i].choice, self.c.nodes[i].enabled,
+                         self.c.nodes[i].done, self.c.nodes[i].sleep, self.c.nodes[i].before,
+                         self.c.nodes[i].preemptions, self.c.nodes[i].forced) for i in range(self.c.nevents)]))
+                    with nogil:
+                        err = next_part(self.c)
+        finally:
+            self.stop_threads()
+            self.running = False
         return parts

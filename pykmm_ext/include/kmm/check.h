@@ -48,6 +48,9 @@ struct check_program {
 	void (*lock)(void *priv, Cpu *cpu, void *lock, enum kmm_lock_op op, int what);
 	/* A name for an address, for reports: written to buf. NULL = none. */
 	void (*describe)(void *priv, const void *p, char *buf, size_t n);
+	/* vcpu() runs Python code: vCPUs are threads that pass a baton. It is called without the GIL; Python code enters
+	 * primitives through engine_ops.enter(). Executions that do something else under the same schedule are noticed. */
+	u32 python;
 };
 
 /* Kinds of violations; the texts are part of the interface (reports, scenarios, JSON). */
@@ -87,6 +90,15 @@ static inline void check_plain(Cpu *cpu, const volatile void *p, unsigned width,
 {
 	if (unlikely(cpu->engine))
 		cpu->engine->plain(cpu, p, width, write);
+}
+
+/*
+ * The memory at p is about to be freed by this Cpu: its own stores to it that wait in the store buffer are dropped. In
+ * life they become visible before whoever gets the memory next can know; here it is poisoned and nobody's.
+ */
+static inline void check_forget(Cpu *cpu, const volatile void *p, size_t n)
+{
+	cpu->engine->forget(cpu, p, n);
 }
 
 #endif

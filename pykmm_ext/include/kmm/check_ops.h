@@ -10,14 +10,21 @@
 
 #include "kmm/check_race.h"
 #include "kmm/check_sched.h"
+#include "kmm/check_thread.h"
 
 static inline struct vcpu *vcpu_of(Cpu *cpu) { return cpu->engine_priv; }
+
+/* Where the vCPU is, for traces. Python code said so in op_enter(). */
+static inline void keep_frames(struct check *c, struct vcpu *v)
+{
+	if (unlikely(c->traced) && !c->prog.python)
+		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+}
 
 static inline u64 announce(struct check *c, struct vcpu *v, const struct pend *p)
 {
 	v->pend = *p;
-	if (unlikely(c->traced))
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	keep_frames(c, v);
 	return visible(c, v);
 }
 
@@ -65,6 +72,11 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 		drain_now(c, v);
 	if (c->over)
 		return;
+	access_check(c, v, p, width, 1);
+	if (c->failed_run) {
+		leave(c, v);
+		return;
+	}
 	if (c->model != MODEL_TSO && order != KMM_RELAXED) {
 		new_epoch(v);
 		if (c->model == MODEL_POWER)
@@ -84,6 +96,9 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 		b->rel = view_alloc(c);
 		view_join(b->rel, v->rel);
 	}
+	b->under = raw_load(p, width);
+	raw_store(p, width, value);
+	v->shown = 1;
 }
 
 static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum kmm_order order)
@@ -241,8 +256,7 @@ static void op_irq(Cpu *cpu, enum kmm_irq_op op)
 		if (v->drain)
 			drain_now(c, v); /* a barrier before: the step below does not wait */
 		v->pend = (struct pend){ .op = P_IRQ_ON, .width = 4, .addr = &cpu->irq_disabled };
-		if (c->traced)
-			v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+		keep_frames(c, v);
 		forced(c, v);
 	} else {
 		check_violation(c, CHECK_ASSERTION, "Cpu %u enables IRQs, which were on", v->id);
@@ -275,8 +289,7 @@ static void op_ipi_send(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
 	/* The slot is filled when the step is taken: sends to one target are ordered by their steps. */
 	v->pend = (struct pend){ .op = P_IPI_SEND, .width = 8, .addr = &target->call_single_queue, .a = (u64)(uintptr_t)func, .b = (u64)(uintptr_t)t };
 	v->ipi_info = info;
-	if (c->traced)
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	keep_frames(c, v);
 	visible(c, v);
 }
 
@@ -324,6 +337,18 @@ static u32 op_choose(Cpu *cpu, u32 n)
 	return (u32)announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = n > 64 ? 64 : n });
 }
 
+/* What waits in the buffer for these bytes will never be seen: nobody may look there any more. */
+static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	u32 kept = 0;
+
+	for (u32 i = 0; i < v->nbuffered; i++)
+		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n)
+			v->buffer[kept++] = v->buffer[i];
+	v->nbuffered = kept;
+}
+
 static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
 {
 	struct vcpu *v = vcpu_of(cpu);
@@ -342,6 +367,8 @@ static const struct engine_ops check_engine_ops = {
 	.size = sizeof(struct engine_ops), .load = op_load, .store = op_store, .rmw = op_rmw, .fence = op_fence, .await = op_await,
 	.lock = op_lock, .irq = op_irq, .event = op_event, .ipi_send = op_ipi_send, .ipi_wait = op_ipi_wait, .fail = op_fail,
 	.choose = op_choose, .plain = op_plain, .load_dep = op_load_dep, .last_load = op_last_load,
+	.forget = op_forget,
+	.enter = op_enter, .unwind = op_unwind,
 };
 
 #endif

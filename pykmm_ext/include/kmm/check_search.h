@@ -91,7 +91,7 @@ static void begin_execution(struct check *c)
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
-		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = 0;
+		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = 0;
 		if (c->races)
 			race_begin(v);
 		if (c->model == MODEL_POWER) {
@@ -156,23 +156,37 @@ static int run_execution(struct check *c)
 
 static void record_outcome(struct check *c, u64 value)
 {
-	u32 at;
+	u32 at, slot;
 
-	for (at = 0; at < c->noutcomes; at++)
+	if (c->noutcomes == c->outcome_cap) {
+		u32 cap = c->outcome_cap ? 2 * c->outcome_cap : 64;
+		u64 *more = realloc(c->outcomes, 2 * cap * sizeof(u64));
+		u32 *slots = calloc(4 * (size_t)cap, sizeof(u32));
+		if (more)
+			c->outcomes = more;
+		if (!more || !slots) {
+			free(slots);
+			c->err = -ENOMEM;
+			return;
+		}
+		for (u32 i = 0; i < c->noutcomes; i++) {
+			for (at = (u32)check_mix(more[2 * i]) & (4 * cap - 1); slots[at]; at = (at + 1) & (4 * cap - 1))
+				;
+			slots[at] = i + 1;
+		}
+		free(c->outcome_slots);
+		c->outcome_slots = slots;
+		c->outcome_cap = cap;
+	}
+	for (slot = (u32)check_mix(value) & (4 * c->outcome_cap - 1); c->outcome_slots[slot]; slot = (slot + 1) & (4 * c->outcome_cap - 1)) {
+		at = c->outcome_slots[slot] - 1;
 		if (c->outcomes[2 * at] == value) {
 			c->outcomes[2 * at + 1]++;
 			return;
 		}
-	if (c->noutcomes == c->outcome_cap) {
-		u32 cap = c->outcome_cap ? 2 * c->outcome_cap : 64;
-		u64 *more = realloc(c->outcomes, 2 * cap * sizeof(u64));
-		if (!more) {
-			c->err = -ENOMEM;
-			return;
-		}
-		c->outcomes = more;
-		c->outcome_cap = cap;
 	}
+	at = c->noutcomes;
+	c->outcome_slots[slot] = at + 1;
 	c->outcomes[2 * at] = value;
 	c->outcomes[2 * at + 1] = 1;
 	c->noutcomes++;

@@ -80,6 +80,31 @@ static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned
 	return 0;
 }
 
+/*
+ * Plain accesses see the own stores, as on a real CPU: while a vCPU's own code runs, what waits in its buffer lies in
+ * memory, oldest first. Steps, and so everybody else, find memory without it. What plain code wrote over a buffered
+ * value has become that value.
+ */
+static inline void own_stores_show(struct vcpu *v)
+{
+	for (u32 i = 0; i < v->nbuffered; i++) {
+		struct buffered *b = &v->buffer[i];
+		b->under = raw_load(b->addr, b->width);
+		raw_store(b->addr, b->width, b->value);
+	}
+	v->shown = 1;
+}
+
+static inline void own_stores_hide(struct vcpu *v)
+{
+	for (u32 i = v->shown ? v->nbuffered : 0; i--;) {
+		struct buffered *b = &v->buffer[i];
+		b->value = raw_load(b->addr, b->width);
+		raw_store(b->addr, b->width, b->under);
+	}
+	v->shown = 0;
+}
+
 static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
 {
 	u32 first = 2 * c->nr_vcpus, per, i, spare;
@@ -272,7 +297,8 @@ static bool agent_enabled(struct check *c, u32 a)
 
 	switch (c->agents[a].kind) {
 	case AGENT_VCPU: return vcpu_enabled(c, v);
-	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off;
+	/* The acknowledgement is a store of the target's, behind those that it made before. */
+	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off && !v->nbuffered;
 	default: return buffer_head(c, a) >= 0;
 	}
 }
@@ -463,6 +489,9 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 		break;
 	case AGENT_IRQ:
 		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
+		for (f = 2 * c->nr_vcpus; c->model != MODEL_SC && f < c->nr_agents; f++)
+			if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
+				clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 		break;
 	default: {
 		struct buffered *b = &v->buffer[buffer_head(c, a)];
@@ -545,7 +574,39 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	v->call_first++;
 }
 
+/* power: the accesses of its word that x stands in order with and comes after, as one number. */
+static u64 accesses_before(struct check *c, const struct access *x)
+{
+	u64 sum = 1;
+
+	for (s32 at = c->want_graphs ? x->prev : -1; at >= 0; at = c->accesses[at].prev) {
+		const struct event *e = &c->events[c->accesses[at].event];
+		if (conflicts[x->kind] >> c->accesses[at].kind & 1)
+			sum += check_mix(e->agent * 0x10001ULL + e->seq);
+	}
+	return sum;
+}
+
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale);
+
+/* Python programs: does the step of a replayed prefix do what it did before? */
+static bool same_as_before(struct check *c, const struct agent *ag, const struct pend *p, struct event *ev, u32 e)
+{
+	u64 sign = 0;
+
+	if (ag->kind == AGENT_VCPU) {
+		sign = check_mix(p->op | (u64)p->sub << 8 | (u64)p->width << 16 | (u64)p->order << 24) + (uintptr_t)p->addr;
+		if (p->op != P_AWAIT) /* its argument may be an object */
+			sign = check_mix(sign ^ p->a) + check_mix(p->b + 1);
+	}
+	if (e + 1 < c->replay && e >= c->nfixed && ev->sign != sign) {
+		c->err = -EILSEQ;
+		c->over = 1;
+		return false;
+	}
+	ev->sign = sign;
+	return true;
+}
 
 /* Lets agent `a` take event number c->nevents; `choice` is the node's data choice. */
 static void step(struct check *c, u32 a, u32 choice)
@@ -573,6 +634,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	ev = &c->events[e];
 	node = &c->nodes[e];
+	if (unlikely(c->prog.python) && !same_as_before(c, ag, p, ev, e))
+		return;
 	ev->agent = (u8)a;
 	ev->op = op;
 	ev->dup = 0;
@@ -695,13 +758,13 @@ static void step(struct check *c, u32 a, u32 choice)
 				power_store(c, v, w, x, b.rel, b.epoch);
 			x->old = old;
 			x->new = word_value(f.addr);
-			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
+			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
 			/* What a load took out of the buffer, it has read from this store. */
 			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
 				const struct answer *l = &c->answers[at];
 				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
 				if (c->model == MODEL_POWER)
-					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+					c->events[l->event].rfco = (u64)w->versions << 33 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
 			}
 			x = NULL;
 		}
@@ -718,8 +781,10 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (x) {
 		x->old = old;
 		x->new = word_value(f.addr);
-		if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
-			ev->rfco = (u64)(w->versions - stale) << 32 ^ (uintptr_t)f.addr;
+		if (c->model == MODEL_POWER && op != P_LOAD && op != P_AWAIT && op != P_RMW && op != P_FLUSH)
+			ev->rfco = accesses_before(c, x); /* a lock, an interrupt */
+		else if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
+			ev->rfco = (u64)(w->versions - stale) << 33 ^ (u64)(f.kind == A_WRITE) << 32 ^ (uintptr_t)f.addr;
 	}
 	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && (op == P_RMW || op == P_LOCK)) {
 		struct access *from = w ? power_version(c, w, w->versions - (f.kind == A_WRITE)) : NULL;

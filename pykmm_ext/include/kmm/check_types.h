@@ -76,6 +76,7 @@ struct pend {
 struct buffered {
 	volatile void *addr;
 	u64 value;
+	u64 under;                  /* shown: what memory holds beneath it */
 	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
 	u8 width;
 	u8 unlock;                  /* the store is a spin_unlock() */
@@ -116,6 +117,7 @@ struct vcpu {
 	/* the store buffer, oldest first */
 	struct buffered buffer[CHECK_BUFFER];
 	u32 nbuffered;
+	u32 shown;                  /* they lie in memory: the vCPU's own code runs */
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
@@ -167,7 +169,7 @@ struct event {
 	u8 naccess;
 	u8 forced;
 	u32 seq;                    /* number within its agent, from 1 */
-	s32 access[2];
+	u64 sign;                   /* python: what the vCPU was about to do */
 	u32 dup;                    /* pso, power: epoch of a store that became visible */
 	u64 rfco;                   /* power: the word and its version that was read or made */
 };
@@ -273,6 +275,7 @@ struct check {
 	/* outcomes */
 	u64 *outcomes;              /* pairs: value, count */
 	u32 noutcomes, outcome_cap;
+	u32 *outcome_slots;         /* [4 * outcome_cap]: 1 + place in outcomes, by hash of the value */
 
 	struct violation *violations;
 	u32 nviolations, violation_cap;

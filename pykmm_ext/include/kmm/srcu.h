@@ -35,7 +35,7 @@ static inline int srcu_read_lock(Cpu *cpu, struct srcu_struct *ssp)
 	}
 	idx = (int)(kmm_read_once(cpu, &ssp->srcu_idx) & 1);
 	count = &ssp->sda[cpu->id].srcu_lock_count[idx];
-	kmm_write_once(cpu, count, *count + 1);
+	kmm_write_once(cpu, count, kmm_read_once(cpu, count) + 1);
 	smp_mb_light(cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
 	kmm_event(cpu, KMM_EV_SRCU_LOCK, ssp, 0);
 	return idx;
@@ -51,7 +51,8 @@ static inline void srcu_read_unlock(Cpu *cpu, struct srcu_struct *ssp, int idx)
 		return;
 	}
 	kmm_event(cpu, KMM_EV_SRCU_UNLOCK, ssp, 0);
-	kmm_store_release(cpu, count, *count + 1);
+	/* Not *count: the last store to it may still be in the CPU's buffer. */
+	kmm_store_release(cpu, count, kmm_read_once(cpu, count) + 1);
 }
 
 #endif

@@ -1,0 +1,766 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pykmm.explore: the classical programs of concurrency checkers, and everything that user code may do to the engine."""
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pathlib
+import signal
+import threading
+import time
+
+import pytest
+
+from pykmm.checking.explore import ExploreContext, explore
+
+MODELS = ("sc", "tso", "pso", "power")
+
+
+def outcomes(program, memory_model="sc", **options):
+    """The outcomes of a program that is correct, having seen every schedule."""
+    report = explore(program, memory_model=memory_model, **options)
+    assert report.ok, str(report)
+    assert report.complete
+    return set(report.outcomes)
+
+
+def violation(program, kind, memory_model="sc", **options):
+    """What a program that is wrong does; replaying it gives the same again."""
+    report = explore(program, memory_model=memory_model, **options)
+    assert not report.ok and not report.outcomes.keys() - {None}
+    found = report.violations[0]
+    assert found.kind == kind, str(report)
+    assert report.replay() == found.trace
+    return found
+
+
+# -- memory models -----------------------------------------------------------------------------------
+
+def store_buffering(fence):
+    def program(x: ExploreContext):
+        words = x.atomic(), x.atomic()
+        seen = [None, None]
+
+        def cpu(cpu, me):
+            words[me].store(1, cpu)
+            if fence:
+                cpu.smp_mb()
+            seen[me] = words[1 - me].load(cpu)
+
+        x.vcpu(cpu, 0)
+        x.vcpu(cpu, 1)
+        x.final(lambda: tuple(seen))
+
+    return program
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_store_buffering(model):
+    weak = {(0, 0)} if model != "sc" else set()
+    assert outcomes(store_buffering(False), model) == {(0, 1), (1, 0), (1, 1)} | weak
+    assert outcomes(store_buffering(True), model) == {(0, 1), (1, 0), (1, 1)}
+    assert explore(store_buffering(False), memory_model=model).executions == 3 + bool(weak)
+
+
+def message_passing(publish, receive):
+    def program(x):
+        data, flag = x.atomic(name="data"), x.atomic(name="flag")
+        seen = []
+
+        def writer(cpu):
+            data.store(42, cpu)
+            if publish == "wmb":
+                cpu.smp_wmb()
+            (flag.store_release if publish == "release" else flag.store)(1, cpu)
+
+        def reader(cpu):
+            ready = (flag.load_acquire if receive == "acquire" else flag.load)(cpu)
+            if receive == "rmb":
+                cpu.smp_rmb()
+            seen.append((ready, data.load(cpu)))
+
+        x.vcpu(writer)
+        x.vcpu(reader)
+        x.final(lambda: seen[0])
+
+    return program
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("publish", ["none", "wmb", "release"])
+@pytest.mark.parametrize("receive", ["none", "rmb", "acquire"])
+def test_message_passing(model, publish, receive):
+    possible = (1, 0) in outcomes(message_passing(publish, receive), model)
+    unordered = (model in ("pso", "power") and publish == "none") or (model == "power" and receive == "none")
+    assert possible == unordered
+
+
+def peterson(fence):
+    def program(x):
+        flags = x.atomic(name="flag[0]"), x.atomic(name="flag[1]")
+        turn = x.atomic(name="turn")
+        inside = x.atomic(name="inside")
+
+        def cpu(cpu, me):
+            flags[me].store(1, cpu)
+            turn.store(1 - me, cpu)
+            if fence:
+                cpu.smp_mb()
+            # No loop: whoever would have to wait goes away.
+            if flags[1 - me].load(cpu) and turn.load(cpu) != me:
+                return
+            assert inside.add_return(1, cpu) == 1
+            inside.add_return(-1, cpu)
+            flags[me].store_release(0, cpu)
+
+        x.vcpu(cpu, 0)
+        x.vcpu(cpu, 1)
+
+    return program
+
+
+def test_peterson():
+    assert outcomes(peterson(False), "sc") == {None}
+    assert outcomes(peterson(True), "tso") == {None}
+    assert "inside.add_return(1, cpu) == 1" in violation(peterson(False), "assertion", "tso").message
+
+
+def double_checked(correct):
+    def program(x):
+        lock, pointer = x.spin_lock(), x.atomic(name="pointer")
+        field = x.atomic(name="field")
+
+        def get(cpu):
+            value = pointer.load_acquire(cpu) if correct else pointer.load(cpu)
+            if not value:
+                lock.lock(cpu)
+                if not pointer.load(cpu):
+                    field.store(7, cpu)
+                    (pointer.store_release if correct else pointer.store)(1, cpu)
+                lock.unlock(cpu)
+            assert field.load(cpu) == 7
+
+        x.vcpu(get)
+        x.vcpu(get)
+
+    return program
+
+
+def test_double_checked_initialisation():
+    assert outcomes(double_checked(True), "pso") == {None}
+    assert outcomes(double_checked(False), "tso") == {None}
+    violation(double_checked(False), "assertion", "pso")
+
+
+# -- algorithms --------------------------------------------------------------------------------------
+
+def stack(tagged):
+    """Treiber's stack of two nodes, 1 on top of 2; one pops, the other pops both and pushes the first again."""
+    def program(x):
+        head = x.atomic(1, "head")              # node, and with a tag: node | pops << 8
+        following = {1: x.atomic(2, "next of 1"), 2: x.atomic(0, "next of 2")}
+        popped = [[], []]
+
+        def pop(cpu, me):
+            while True:
+                old = head.load(cpu)
+                if not old & 0xff:
+                    return
+                new = following[old & 0xff].load(cpu) | (((old >> 8) + 1) << 8 if tagged else 0)
+                if head.cmpxchg(old, new, cpu) == old:
+                    popped[me].append(old & 0xff)
+                    return
+
+        def push(cpu, node):
+            while True:
+                old = head.load(cpu)
+                following[node].store(old & 0xff, cpu)
+                if head.cmpxchg(old, node | (old & ~0xff), cpu) == old:
+                    return
+
+        def other(cpu):
+            pop(cpu, 1)
+            pop(cpu, 1)
+            if 1 in popped[1]:
+                popped[1].remove(1)
+                push(cpu, 1)
+
+        def check():
+            held, node = popped[0] + popped[1], head.load() & 0xff
+            while node:
+                assert node not in held, "a node is on the stack and with a CPU"
+                held.append(node)
+                node = following[node].load()
+            assert sorted(held) == [1, 2]
+
+        x.vcpu(pop, 0)
+        x.vcpu(other)
+        x.final(check)
+
+    return program
+
+
+def test_aba():
+    assert outcomes(stack(True)) == {None}
+    assert "a node is on the stack and with a CPU" in violation(stack(False), "assertion").message
+
+
+def bounded_queue(wake_all):
+    """One slot, waiters sleep on a generation count; the wake-up of one of two consumers is lost."""
+    def program(x):
+        lock, full, turn = x.spin_lock("lock"), x.plain(0, "full"), x.atomic(0, "turn")
+
+        def wait_until(cpu, wanted):
+            lock.lock(cpu)
+            while full.load(cpu) != wanted:
+                seen = turn.load(cpu)
+                lock.unlock(cpu)
+                turn.cond_load_acquire(lambda now, seen=seen: now != seen, cpu)
+                lock.lock(cpu)
+
+        def change(cpu, to, wake):
+            wait_until(cpu, 1 - to)
+            full.store(to, cpu)
+            if wake:
+                turn.add_return(1, cpu)
+            lock.unlock(cpu)
+
+        x.vcpu(change, 1, True)
+        x.vcpu(change, 0, wake_all)
+        x.vcpu(change, 1, True)
+
+    return program
+
+
+def test_lost_wake_up():
+    assert outcomes(bounded_queue(True)) == {None}
+    assert "waits for a change of turn" in violation(bounded_queue(False), "deadlock").message
+
+
+def rcu_pointer(grace_period):
+    def program(x):
+        rcu = x.rcu()
+        nodes = x.plain("old", "old node"), x.plain("new", "new node")
+        gp = x.atomic(0, "gp")
+
+        def reader(cpu):
+            rcu.read_lock(cpu)
+            node = nodes[gp.load_acquire(cpu)]
+            gp.load(cpu)    # plain accesses are no steps: what comes between the two needs one
+            assert node.load(cpu) in ("old", "new")
+            rcu.read_unlock(cpu)
+
+        def updater(cpu):
+            gp.store_release(1, cpu)
+            if grace_period == "synchronize":
+                rcu.synchronize(cpu)
+                nodes[0].kfree(cpu)
+            elif grace_period == "call":
+                rcu.call(nodes[0].kfree, cpu)
+                rcu.barrier(cpu)
+            else:
+                nodes[0].kfree(cpu)
+
+        x.vcpu(reader)
+        x.vcpu(updater)
+
+    return program
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_rcu(model):
+    assert outcomes(rcu_pointer("synchronize"), model) == {None}
+    assert outcomes(rcu_pointer("call"), model) == {None}
+    report = explore(rcu_pointer("none"), memory_model=model, stop_at_violation=False)
+    kinds = {found.kind for found in report.violations}
+    assert kinds == ({"data-race", "use-after-free"} if model == "sc" else {"use-after-free"})
+    assert any("load of old node after its kfree()" in found.message for found in report.violations)
+
+
+def test_srcu_sections_nest():
+    def program(x):
+        srcu, gone = x.srcu(), x.atomic()
+
+        def reader(cpu):
+            outer = srcu.read_lock(cpu)
+            inner = srcu.read_lock(cpu)
+            seen = gone.load(cpu)
+            srcu.read_unlock(inner, cpu)
+            srcu.read_unlock(outer, cpu)
+            assert seen == 0 or seen == 1
+
+        def updater(cpu):
+            gone.store(1, cpu)
+            srcu.synchronize(cpu)
+
+        x.vcpu(reader)
+        x.vcpu(updater)
+
+    assert outcomes(program, "tso") == {None}
+
+
+def seqlock(retry):
+    def program(x):
+        seq, a, b = x.seq_lock(), x.atomic(), x.atomic()
+
+        def writer(cpu):
+            seq.write_lock(cpu)
+            a.store(1, cpu)
+            b.store(1, cpu)
+            seq.write_unlock(cpu)
+
+        def reader(cpu):
+            while True:
+                start = seq.read_begin(cpu)
+                seen = a.load(cpu), b.load(cpu)
+                if not retry or not seq.read_retry(start, cpu):
+                    break
+            assert seen[0] == seen[1], "torn"
+
+        x.vcpu(writer)
+        x.vcpu(reader)
+
+    return program
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_seqlock(model):
+    assert outcomes(seqlock(True), model) == {None}
+    assert "torn" in violation(seqlock(False), "assertion", model).message
+
+
+def philosophers(n, ordered):
+    def program(x):
+        forks = [x.spin_lock(f"fork {i}") for i in range(n)]
+
+        def eat(cpu, i):
+            first, second = forks[i], forks[(i + 1) % n]
+            if ordered and i == n - 1:
+                first, second = second, first
+            first.lock(cpu)
+            second.lock(cpu)
+            second.unlock(cpu)
+            first.unlock(cpu)
+
+        for i in range(n):
+            x.vcpu(eat, i)
+
+    return program
+
+
+def test_dining_philosophers():
+    assert outcomes(philosophers(3, True)) == {None}
+    message = violation(philosophers(3, False), "deadlock").message
+    assert all(f"fork {i}, held by Cpu {i}" in message for i in range(3))
+
+
+def test_rwsem_readers_share_and_writers_do_not():
+    def program(x):
+        sem, value, readers, most = x.rw_sem(), x.plain(0), x.atomic(), x.atomic()
+
+        def writer(cpu):
+            sem.down_write(cpu)
+            value.store(value.load(cpu) + 1, cpu)
+            sem.downgrade_write(cpu)
+            assert value.load(cpu) == 1
+            sem.up_read(cpu)
+
+        def reader(cpu):
+            sem.down_read(cpu)
+            assert value.load(cpu) in (0, 1)
+            if readers.add_return(1, cpu) == 2:
+                most.store(1, cpu)
+            readers.add_return(-1, cpu)
+            sem.up_read(cpu)
+
+        x.vcpu(writer)
+        x.vcpu(reader)
+        x.vcpu(reader)
+        x.final(most.load)
+
+    assert outcomes(program) == {0, 1}
+
+
+def test_data_race_and_its_cure():
+    def program(x, locked=False):
+        lock, n = x.spin_lock(), x.plain(0, "n")
+
+        def cpu(cpu):
+            if locked:
+                lock.lock(cpu)
+            n.store(n.load(cpu) + 1, cpu)
+            if locked:
+                lock.unlock(cpu)
+
+        x.vcpu(cpu)
+        x.vcpu(cpu)
+
+        def check():
+            assert n.load() == 2
+
+        x.final(check)
+
+    assert "of n by Cpu" in violation(program, "data-race").message
+    assert outcomes(lambda x: program(x, True)) == {None}
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_counts_of_lockers(n):
+    def program(x):
+        lock = x.spin_lock()
+
+        def cpu(cpu):
+            lock.lock(cpu)
+            lock.unlock(cpu)
+
+        for _ in range(n):
+            x.vcpu(cpu)
+
+    assert explore(program).executions == [1, 1, 2, 6, 24][n]
+    assert explore(program, explorer="dfs").executions >= [1, 1, 2, 6, 24][n]
+
+
+def test_choices_are_all_tried():
+    def program(x):
+        seen = []
+
+        def cpu(cpu):
+            seen.append(x.choose(cpu, 3))
+            seen.append(cpu.choose(2))
+
+        x.vcpu(cpu)
+        x.final(lambda: tuple(seen))
+
+    assert outcomes(program) == set(itertools.product(range(3), range(2)))
+
+
+def test_objects_made_on_vcpus():
+    def program(x):
+        head = x.plain([], "head")
+        lock = x.spin_lock()
+
+        def cpu(cpu, value):
+            node = x.atomic(value)
+            node.store(value + 10, cpu)
+            lock.lock(cpu)
+            head.store([*head.load(cpu), node], cpu)
+            lock.unlock(cpu)
+
+        x.vcpu(cpu, 1)
+        x.vcpu(cpu, 2)
+        x.final(lambda: tuple(node.load() for node in head.load()))
+
+    assert outcomes(program, "pso") == {(11, 12), (12, 11)}
+
+
+def test_the_running_cpu_need_not_be_named():
+    def program(x):
+        a = x.atomic()
+        x.vcpu(lambda cpu: a.add_return(1))
+        x.vcpu(lambda cpu: a.add_return(2))
+        x.final(a.load)
+
+    assert outcomes(program) == {3}
+
+
+@pytest.mark.parametrize("explorer", ["random", "pct"])
+def test_samples_depend_on_the_seed_alone(explorer):
+    def program(x):
+        a = x.atomic()
+        order = []
+
+        def cpu(cpu, me):
+            a.add_return(1, cpu)
+            order.append(me)
+            a.add_return(1, cpu)
+
+        for me in range(3):
+            x.vcpu(cpu, me)
+        x.final(lambda: tuple(order))
+
+    first, again, other = (explore(program, explorer=explorer, seed=seed, max_executions=300) for seed in (1, 1, 2))
+    assert first.outcomes == again.outcomes != other.outcomes
+    assert first.executions == 300 and not first.complete
+
+
+def test_preemption_bound():
+    def program(x):
+        a = x.atomic()
+
+        def cpu(cpu):
+            a.store(a.load(cpu) + 1, cpu)
+
+        x.vcpu(cpu)
+        x.vcpu(cpu)
+        x.final(a.load)
+
+    assert set(explore(program, preemptions=0).outcomes) == {2}
+    assert set(explore(program, preemptions=1).outcomes) == {1, 2}
+
+
+# -- programs that go wrong --------------------------------------------------------------------------
+
+def test_exception_in_a_vcpu():
+    def program(x):
+        a = x.atomic()
+        x.vcpu(lambda cpu: a.store(1, cpu))
+        x.vcpu(lambda cpu: 1 // a.cmpxchg(1, 1, cpu))
+
+    found = violation(program, "assertion")
+    assert found.message.startswith("Cpu 1: ZeroDivisionError")
+    assert "test_explore.py" in found.message and ".pyx" not in found.message
+
+
+def test_exception_in_the_program_is_passed_on():
+    def program(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        explore(program)
+
+
+def test_exception_in_an_rcu_callback():
+    def program(x):
+        def cpu(cpu):
+            x.rcu().call(lambda: 1 // 0, cpu)
+            x.rcu().barrier(cpu)
+
+        x.vcpu(cpu)
+
+    assert "ZeroDivisionError" in violation(program, "assertion").message
+
+
+def test_abandoned_inside_an_rcu_callback():
+    """The execution ends while a vCPU waits inside of Python code that C called."""
+    unwound = []
+
+    def program(x):
+        stop, go = x.atomic(name="stop"), x.atomic()
+
+        def callback():
+            try:
+                stop.cond_load_acquire(1)
+            finally:
+                unwound.append(1)
+
+        def cpu(cpu):
+            x.rcu().call(callback, cpu)
+            go.store(1, cpu)
+            x.rcu().barrier(cpu)
+            raise AssertionError("not reached")
+
+        x.vcpu(cpu)
+        x.vcpu(go.load)
+
+    report = explore(program)
+    assert [found.kind for found in report.violations] == ["deadlock"]
+    assert unwound
+
+
+def test_finally_blocks_run_and_their_primitives_do_nothing():
+    log = []
+
+    def program(x):
+        a, b = x.spin_lock(), x.atomic()
+
+        def cpu(cpu):
+            a.lock(cpu)
+            try:
+                b.cond_load_acquire(1, cpu)
+            except Exception:
+                log.append("wrong")
+            finally:
+                log.append("finally")
+                a.unlock(cpu)
+                log.append("wrong")
+
+        x.vcpu(cpu)
+
+    assert explore(program).violations[0].kind == "deadlock"
+    assert log and set(log) == {"finally"}
+
+
+def test_a_function_may_swallow_the_end_of_its_execution():
+    def program(x):
+        a = x.atomic()
+
+        def cpu(cpu):
+            for _ in range(5):
+                with contextlib.suppress(BaseException):
+                    a.cond_load_acquire(1, cpu)
+
+        x.vcpu(cpu)
+
+    assert explore(program).violations[0].kind == "deadlock"
+
+
+def test_a_function_that_never_ends_is_given_up():
+    def program(x):
+        a = x.atomic()
+
+        def cpu(cpu):
+            while True:
+                with contextlib.suppress(BaseException):
+                    a.cond_load_acquire(1, cpu)
+
+        x.vcpu(cpu)
+
+    with pytest.raises(RuntimeError, match="catches BaseException in a loop"):
+        explore(program)
+
+
+def test_spinning_is_a_livelock():
+    def program(x):
+        a = x.atomic(name="a")
+
+        def spin(cpu):
+            while not a.load(cpu):
+                pass
+
+        x.vcpu(spin)
+        x.vcpu(lambda cpu: a.store(1, cpu))
+
+    assert explore(program, max_steps=200).violations[0].kind == "livelock"
+
+
+def test_condition_of_a_wait_may_raise():
+    def program(x):
+        a = x.atomic()
+        x.vcpu(lambda cpu: a.cond_load_acquire(lambda value: 1 // value, cpu))
+
+    assert "ZeroDivisionError" in violation(program, "assertion").message
+
+
+@pytest.mark.parametrize("what", ["operation", "order", "vcpus"])
+def test_nondeterminism_is_noticed(what):
+    calls = itertools.count()
+
+    def program(x):
+        n = next(calls)
+        words = [x.atomic(), x.atomic()]
+
+        def cpu(cpu):
+            for word in words if what != "order" or n % 2 else words[::-1]:
+                word.store(1, cpu)
+                if what == "operation" and n % 2:
+                    word.load(cpu)
+
+        x.vcpu(cpu)
+        x.vcpu(cpu)
+        if what == "vcpus" and n == 3:
+            x.vcpu(cpu)
+
+    with pytest.raises(RuntimeError, match="the same"):
+        explore(program)
+
+
+def test_objects_of_an_older_execution():
+    old = []
+
+    def program(x):
+        old.append(x.atomic())
+        x.vcpu(old[0].load)
+
+    assert "belongs to an execution that is over" in explore(program).violations[0].message
+
+
+def test_the_wrong_cpu_and_the_wrong_thread():
+    def program(x):
+        a = x.atomic()
+        x.vcpu(lambda cpu: a.load(1))
+        x.vcpu(lambda cpu: None)
+
+    assert "this is the function of CPU 0, not of CPU 1" in explore(program).violations[0].message
+
+    def threaded(x):
+        a = x.atomic()
+        errors = []
+
+        def work():
+            try:
+                a.load(0)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        def cpu(cpu):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            raise RuntimeError(errors[0])
+
+        x.vcpu(cpu)
+
+    assert "none of its vCPUs" in explore(threaded).violations[0].message
+
+
+@pytest.mark.parametrize("how", ["loop", "lock"])
+def test_watchdog(how):
+    release = threading.Lock()
+    release.acquire()
+
+    def program(x):
+        a = x.atomic()
+
+        def cpu(cpu):
+            a.load(cpu)
+            while how == "loop":
+                pass
+            release.acquire()
+            a.load(cpu)
+
+        x.vcpu(cpu)
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="has not come to a primitive for 0.3 s(.|\n)*test_explore.py"):
+        explore(program, watchdog=0.3)
+    release.release()       # the thread that was left alone comes back to an execution that is over
+    for _ in range(1000):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_keyboard_interrupt():
+    def program(x):
+        a = x.atomic()
+
+        def cpu(cpu):
+            a.load(cpu)
+            while True:
+                pass
+
+        x.vcpu(cpu)
+
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        explore(program)
+    timer.join()
+
+
+def resident_pages():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+
+
+def test_nothing_is_left_behind():
+    before = threading.active_count()
+    for _ in range(100):
+        explore(store_buffering(False), memory_model="tso")
+    first = resident_pages()
+    for _ in range(100):
+        explore(philosophers(3, False), stop_at_violation=False)
+    assert threading.active_count() == before
+    assert resident_pages() - first < 500
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="1 to 16 vCPUs"):
+        explore(lambda x: None)
+    with pytest.raises(ValueError, match="unknown memory model"):
+        explore(store_buffering(False), memory_model="x86")
+    with pytest.raises(ValueError, match="unknown explorer"):
+        explore(store_buffering(False), explorer="bfs")
+    with pytest.raises(ValueError, match="preemptions"):
+        explore(store_buffering(False), explorer="pct", preemptions=1)
