@@ -66,9 +66,9 @@ def check(
     \b
     Examples:
       pykmm check --list
-      pykmm check R5-vma-freed-at-once --variant buggy --html race.html
+      pykmm check R1-ptl-spin --variant buggy --html race.html
       pykmm check all --jobs 2
-      pykmm check --replay pykmm1:R5-vma-freed-at-once/buggy:...
+      pykmm check --replay pykmm1:R1-ptl-spin/buggy:...
     """
     from pykmm.checking.search import Settings
 

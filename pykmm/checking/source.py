@@ -65,10 +65,11 @@ def _tape_digest(tape: Tape) -> str:
     return _digest(tape.ops.tobytes(), tape.blobs, tape.threads, tape.files, tape.edges, tape.recorded, tape.mms)
 
 
-def _make_tape(tape: Tape, strategy: str, arch: str, cpus: int, memory: str, quirks: tuple[str, ...]) -> Program:
+def _make_tape(tape: Tape, config: Config, cpus: int) -> Program:
     from pykmm.checking.program import make_program
 
-    return make_program(tape, strategy, arch, cpus=cpus, memory=memory, quirks=quirks)
+    return make_program(tape, config.strategy, config.arch, cpus=cpus, memory=config.memory, quirks=config.quirks,
+                        fault_around=config.fault_around)
 
 
 def _memory_model(arch: str) -> str:
@@ -87,7 +88,7 @@ def _of_tape(tape: Tape, name: str, variant: str, config: Config, cpus: int | No
     count = tape.program().nstreams if cpus is None else cpus
     return Source(
         name, variant, str(config), _digest(_tape_digest(tape), config, count),
-        functools.partial(_make_tape, tape, config.strategy, config.arch, count, config.memory, config.quirks),
+        functools.partial(_make_tape, tape, config, count),
         config.memory_model or _memory_model(config.arch), config.preemptions, options, expected)
 
 

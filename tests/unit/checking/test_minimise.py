@@ -50,3 +50,11 @@ def test_without_a_budget_it_stays() -> None:
 def test_a_schedule_that_does_not_fail() -> None:
     with pytest.raises(ValueError, match="does not end with deadlock"):
         minimise(increments5(), "deadlock", (0, 1, 2), "sc")
+
+
+def test_the_bounds_alone_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be moved, the search with few preemptions still finds the simplest."""
+    schedule, preemptions = worst(late_bug(), "sc", "assertion")
+    assert preemptions > 2
+    monkeypatch.setattr("pykmm.checking.minimise._candidates", lambda schedule: iter(()))
+    assert minimise(late_bug(), "assertion", schedule, "sc").preemptions == 2

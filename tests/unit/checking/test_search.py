@@ -127,3 +127,10 @@ def test_split_is_deterministic() -> None:
 def test_impossible_settings(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**changes)  # type: ignore[arg-type]
+
+
+def test_chunks_of_random_are_one_search() -> None:
+    """Chunks begin where the one before ended: together they are what one exploration does."""
+    settings = Settings("tso", "random", seed=3, max_executions=5000, stop_at_violation=False)
+    one = run_part(enter_both(), settings)
+    assert search(enter_both(), settings).outcomes == one.outcomes

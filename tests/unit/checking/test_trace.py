@@ -107,3 +107,15 @@ def test_json_has_everything() -> None:
     assert len(values["steps"]) == len(trace.rows)
     assert values["steps"][0]["in_causal_past"] in (True, False)
     assert {"step", "cpu", "text", "function", "callers", "old", "new", "held", "irqs_off"} <= values["steps"][0].keys()
+
+
+def test_what_came_after_the_store_is_no_cause() -> None:
+    """The store waits in the buffer while its CPU goes on to a load that nobody depends on."""
+    program = Litmus([[load(3, 0), store(0, 1), load(4, 2)],
+                      [load(0, 1), {"op": "jump_unless", "reg": 1, "to": 3}, {"op": "assert_eq", "reg": 1, "a": 0}]])
+    again = Exploration(program, memory_model="tso", explorer="replay")
+    trace = make_trace(again.replay((0, 0, 4, 1)), 2, kind="assertion")
+    assert again.last is not None
+    assert [row.text for row in trace.rows] == [
+        "load word 3 = 0", "load word 4 = 0", "word 0: 0 -> 1 becomes visible", "load word 0 = 1"]
+    assert [row.step for row in trace.causal()] == [0, 2, 3]
