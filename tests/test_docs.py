@@ -268,7 +268,7 @@ def test_benchmarks_collect() -> None:
     assert "bench_" in done.stdout
 
 
-@pytest.mark.parametrize("page", ["howto/tape.rst", "tutorial/replay.rst"])
+@pytest.mark.parametrize("page", ["howto/explore.rst", "howto/tape.rst", "tutorial/replay.rst"])
 def test_python_examples_run(page: str, tmp_path: pathlib.Path) -> None:
     blocks = re.findall(r"\.\. code-block:: python\n\n((?:   .*\n|\n)+)", (DOCS / page).read_text("utf-8"))
     assert blocks
