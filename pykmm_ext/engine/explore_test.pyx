@@ -18,7 +18,8 @@ cdef extern from *:
     """
     #include "kmm/check.h"
     static void *test_unwind(Cpu *cpu, void *mark) { return cpu->engine->unwind(cpu, mark); }
-    static int test_enter(Cpu *cpu, void (*fn)(Cpu *, void *), void *arg) { return cpu->engine->enter(cpu, fn, arg, 0); }
+    static int test_enter(Cpu *cpu, void (*fn)(Cpu *, void *), void *arg)
+    { return cpu->engine->enter(cpu, fn, arg, 0); }
     """
     void *test_unwind(Cpu *cpu, void *mark) nogil
     int test_enter(Cpu *cpu, void (*fn)(Cpu *, void *) noexcept nogil, void *arg)
