@@ -15,6 +15,8 @@ from pykmm_ext.kernel.primitives import Abandoned, Atomic, CpuRef, CpuSet, Plain
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
+    from pykmm_ext.engine.check import Step
+
     P = ParamSpec("P")
 
 __all__ = ["Abandoned", "ExploreContext", "ExploreReport", "Violation", "explore"]
@@ -226,7 +228,7 @@ def _trace(source: PythonProgram, violation: Violation, memory_model: str, max_s
     return "\n".join(lines)
 
 
-def _line(source: PythonProgram, exploration: Exploration, step: dict[str, Any]) -> str:
+def _line(source: PythonProgram, exploration: Exploration, step: Step) -> str:
     frames: Sequence[int] = step["frames"]
     where = source.line(frames[0]) if frames else None
     place = f"{where[0]}:{where[1]} in {where[2]}" if where else ""
