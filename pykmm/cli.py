@@ -6,8 +6,8 @@
 It replays the recording that is shipped in :mod:`pykmm.data`. Everything heavy is imported by the command that
 needs it.
 
-Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, or ``check`` has
-found a violation; 2 = wrong usage or bad input (the message says which file and line); 130 = interrupted.
+Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, or ``check``
+has found a violation; 2 = wrong usage or bad input (the message says which file and line); 130 = interrupted.
 """
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def memory_needed(tape: Tape) -> int:
     return min(max(256 << 20, 2 * 4096 * _frames_needed(tape.program())), 1 << 40)
 
 
-def _closes(program: TapeProgram) -> npt.NDArray[np.uint8]:
+def closing_execs(program: TapeProgram) -> npt.NDArray[np.uint8]:
     """Per operation: an EXEC after which nobody uses the address space it leaves."""
     import numpy as np
 
@@ -177,7 +177,7 @@ def _closes(program: TapeProgram) -> npt.NDArray[np.uint8]:
     return closes
 
 
-def _device(text: str) -> tuple[int, int]:
+def device_numbers(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(":")
     try:
         return int(major, 16), int(minor, 16)
@@ -220,8 +220,8 @@ def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
     before, counted = machine.vmstat, machine.counters
     elapsed, streams, maps = native.run(
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,
-        program.dep_stream, program.dep_pos, awaited, _closes(program), results, codes, times, program.roots,
-        program.mms, [(f.name, f.data, f.size, _device(f.dev), f.ino) for f in program.files],
+        program.dep_stream, program.dep_pos, awaited, closing_execs(program), results, codes, times, program.roots,
+        program.mms, [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit)
     vmstat = {name: value - before.get(name, 0) if not name.startswith("nr_") else value
               for name, value in machine.vmstat.items()}

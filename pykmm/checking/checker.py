@@ -22,22 +22,24 @@ __all__ = ["check", "check_source", "replay_token"]
 
 
 def check(scenario: Checkable, *, strategy: str | None = None, arch: str | None = None, explorer: str = "dpor",
-          memory_model: str | None = None, seed: int = 0, preemptions: int | None = None, max_executions: int | None = None,
-          max_seconds: float | None = None, executor: Executor | None = None, variant: str = "fixed",
-          cpus: int | None = None, memory: str | None = None, stop_at_violation: bool = True, minimised: bool = True,
-          max_steps: int = 100_000, progress: Callable[[str], None] | None = None) -> CheckReport:
+          memory_model: str | None = None, seed: int = 0, preemptions: int | None = None,
+          max_executions: int | None = None, max_seconds: float | None = None, executor: Executor | None = None,
+          variant: str = "fixed", cpus: int | None = None, memory: str | None = None, stop_at_violation: bool = True,
+          minimised: bool = True, max_steps: int = 100_000,
+          progress: Callable[[str], None] | None = None) -> CheckReport:
     """Run a scenario under every schedule that can make a difference, or under as many as asked for.
 
-    :param scenario: a :class:`pykmm.Tape`, a scenario or the name of one (``pykmm check --list``), a compiled program, or a
-        function that makes one
-    :param strategy: fault strategy, with options as in "spf-rfc5[ptl=spin]"; of a tape "spf" if not given, of a scenario
-        what its variant has
+    :param scenario: a :class:`pykmm.Tape`, a scenario or the name of one (``pykmm check --list``), a compiled program,
+        or a function that makes one
+    :param strategy: fault strategy, with options as in "spf-rfc5[ptl=spin]"; of a tape "spf" if not given, of a
+        scenario what its variant has
     :param arch: arch backend; "x86" if not given, or what the variant has
     :param explorer: "dpor" (exhaustive, equivalent schedules once), "dfs" (every schedule), "random", or "pct" (random
         priorities; finds bugs that need few preemptions)
     :param memory_model: "sc", "tso", "pso" or "power"; the arch's own if not given
     :param seed: of random and pct
-    :param preemptions: only schedules with at most that many preemptions; takes explorer "dfs", which it implies
+    :param preemptions: dpor and dfs: only schedules with at most that many preemptions (a CPU has to give way although
+        it could go on; store buffers and interrupts come for free)
     :param max_executions: executions of every kind after which to stop; random and pct: 10 000 if no limit is given
     :param max_seconds: seconds after which to stop
     :param executor: a ``concurrent.futures`` executor that the search is spread over
@@ -53,10 +55,8 @@ def check(scenario: Checkable, *, strategy: str | None = None, arch: str | None 
     RuntimeError: the program did not do the same under the same schedule.
     """
     source = find(scenario, variant=variant, strategy=strategy, arch=arch, cpus=cpus, memory=memory)
-    if preemptions is None and explorer == "dpor":
+    if preemptions is None and explorer in ("dpor", "dfs"):
         preemptions = source.preemptions
-    if preemptions is not None and explorer == "dpor":
-        explorer = "dfs"
     settings = Settings(memory_model or source.memory_model, explorer, seed, preemptions, max_executions or 0,
                         max_seconds or 0.0, stop_at_violation, max_steps)
     return check_source(source, settings, executor=executor, budget=BUDGET if minimised else 0, progress=progress)
@@ -79,11 +79,11 @@ def check_source(source: Source, settings: Settings, *, executor: Executor | Non
         part = search(program, settings, count)
     else:
         part = search_parallel(source, settings, executor, count)
+    complete = part.finished and not part.bounded and not settings.sampling
     report = CheckReport(
         source.name, source.variant, source.config, program.nr_vcpus, settings.memory_model, settings.explorer,
-        settings.preemptions, settings.seed, part.finished, part.finished and not part.bounded and not settings.sampling,
-        part.executions, part.blocked, part.failed, part.steps, monotonic() - start, outcomes=part.outcomes,
-        stopped=part.stopped, source=source)
+        settings.preemptions, settings.seed, part.finished, complete, part.executions, part.blocked, part.failed,
+        part.steps, monotonic() - start, outcomes=part.outcomes, stopped=part.stopped, source=source)
     for found in part.violations:
         report.violations.append(_violation(source, program, settings, found, budget, progress))
     return report

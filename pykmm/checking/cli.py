@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``pykmm check``. Importing this is cheap: the engine comes in when the command runs.
 
-Exit status: 0 = no violation was found (``all``: every fixed variant is clean, every buggy one shows what it is expected
-to); 1 = a violation was found (``all``: something else came out); 2 = wrong usage or bad input.
+Exit status: 0 = no violation was found (``all``: every fixed variant is clean, every buggy one shows what it is
+expected to); 1 = a violation was found (``all``: something else came out); 2 = wrong usage or bad input.
 """
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def check(
         "--max-executions", min=1, metavar="N", help="Stop after N executions.")] = None,
     max_seconds: Annotated[float | None, typer.Option(
         "--max-seconds", min=0, metavar="S", help="Stop each search after S seconds; all: 60, 0 = no limit.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, metavar="N", help="Spread over N processes.")] = 1,
+    jobs: Annotated[int, typer.Option(
+        "--jobs", "-j", min=1, max=256, metavar="N", help="Spread over N processes.")] = 1,
     variant: Annotated[str, typer.Option("--variant", help="fixed or buggy.")] = "fixed",
     keep_going: Annotated[bool, typer.Option(
         "--keep-going", "-k", help="Report every different violation, not only the first.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Print all steps of a trace.")] = False,
     json: Annotated[str | None, typer.Option(
-        "--json", metavar="FILE", help="Write reports as JSON; - writes to standard output, instead of the text.")] = None,
+        "--json", metavar="FILE",
+        help="Write reports as JSON; - writes to standard output, instead of the text.")] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the traces.")] = None,
     replay: Annotated[str | None, typer.Option(
         "--replay", metavar="FILE|TOKEN", help="Run the schedule of a report again and show it.")] = None,
@@ -79,8 +81,7 @@ def check(
     if not names:
         raise ValueError("nothing to check: give the name of a scenario, 'all', or --list")
     # Wrong options are found before anything runs.
-    Settings(memory_model or "tso", "dfs" if preemptions is not None and explorer == "dpor" else explorer,
-             preemptions=preemptions)
+    Settings(memory_model or "tso", explorer, preemptions=preemptions)
     options: dict[str, Any] = {
         "strategy": strategy, "arch": arch, "explorer": explorer, "memory_model": memory_model, "seed": seed,
         "preemptions": preemptions, "max_executions": max_executions, "max_seconds": max_seconds,
@@ -173,7 +174,7 @@ def _check_some(names: list[str], variant: str, options: dict[str, Any], executo
 
 
 def verdict(report: CheckReport, expected: frozenset[str]) -> tuple[bool, str]:
-    """Whether a report is what a variant is expected to give (nothing, or one of these kinds), and in words what it is."""
+    """Whether a report is what is expected of a variant (nothing, or one of these kinds), and in words what it is."""
     if report.ok:
         seen = "" if report.complete else " (bounded)" if report.bounded_complete else ", not exhausted"
         return not expected, f"clean{seen}" if not expected else f"not found{seen}"

@@ -39,7 +39,8 @@ def _cell(row: Row) -> str:
 def _row(row: Row, trace: Trace, last: bool) -> str:
     classes = " ".join(name for name, on in (("aside", row.step not in trace.past), ("last", last)) if on)
     cells = "".join(_cell(row) if cpu == row.cpu else "<td></td>" for cpu in range(trace.ncpus))
-    notes = [f'<span class="stale">{escape(note)}</span>' if note.startswith("[") else escape(note) for note in row.notes]
+    notes = [f'<span class="stale">{escape(note)}</span>' if note.startswith("[") else escape(note)
+             for note in row.notes]
     held = escape(", ".join(row.held)) + (" (IRQs off)" if row.irqs_off else "")
     return (f'<tr class="{classes}"><td class="step">{row.step}</td>{cells}<td>{"<br>".join(notes)}</td>'
             f"<td>{held}</td></tr>")
@@ -85,5 +86,6 @@ def page(reports: Iterable[CheckReport]) -> str:
         parts.append(f"<footer>{escape(report.footer)}; {report.blocked:,} blocked, {report.steps:,} steps, "
                      f"{report.executions_per_s:,.0f} executions/s</footer></section>")
     title = reports[0].title if len(reports) == 1 else f"{len(reports)} searches"
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>pykmm check: {escape(title)}</title>\n'
-            f"<style>{_STYLE}</style></head>\n<body><h1>pykmm check</h1>\n" + "\n".join(parts) + "\n</body></html>\n")
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+            f"<title>pykmm check: {escape(title)}</title>\n<style>{_STYLE}</style></head>\n<body>"
+            "<h1>pykmm check</h1>\n" + "\n".join(parts) + "\n</body></html>\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """From a schedule that fails to the simplest one that fails in the same way.
 
-What counts as simple: few preemptions, then few changes of whoever runs (store buffers and interrupt handlers too), then
-few steps. The budget is executions, not time, so that the result is the same on every machine.
+What counts as simple: few preemptions, then few changes of whoever runs (store buffers and interrupt handlers too),
+then few steps. The budget is executions, not time, so that the result is the same on every machine.
 """
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ class _Shortener:
         """A failing schedule of at most `bound` preemptions, and whether all of them were looked at."""
         from pykmm_ext.engine.check import Exploration
 
-        exploration = Exploration(self.program, memory_model=self.memory_model, explorer="dfs", preemptions=bound,
+        exploration = Exploration(self.program, memory_model=self.memory_model, explorer="dpor", preemptions=bound,
                                   max_steps=self.max_steps)
         budget = self.left // 2
         while not exploration.finished:
-            done = exploration.executions + exploration.failed
+            done = exploration.executions + exploration.failed + exploration.blocked
             if done >= budget:
                 break
             exploration.run(max_executions=budget - done, stop_at_violation=True)
             for kind, _, schedule, _, _ in exploration.violations:
                 if kind == self.kind:
-                    self.left -= exploration.executions + exploration.failed
+                    self.left -= exploration.executions + exploration.failed + exploration.blocked
                     return schedule, True
-        self.left -= exploration.executions + exploration.failed
+        self.left -= exploration.executions + exploration.failed + exploration.blocked
         return None, exploration.finished
 
 
@@ -98,8 +98,8 @@ def _candidates(schedule: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         agent = runs[i][0] & 0xff
         after = next((k for k in range(i + 1, len(runs)) if runs[k][0] & 0xff == agent), None)
         if after is not None:
-            yield joined([*runs[:i], *runs[i + 1:after], runs[i], *runs[after:]])           # later
-            yield joined([*runs[:i + 1], runs[after], *runs[i + 1:after], *runs[after + 1:]])     # the other one earlier
+            yield joined([*runs[:i], *runs[i + 1:after], runs[i], *runs[after:]])     # later
+            yield joined([*runs[:i + 1], runs[after], *runs[i + 1:after], *runs[after + 1:]])   # the other earlier
         yield joined([*runs[:i], *runs[i + 1:]])
     for i in range(len(runs)):
         if len(runs[i]) > 1:
@@ -111,13 +111,14 @@ def minimise(program: Program, kind: str, schedule: tuple[int, ...], memory_mode
              budget: int = BUDGET, progress: Callable[[str], None] | None = None) -> Minimal:
     """The simplest schedule that ends with `kind`, as far as `budget` executions reach.
 
-    First steps of the given schedule are moved and left out; then all schedules of 0, 1, 2 ... preemptions are searched, as
-    long as there are fewer of them than in the best one. ValueError where `schedule` itself does not end with `kind`.
+    First steps of the given schedule are moved and left out; then all schedules of 0, 1, 2 ... preemptions are
+    searched, as long as there are fewer of them than in the best one. ValueError where `schedule` itself does
+    not end with `kind`.
     """
     shortener = _Shortener(program, kind, memory_model, max_steps, budget)
     first = shortener.attempt(schedule)
     if first is None:
-        raise ValueError(f"the schedule does not end with {kind}: the program does not do the same under the same schedule")
+        raise ValueError(f"the schedule does not end with {kind}: the program does not do the same again")
     if budget <= 1:
         return Minimal(first[1], first[0][0], "")
     if progress is not None:

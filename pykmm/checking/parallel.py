@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A search spread over the workers of an executor.
 
-A systematic search is cut after its first steps into parts that share nothing; how, depends on the program alone, not on
-the workers. Parts are merged in their order, and when one has a violation, what came after it does not count. So the
+A systematic search is cut after its first steps into parts that share nothing; how, depends on the program alone, not
+on the workers. Parts are merged in their order, and when one has a violation, what came after it does not count. So the
 result is the same with any number of workers. Against a search in one piece, complete executions, outcomes and
-violations of a search that came to its end are the same; `blocked` may differ, since every choice of the first steps
-is tried, and a search that stops at its first violation may meet another one first.
+violations of a search that came to its end are the same; `blocked` and `failed` may differ, since every choice of the
+first steps is tried, and a search that stops at its first violation may meet another one first.
 """
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from pykmm.checking.search import Found, Part, Settings, chunks, merge, run_part
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Source
-    from pykmm_ext.engine.check import Prefix, Program
+    from pykmm.checking.steps import Prefix
+    from pykmm_ext.engine.check import Program
 
 __all__ = ["search_parallel", "split"]
 
@@ -43,7 +44,8 @@ def _program(source: Source) -> Program:
     return made[1]
 
 
-def _work(source: Source, settings: Settings, prefix: Prefix, seed: int, max_executions: int, max_seconds: float) -> Part:
+def _work(source: Source, settings: Settings, prefix: Prefix, seed: int, max_executions: int,
+          max_seconds: float) -> Part:
     return run_part(_program(source), settings, prefix=prefix, seed=seed, max_executions=max_executions,
                     max_seconds=max_seconds)
 
@@ -84,7 +86,9 @@ def search_parallel(source: Source, settings: Settings, executor: Executor,
     jobs, short = _jobs(source.program(), settings)
     parts = [short]
     if settings.stop_at_violation and short.violations:
-        return replace(short, finished=False, stopped="violation")
+        first = short.violations[0]
+        return replace(short, finished=False, stopped="violation", violations=[replace(first, count=1)],
+                       executions=first.execution, failed=1, outcomes={})
     left = iter(jobs)
     waiting: deque[tuple[tuple[Prefix, int, int], Future[Part]]] = deque()
     done = short.total

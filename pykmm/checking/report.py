@@ -91,7 +91,7 @@ class CheckReport:
     @property
     def bounded_complete(self) -> bool:
         """Everything up to ``bound`` preemptions was looked at, and more preemptions are possible."""
-        return self.finished and not self.complete and self.bound is not None and self.explorer == "dfs"
+        return self.finished and not self.complete and self.bound is not None
 
     @property
     def executions_per_s(self) -> float:
@@ -134,8 +134,8 @@ class CheckReport:
             raise ValueError("this report has lost what it was made from: replay its token instead")
         found = replay(self.source, violation.schedule, violation.memory_model)
         if found.kind != violation.kind:
-            raise ValueError(f"the schedule ended with {found.kind or 'nothing'} instead of {violation.kind}: the program "
-                             "does not do the same under the same schedule")
+            raise ValueError(f"the schedule ended with {found.kind or 'nothing'} instead of {violation.kind}: the "
+                             "program does not do the same again")
         return found
 
     def text(self, *, full: bool = False, max_rows: int | None = 150) -> str:
@@ -146,7 +146,7 @@ class CheckReport:
             parts.append(head + violation.text(full=full, max_rows=max_rows))
         if not self.violations:
             parts.append("no violation found")
-        parts.append(f"{self.footer}; {self.blocked:,} blocked, {self.steps:,} steps, {self.executions_per_s:,.0f} "
+        parts.append(f"{self.footer}\n{self.blocked:,} blocked, {self.steps:,} steps, {self.executions_per_s:,.0f} "
                      "executions/s")
         return "\n\n".join(parts)
 
@@ -160,7 +160,7 @@ class CheckReport:
         return f"<CheckReport {self.name}: {first.kind}: {first.message} ({len(self.violations)} in all)>"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for json.dump(). Times in seconds; outcomes as [value, executions] pairs in the order of values."""
+        """Everything, for json.dump(). Times in seconds; outcomes as [value, executions] pairs, ordered."""
         return {
             "name": self.name, "variant": self.variant, "config": self.config, "ok": self.ok, "complete": self.complete,
             "finished": self.finished, "bounded_complete": self.bounded_complete, "vcpus": self.vcpus,

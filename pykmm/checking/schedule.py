@@ -7,9 +7,9 @@
 2. the name of what was run, ``/variant`` where it has variants, ``;key=value`` for every other choice that was made;
 3. a hash of everything that the program was made from;
 4. the memory model;
-5. the schedule, run-length coded: ``agent``, ``agentxTIMES``, ``agent.choice``, ``agent.choicexTIMES``. Agents are numbered
-   as the engine does it: the virtual CPUs, their interrupt handlers, their store buffers. A choice is a value of
-   ``check_choose()``, or how old the value is that a load returned;
+5. the schedule, run-length coded: ``agent``, ``agentxTIMES``, ``agent.choice``, ``agent.choicexTIMES``. Agents are
+   numbered as the engine does it: the virtual CPUs, their interrupt handlers, their store buffers. A choice is a value
+   of ``check_choose()``, or how old the value is that a load returned;
 6. a check sum of what stands before it.
 """
 from __future__ import annotations

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Source
+    from pykmm.checking.steps import Prefix
     from pykmm.checking.trace import Trace
-    from pykmm_ext.engine.check import Prefix, Program
+    from pykmm_ext.engine.check import Program
 
 __all__ = ["Found", "Part", "Settings", "chunks", "follow", "merge", "replay", "run_part", "search"]
 
@@ -32,7 +33,7 @@ class Settings:
     memory_model: str = "tso"
     explorer: str = "dpor"
     seed: int = 0
-    preemptions: int | None = None      #: takes explorer "dfs"
+    preemptions: int | None = None      #: explorers "dpor" and "dfs"
     max_executions: int = 0             #: of every kind: complete, blocked, with a violation
     max_seconds: float = 0.0
     stop_at_violation: bool = True
@@ -49,8 +50,8 @@ class Settings:
             raise ValueError(f"unknown memory model {self.memory_model!r}; known: {', '.join(MODELS)}")
         if self.preemptions is not None and self.preemptions < 0:
             raise ValueError(f"preemptions must not be negative, not {self.preemptions}")
-        if self.preemptions is not None and self.explorer != "dfs":
-            raise ValueError("a bound of preemptions takes explorer='dfs'")
+        if self.preemptions is not None and self.sampling:
+            raise ValueError("a bound of preemptions takes explorer dpor or dfs")
         if self.max_executions < 0 or not 0 <= self.max_seconds < float("inf"):
             raise ValueError("limits must not be negative")
 
@@ -216,6 +217,6 @@ def replay(source: Source, schedule: Sequence[int], memory_model: str, *, progra
     exploration = Exploration(program, memory_model=memory_model, explorer="replay")
     steps = exploration.replay(schedule)
     if exploration.diverged or len(schedule) > len(steps):
-        raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else than when it was recorded")
+        raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else now")
     kind, message = exploration.last or ("", "")
     return make_trace(steps, program.nr_vcpus, kind=kind, message=message, at_end=exploration.at_end)

@@ -49,8 +49,8 @@ class Source:
             if mine != its:
                 raise TokenError(f"the replay token is of {what} {its!r}, not of {mine!r}")
         if token.digest != self.digest:
-            raise TokenError(f"the replay token was made from another {self.name!r}: the operations, the configuration or "
-                             f"the version of pykmm (this is {pykmm.__version__}) have changed since")
+            raise TokenError(f"the replay token was made from another {self.name!r}: the operations, the configuration "
+                             f"or the version of pykmm (this is {pykmm.__version__}) have changed since")
 
 
 def _digest(*parts: object) -> str:
@@ -146,5 +146,5 @@ def find(what: Checkable, *, variant: str = "fixed", strategy: str | None = None
         name = str(getattr(scenario, "__name__", type(scenario).__name__))
         where = getattr(scenario, "__module__", "")
         return Source(name, "", "", _digest(where, name), scenario, "tso")
-    raise TypeError("pykmm.check() takes a Tape, a Scenario, the name of a scenario, a Program, or a function that makes "
-                    f"one, not {type(what).__name__}")
+    raise TypeError("pykmm.check() takes a Tape, a Scenario, the name of a scenario, a Program, or a function that "
+                    f"makes one, not {type(what).__name__}")

@@ -53,6 +53,8 @@ def demangle(name: str) -> str:
             break
         words.append(word)
         rest = rest[start + len(word):].removeprefix("_")
+    if not rest and words:      # Python functions are numbered: 3run is no segment of three letters
+        rest = words.pop()
     classes = [word for word in words if word[:1].isupper()]
     return ".".join([*classes, rest])
 
@@ -100,7 +102,8 @@ class _Table:
             symbols = np.frombuffer(data, _SYM, size // _SYM.itemsize, offset)
             for symbol in symbols[(symbols["info"] & 15 == _STT_FUNC) & (symbols["value"] != 0)]:
                 at = strings + int(symbol["name"])
-                found[int(symbol["value"])] = int(symbol["size"]), data[at:data.index(b"\0", at)].decode("utf-8", "replace")
+                name = data[at:data.index(b"\0", at)].decode("utf-8", "replace")
+                found[int(symbol["value"])] = int(symbol["size"]), name
         self.starts = sorted(found)
         self.sizes = [found[start][0] for start in self.starts]
         self.names = [found[start][1] for start in self.starts]
@@ -116,7 +119,7 @@ class _Table:
         return ""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _table(path: str) -> _Table:
     return _Table(path)
 

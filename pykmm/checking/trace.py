@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pykmm_ext.engine.check import Step
+    from pykmm.checking.steps import Step
 
 __all__ = ["MAX_ROWS", "Row", "Trace", "make_trace"]
 
 #: Rows of a text report; a longer trace is shown from its end.
 MAX_ROWS = 150
-_COLUMN = 46        # widest column of a CPU, in characters
+_COLUMN = {1: 80, 2: 60, 3: 44}     # widest column of a CPU by their number, in characters
+_NARROW = 34
 _NOTES = 44
 
 _RMW = ("xchg", "cmpxchg", "add", "and", "or")
@@ -74,7 +75,7 @@ def _sentence(step: Step, agent: str, name: str) -> str:
     if agent == "buffer":
         return f"{name}: {_change(old, new)} becomes visible"
     if agent == "irq":
-        return f"interrupt handler {name}".rstrip() if op == "handler" else f"{op} {name}"
+        return "an interrupt handler runs" if op == "handler" else f"{op} {name}"
     if op == "load":
         return f"{_ORDER[step['order'] & 3]}load {name} = {number(step['result'])}"
     if op == "await":
@@ -89,7 +90,7 @@ def _sentence(step: Step, agent: str, name: str) -> str:
         what = _LOCK[step["sub"]] if step["sub"] < len(_LOCK) else op
         return f"{what} {name}{' fails' if 'trylock' in what and not step['result'] else ''}"
     if op == "choose":
-        return "barrier: the store buffer is empty" if step["sub"] <= 1 else f"choice of {step['sub']}: {step['result']}"
+        return f"choice of {step['sub']}: {step['result']}" if step["sub"] > 1 else "barrier: the store buffer is empty"
     return {"irq-off": "IRQs off", "irq-on": "IRQs on", "ipi-send": f"send an IPI ({name})",
             "ipi-wait": "all IPIs are handled"}.get(op, f"{op} {name}".rstrip())
 
@@ -193,6 +194,7 @@ def _table(rows: Iterable[Row], ncpus: int) -> list[str]:
     cells: list[tuple[str, int, list[str], list[str]]] = []
     function: dict[int, str] = {}
     held: dict[int, tuple[tuple[str, ...], bool]] = {}
+    column = _COLUMN.get(ncpus, _NARROW)
     for row in rows:
         lines = [row.text]
         if row.agent == "cpu" and row.function and row.function != function.get(row.cpu):
@@ -206,7 +208,7 @@ def _table(rows: Iterable[Row], ncpus: int) -> list[str]:
             if row.irqs_off != held.get(row.cpu, ((), False))[1]:
                 notes.append("IRQs off" if row.irqs_off else "IRQs on")
             held[row.cpu] = state
-        wrapped = [part for line in lines for part in textwrap.wrap(line, _COLUMN, subsequent_indent="    ") or [""]]
+        wrapped = [part for line in lines for part in textwrap.wrap(line, column, subsequent_indent="    ") or [""]]
         cells.append((str(row.step), row.cpu, wrapped, textwrap.wrap("; ".join(notes), _NOTES)))
     widths = [max([len(f"Cpu {cpu}"), *(len(line) for _, c, lines, _ in cells if c == cpu for line in lines)])
               for cpu in range(ncpus)]
@@ -256,7 +258,8 @@ def make_trace(steps: Sequence[Step], ncpus: int, *, kind: str = "", message: st
             step["step"], cpu, agent, step["op"], _sentence(step, agent, name), inner,
             tuple(str(symbol) for symbol in functions[1:]), name, step["address"], step["old"],
             step["result"] if step["op"] in _READS else step["new"],
-            step["reads_from"] if step["reads_from"] >= 0 else None, stale, held.get(cpu, ()), irqs_off.get(cpu, False)))
+            step["reads_from"] if step["reads_from"] >= 0 else None, stale, held.get(cpu, ()),
+            irqs_off.get(cpu, False)))
     everything = at_end or kind in ("", "deadlock", "livelock", "leak") or not steps
     past = set(range(len(steps)))
     if not everything:

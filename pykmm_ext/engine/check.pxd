@@ -44,6 +44,7 @@ cdef extern from "kmm/check.h" nogil:
         u32 python
     void check_fail(Cpu *cpu, const char *kind, const char *message)
     u32 check_choose(Cpu *cpu, u32 n)
+    void check_forget(Cpu *cpu, const void *p, size_t n)
     void check_plain(Cpu *cpu, const void *p, unsigned width, int write)
 
 

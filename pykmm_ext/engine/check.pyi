@@ -1,48 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The check engine: virtual CPUs under a controlled scheduler, and the search for schedules."""
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Self
+
+from typing_extensions import disjoint_base
+
+from pykmm.checking.steps import Prefix, Step
 
 MODELS: dict[str, int]
 EXPLORERS: dict[str, int]
 
-Prefix = tuple[tuple[int, int, int, int, int, int, int, int], ...]
-
-class Step(TypedDict):
-    step: int
-    agent: int
-    cpu: int
-    op: str
-    sub: int
-    order: int
-    width: int
-    address: int
-    object: str
-    old: int
-    new: int
-    result: int
-    newest: int
-    reads_from: int
-    stale: int
-    choice: int
-    pending: int
-    frames: list[int]
-    held: list[int]
-
+@disjoint_base
 class Program:
     @property
     def nr_vcpus(self) -> int: ...
 
+@disjoint_base
 class Exploration:
     program: Program
     memory_model: str
     explorer: str
-    def __init__(
-        self, program: Program, *, memory_model: str = "sc", explorer: str = "dpor", seed: int = 0,
+    def __new__(
+        cls, program: Program, *, memory_model: str = "sc", explorer: str = "dpor", seed: int = 0,
         preemptions: int = -1, max_steps: int = 100000, depth: int = 3, schedule: Sequence[int] = (),
         prefix: Prefix = (), graphs: bool = False, expand: int = 0,
         watchdog: float = 10.0,
-    ) -> None: ...
+    ) -> Self: ...
     def run(self, max_executions: int = 0, max_seconds: float = 0.0, stop_at_violation: bool = True) -> None: ...
     @property
     def executions(self) -> int: ...

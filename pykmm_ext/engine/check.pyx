@@ -108,6 +108,9 @@ cdef extern from "kmm/check_search.h" nogil:
         u32 *clk
         void *accesses
         void *answers
+        void *touched
+        void *pages
+        void *conflicting
         u32 access_cap
         void *words
         u32 words_mask
@@ -126,6 +129,7 @@ cdef extern from "kmm/check_search.h" nogil:
         u64 *graphs
         u64 ngraphs
         u64 *outcomes
+        u32 *outcome_slots
         u32 noutcomes
         violation_t *violations
         u32 nviolations
@@ -394,11 +398,15 @@ cdef class Exploration:
         free(c.clk)
         free(c.accesses)
         free(c.answers)
+        free(c.touched)
+        free(c.pages)
+        free(c.conflicting)
         free(c.words)
         free(c.views)
         free(c.given)
         free(c.graphs)
         free(c.outcomes)
+        free(c.outcome_slots)
         free(c.trace)
         free(c.cells)
         free(c)

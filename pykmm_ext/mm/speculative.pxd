@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # What strategies with speculative faults share (mm/memory.c, mm/mmap.c, mm/internal.h of the series): the lockless
 # walk, the writers' sections, VMAs freed through SRCU. Any strategy may cimport it.
-from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.machine.cpu cimport Cpu, unlikely
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable, vcpu_preempt_disable, vcpu_preempt_enable
 from pykmm_ext.mm.mm_types cimport arch_ops, machine, mm_struct, vm_area_struct
@@ -45,20 +44,20 @@ cdef inline void walk_end_irq(Cpu *cpu, const arch_ops *arch) noexcept nogil:
         vcpu_preempt_disable(cpu)
     local_irq_enable(cpu)
 
+# The rare half of the next two, out of line. Context: IRQs off.
+cdef void walk_begin_rcu(Cpu *cpu, const arch_ops *arch) noexcept nogil
+cdef void walk_end_rcu(Cpu *cpu, const arch_ops *arch) noexcept nogil
+
 # What keeps a page table that was found from being freed: IRQs off and, on an arch that frees tables by RCU, a read
 # section. Context: as above.
 cdef inline void walk_begin(Cpu *cpu, const arch_ops *arch) noexcept nogil:
     local_irq_disable(cpu)
     if unlikely(arch.rcu_table_free):
-        rcu_read_lock(cpu)
-        if arch.vcpu_preemption:
-            vcpu_preempt_enable(cpu)
+        walk_begin_rcu(cpu, arch)
 
 cdef inline void walk_end(Cpu *cpu, const arch_ops *arch) noexcept nogil:
     if unlikely(arch.rcu_table_free):
-        if arch.vcpu_preemption:
-            vcpu_preempt_disable(cpu)
-        rcu_read_unlock(cpu)
+        walk_end_rcu(cpu, arch)
     local_irq_enable(cpu)
 
 # Members of strategy_ops; contexts as there.

@@ -15,9 +15,11 @@ vma_has_changed() and of read_seqcount_retry(); the one before the store of spf_
 raw_read_seqcount().
 """
 from pykmm_ext.kernel.atomic cimport atomic_add_32, kmm_emit, smp_wmb
+from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.seqlock cimport write_seqlock, write_sequnlock
 from pykmm_ext.kernel.srcu cimport call_srcu, srcu_barrier
 from pykmm_ext.machine.cpu cimport KMM_EV_SEQ_WRITE_BEGIN, KMM_EV_SEQ_WRITE_END, KMM_SEQ_COUNTED, rcu_head, unlikely
+from pykmm_ext.machine.irq cimport vcpu_preempt_disable, vcpu_preempt_enable
 from pykmm_ext.mm.mm_types cimport machine_of
 from pykmm_ext.mm.vma cimport __vm_area_free, vma_of_rcu
 
@@ -31,6 +33,20 @@ counter_names[:] = [
 # Context: any.
 cdef const char **spf_counter_names() noexcept nogil:
     return counter_names
+
+
+# Context: IRQs off.
+cdef void walk_begin_rcu(Cpu *cpu, const arch_ops *arch) noexcept nogil:
+    rcu_read_lock(cpu)
+    if arch.vcpu_preemption:
+        vcpu_preempt_enable(cpu)
+
+
+# Context: IRQs off.
+cdef void walk_end_rcu(Cpu *cpu, const arch_ops *arch) noexcept nogil:
+    if arch.vcpu_preemption:
+        vcpu_preempt_disable(cpu)
+    rcu_read_unlock(cpu)
 
 
 # Context: mmap_sem W, or R or i_mmap_rwsem for zapping. Sections of one VMA may overlap and nest.

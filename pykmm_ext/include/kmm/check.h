@@ -92,4 +92,14 @@ static inline void check_plain(Cpu *cpu, const volatile void *p, unsigned width,
 		cpu->engine->plain(cpu, p, width, write);
 }
 
+/*
+ * The memory at p is about to be freed by this Cpu: a step, which conflicts with every access to that memory, so that an
+ * access that could come later is tried later. The Cpu's own stores to it that wait in the store buffer are dropped: in
+ * life they become visible before whoever gets the memory next can know.
+ */
+static inline void check_forget(Cpu *cpu, const volatile void *p, size_t n)
+{
+	cpu->engine->forget(cpu, p, n);
+}
+
 #endif

@@ -72,6 +72,11 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 		drain_now(c, v);
 	if (c->over)
 		return;
+	access_check(c, v, p, width, 1);
+	if (c->failed_run) {
+		leave(c, v);
+		return;
+	}
 	if (c->model != MODEL_TSO && order != KMM_RELAXED) {
 		new_epoch(v);
 		if (c->model == MODEL_POWER)
@@ -91,6 +96,9 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 		b->rel = view_alloc(c);
 		view_join(b->rel, v->rel);
 	}
+	b->under = raw_load(p, width);
+	raw_store(p, width, value);
+	v->shown = 1;
 }
 
 static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum kmm_order order)
@@ -329,6 +337,21 @@ static u32 op_choose(Cpu *cpu, u32 n)
 	return (u32)announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = n > 64 ? 64 : n });
 }
 
+/* A step, which conflicts with every access to that memory. What waits in the buffer for it will never be seen. */
+static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+	u32 kept = 0;
+
+	for (u32 i = 0; i < v->nbuffered; i++)
+		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n)
+			v->buffer[kept++] = v->buffer[i];
+	v->nbuffered = kept;
+	if (!c->direct && !c->over)
+		announce(c, v, &(struct pend){ .op = P_FREE, .addr = p, .a = n });
+}
+
 static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
 {
 	struct vcpu *v = vcpu_of(cpu);
@@ -347,6 +370,7 @@ static const struct engine_ops check_engine_ops = {
 	.size = sizeof(struct engine_ops), .load = op_load, .store = op_store, .rmw = op_rmw, .fence = op_fence, .await = op_await,
 	.lock = op_lock, .irq = op_irq, .event = op_event, .ipi_send = op_ipi_send, .ipi_wait = op_ipi_wait, .fail = op_fail,
 	.choose = op_choose, .plain = op_plain, .load_dep = op_load_dep, .last_load = op_last_load,
+	.forget = op_forget,
 	.enter = op_enter, .unwind = op_unwind,
 };
 

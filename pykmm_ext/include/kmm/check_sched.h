@@ -345,11 +345,13 @@ static void schedule(struct check *c, struct vcpu *v)
 
 static inline u64 visible(struct check *c, struct vcpu *v)
 {
+	own_stores_hide(v);
 	if (unlikely(c->starting))
 		c->carrier->resume(c, v, NULL);
 	else
 		schedule(c, v);
 	v->pend.op = P_NONE;
+	own_stores_show(v);
 	return v->result;
 }
 
@@ -367,6 +369,7 @@ static void forced(struct check *c, struct vcpu *v)
 		c->carrier->resume(c, v, NULL);
 		return;
 	}
+	own_stores_hide(v);
 	node = &c->nodes[d];
 	if (d >= c->replay) {
 		u64 sleep = d ? node->sleep : 0;
@@ -383,6 +386,7 @@ static void forced(struct check *c, struct vcpu *v)
 	}
 	step(c, v->id, 0);
 	v->pend.op = P_NONE;
+	own_stores_show(v);
 	if (c->over)
 		c->carrier->resume(c, v, NULL);
 }
@@ -419,6 +423,7 @@ static void vcpu_main(void *arg)
 	struct check *c = v->c;
 
 	c->prog.vcpu(c->prog.priv, v->cpu, v->id);
+	own_stores_hide(v);
 	v->pend.op = P_DONE;
 	if (c->starting)
 		c->carrier->resume(c, v, NULL);

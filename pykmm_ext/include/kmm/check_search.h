@@ -10,7 +10,7 @@
 #include "kmm/check_ops.h"
 
 static const char *const pend_names[] = {
-	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "flush", "handler", "done"
+	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "flush", "handler", "done", "free"
 };
 
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale)
@@ -48,7 +48,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 		memcpy(s->frames, v->frames, sizeof(s->frames));
 	} else if (!f->none)
 		s->width = (u8)__builtin_popcount(f->mask);
-	if (f->none)
+	if (f->none || f->size)
 		return;
 	s->old = word_extract(old, f->addr, s->width);
 	s->new = word_extract(new, f->addr, s->width);
@@ -76,7 +76,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 static void begin_execution(struct check *c)
 {
 	c->epoch++;
-	c->nevents = c->naccesses = c->nanswers = 0;
+	c->nevents = c->naccesses = c->nanswers = c->ntouched = 0;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
@@ -91,7 +91,7 @@ static void begin_execution(struct check *c)
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
-		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = 0;
+		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = 0;
 		if (c->races)
 			race_begin(v);
 		if (c->model == MODEL_POWER) {
@@ -156,23 +156,37 @@ static int run_execution(struct check *c)
 
 static void record_outcome(struct check *c, u64 value)
 {
-	u32 at;
+	u32 at, slot;
 
-	for (at = 0; at < c->noutcomes; at++)
+	if (c->noutcomes == c->outcome_cap) {
+		u32 cap = c->outcome_cap ? 2 * c->outcome_cap : 64;
+		u64 *more = realloc(c->outcomes, 2 * cap * sizeof(u64));
+		u32 *slots = calloc(4 * (size_t)cap, sizeof(u32));
+		if (more)
+			c->outcomes = more;
+		if (!more || !slots) {
+			free(slots);
+			c->err = -ENOMEM;
+			return;
+		}
+		for (u32 i = 0; i < c->noutcomes; i++) {
+			for (at = (u32)check_mix(more[2 * i]) & (4 * cap - 1); slots[at]; at = (at + 1) & (4 * cap - 1))
+				;
+			slots[at] = i + 1;
+		}
+		free(c->outcome_slots);
+		c->outcome_slots = slots;
+		c->outcome_cap = cap;
+	}
+	for (slot = (u32)check_mix(value) & (4 * c->outcome_cap - 1); c->outcome_slots[slot]; slot = (slot + 1) & (4 * c->outcome_cap - 1)) {
+		at = c->outcome_slots[slot] - 1;
 		if (c->outcomes[2 * at] == value) {
 			c->outcomes[2 * at + 1]++;
 			return;
 		}
-	if (c->noutcomes == c->outcome_cap) {
-		u32 cap = c->outcome_cap ? 2 * c->outcome_cap : 64;
-		u64 *more = realloc(c->outcomes, 2 * cap * sizeof(u64));
-		if (!more) {
-			c->err = -ENOMEM;
-			return;
-		}
-		c->outcomes = more;
-		c->outcome_cap = cap;
 	}
+	at = c->noutcomes;
+	c->outcome_slots[slot] = at + 1;
 	c->outcomes[2 * at] = value;
 	c->outcomes[2 * at + 1] = 1;
 	c->noutcomes++;

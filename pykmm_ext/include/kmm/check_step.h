@@ -80,6 +80,31 @@ static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned
 	return 0;
 }
 
+/*
+ * Plain accesses see the own stores, as on a real CPU: while a vCPU's own code runs, what waits in its buffer lies in
+ * memory, oldest first. Steps, and so everybody else, find memory without it. What plain code wrote over a buffered
+ * value has become that value.
+ */
+static inline void own_stores_show(struct vcpu *v)
+{
+	for (u32 i = 0; i < v->nbuffered; i++) {
+		struct buffered *b = &v->buffer[i];
+		b->under = raw_load(b->addr, b->width);
+		raw_store(b->addr, b->width, b->value);
+	}
+	v->shown = 1;
+}
+
+static inline void own_stores_hide(struct vcpu *v)
+{
+	for (u32 i = v->shown ? v->nbuffered : 0; i--;) {
+		struct buffered *b = &v->buffer[i];
+		b->value = raw_load(b->addr, b->width);
+		raw_store(b->addr, b->width, b->under);
+	}
+	v->shown = 0;
+}
+
 static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
 {
 	u32 first = 2 * c->nr_vcpus, per, i, spare;
@@ -272,7 +297,8 @@ static bool agent_enabled(struct check *c, u32 a)
 
 	switch (c->agents[a].kind) {
 	case AGENT_VCPU: return vcpu_enabled(c, v);
-	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off;
+	/* The acknowledgement is a store of the target's, behind those that it made before. */
+	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off && !v->nbuffered;
 	default: return buffer_head(c, a) >= 0;
 	}
 }
@@ -284,6 +310,7 @@ struct footprint {
 	u8 kind, mask;
 	u8 blocking;
 	u8 none;
+	size_t size;                /* P_FREE: so many bytes from addr */
 };
 
 static struct footprint footprint_of(struct check *c, u32 a)
@@ -294,17 +321,22 @@ static struct footprint footprint_of(struct check *c, u32 a)
 	u64 old;
 
 	if (c->agents[a].kind == AGENT_IRQ) {
-		f = (struct footprint){ &v->cpu->irq_disabled, A_WRITE, byte_mask(&v->cpu->irq_disabled, 4), 1, 0 };
+		f = (struct footprint){ &v->cpu->irq_disabled, A_WRITE, byte_mask(&v->cpu->irq_disabled, 4), 1, 0, 0 };
 		return f;
 	}
 	if (c->agents[a].kind == AGENT_FLUSH) {
 		s32 at = buffer_head(c, a);
 		if (at >= 0)
-			f = (struct footprint){ v->buffer[at].addr, A_WRITE, byte_mask(v->buffer[at].addr, v->buffer[at].width), 0, 0 };
+			f = (struct footprint){ v->buffer[at].addr, A_WRITE, byte_mask(v->buffer[at].addr, v->buffer[at].width), 0, 0, 0 };
 		return f;
 	}
 	f.addr = p->addr;
 	f.none = 0;
+	if (p->op == P_FREE) {
+		f.kind = A_WRITE;
+		f.size = p->a;
+		return f;
+	}
 	f.mask = byte_mask(p->addr, p->width);
 	switch (p->op) {
 	case P_LOAD: case P_AWAIT:
@@ -340,7 +372,12 @@ static struct footprint footprint_of(struct check *c, u32 a)
 
 static inline bool footprints_conflict(const struct footprint *f, const struct footprint *g)
 {
-	return !f->none && !g->none && (uintptr_t)f->addr >> 3 == (uintptr_t)g->addr >> 3 && f->mask & g->mask
+	if (f->none || g->none)
+		return false;
+	if (f->size || g->size)
+		return (uintptr_t)f->addr < (uintptr_t)g->addr + (g->size ? g->size : 8)
+		       && (uintptr_t)g->addr < (uintptr_t)f->addr + (f->size ? f->size : 8);
+	return (uintptr_t)f->addr >> 3 == (uintptr_t)g->addr >> 3 && f->mask & g->mask
 	       && conflicts[f->kind] >> g->kind & 1;
 }
 
@@ -463,6 +500,9 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 		break;
 	case AGENT_IRQ:
 		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
+		for (f = 2 * c->nr_vcpus; c->model != MODEL_SC && f < c->nr_agents; f++)
+			if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
+				clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 		break;
 	default: {
 		struct buffered *b = &v->buffer[buffer_head(c, a)];
@@ -545,6 +585,19 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	v->call_first++;
 }
 
+/* power: the accesses of its word that x stands in order with and comes after, as one number. */
+static u64 accesses_before(struct check *c, const struct access *x)
+{
+	u64 sum = 1;
+
+	for (s32 at = c->want_graphs ? x->prev : -1; at >= 0; at = c->accesses[at].prev) {
+		const struct event *e = &c->events[c->accesses[at].event];
+		if (conflicts[x->kind] >> c->accesses[at].kind & 1)
+			sum += check_mix(e->agent * 0x10001ULL + e->seq);
+	}
+	return sum;
+}
+
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale);
 
 /* Python programs: does the step of a replayed prefix do what it did before? */
@@ -602,7 +655,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
 		node->nchoices = 1;
 	if (words) {
-		if (!f.none)
+		if (!f.none && !f.size)
 			w = word_of(c, f.addr);
 		if (e + 1 >= c->replay || !dpor) { /* the clocks of a replayed prefix are still there */
 			if (ag->last >= 0)
@@ -623,6 +676,8 @@ static void step(struct check *c, u32 a, u32 choice)
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
 			else if (w)
 				order_access(c, e, a, w, f.kind, f.mask, clk);
+			else if (f.size)
+				order_free(c, e, a, f.addr, f.size, clk);
 			clk[a] = ev->seq;
 		}
 		if (dpor && e + 1 >= c->replay) {
@@ -651,7 +706,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (op == P_LOAD)
 		stale = choice;
 	if (w || c->traced)
-		old = f.none ? 0 : word_value(f.addr);
+		old = f.none || f.size ? 0 : word_value(f.addr);
 
 	switch (op) {
 	case P_LOAD: case P_AWAIT:
@@ -716,13 +771,13 @@ static void step(struct check *c, u32 a, u32 choice)
 				power_store(c, v, w, x, b.rel, b.epoch);
 			x->old = old;
 			x->new = word_value(f.addr);
-			ev->rfco = (u64)w->versions << 32 ^ (uintptr_t)f.addr;
+			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
 			/* What a load took out of the buffer, it has read from this store. */
 			for (s32 at = b.answered; at >= 0; at = c->answers[at].next) {
 				const struct answer *l = &c->answers[at];
 				access_push(c, w, l->event, A_READ, l->mask)->answer = e + 1;
 				if (c->model == MODEL_POWER)
-					c->events[l->event].rfco = (u64)w->versions << 32 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
+					c->events[l->event].rfco = (u64)w->versions << 33 ^ (((uintptr_t)f.addr & ~7UL) + (u64)__builtin_ctz(l->mask));
 			}
 			x = NULL;
 		}
@@ -731,6 +786,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	default:
 		break;
 	}
+	if (words && f.size)
+		push_free(c, e, f.addr, f.size);
 	if (op != P_FLUSH && w) {
 		x = access_push(c, w, e, f.kind, f.mask);
 		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
@@ -739,8 +796,10 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (x) {
 		x->old = old;
 		x->new = word_value(f.addr);
-		if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
-			ev->rfco = (u64)(w->versions - stale) << 32 ^ (uintptr_t)f.addr;
+		if (c->model == MODEL_POWER && op != P_LOAD && op != P_AWAIT && op != P_RMW && op != P_FLUSH)
+			ev->rfco = accesses_before(c, x); /* a lock, an interrupt */
+		else if (c->model == MODEL_POWER) /* which version it read or made: the rest of what graph_hash() takes */
+			ev->rfco = (u64)(w->versions - stale) << 33 ^ (u64)(f.kind == A_WRITE) << 32 ^ (uintptr_t)f.addr;
 	}
 	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && (op == P_RMW || op == P_LOCK)) {
 		struct access *from = w ? power_version(c, w, w->versions - (f.kind == A_WRITE)) : NULL;
@@ -758,7 +817,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	c->steps++;
 	v->result = ag->kind == AGENT_VCPU ? value : v->result;
 	if (unlikely(c->traced))
-		trace_step(c, a, &f, op, old, x ? x->new : f.none ? 0 : word_value(f.addr), stale);
+		trace_step(c, a, &f, op, old, x ? x->new : f.none || f.size ? 0 : word_value(f.addr), stale);
 }
 
 #endif

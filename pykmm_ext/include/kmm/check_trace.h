@@ -83,6 +83,70 @@ static void words_grow(struct check *c)
 	c->words_mask = mask;
 }
 
+/* The page of address p in the table of pages; NULL: no memory. */
+static struct touched_page *touched_page_of(struct check *c, u64 page, bool make)
+{
+	u32 at;
+
+	if (make && (!c->pages || c->npages > c->pages_mask / 2)) {
+		u32 mask = c->pages ? 2 * c->pages_mask + 1 : 255, old = c->pages ? c->pages_mask + 1 : 0;
+		struct touched_page *more = calloc((size_t)mask + 1, sizeof(*more));
+		if (!more) {
+			c->err = -ENOMEM;
+			return NULL;
+		}
+		c->npages = 0;
+		for (u32 i = 0; i < old; i++) {
+			if (!c->pages[i].page || c->pages[i].epoch != c->epoch)
+				continue;
+			for (at = (u32)check_mix(c->pages[i].page) & mask; more[at].page; at = (at + 1) & mask)
+				;
+			more[at] = c->pages[i];
+			c->npages++;
+		}
+		free(c->pages);
+		c->pages = more;
+		c->pages_mask = mask;
+	}
+	if (!c->pages)
+		return NULL;
+	for (at = (u32)check_mix(page) & c->pages_mask; c->pages[at].page != page; at = (at + 1) & c->pages_mask)
+		if (!c->pages[at].page) {
+			if (!make)
+				return NULL;
+			c->pages[at].page = page;
+			c->npages++;
+			break;
+		}
+	if (c->pages[at].epoch != c->epoch) {
+		c->pages[at].epoch = c->epoch;
+		c->pages[at].head = -1;
+	}
+	return &c->pages[at];
+}
+
+/* A word was met: into the list of its page. */
+static void touch(struct check *c, u64 key)
+{
+	struct touched_page *page;
+
+	if (c->ntouched == c->touched_cap) {
+		u32 cap = c->touched_cap ? 2 * c->touched_cap : 1024;
+		void *more = realloc(c->touched, cap * sizeof(*c->touched));
+		if (!more) {
+			c->err = -ENOMEM;
+			return;
+		}
+		c->touched = more;
+		c->touched_cap = cap;
+	}
+	page = touched_page_of(c, key >> 9, true);
+	if (!page)
+		return;
+	c->touched[c->ntouched] = (struct touched){ key, page->head };
+	page->head = (s32)c->ntouched++;
+}
+
 /* The word around p, made when it is met for the first time in this execution. */
 static struct word *word_of(struct check *c, const volatile void *p)
 {
@@ -110,6 +174,8 @@ static struct word *word_of(struct check *c, const volatile void *p)
 		w->head = w->writer = -1;
 		w->versions = 0;
 		w->view = -1;
+		if (c->prog.event)
+			touch(c, key);
 		if (c->model == MODEL_POWER)
 			w->initial = word_value(p);
 	}
@@ -265,6 +331,71 @@ static void order_access(struct check *c, u32 e, u32 a, struct word *w, u8 kind,
 		/* What is older conflicts with this one too, and so comes before it. */
 		if ((x->kind == A_WRITE || x->kind == A_RW_LOCKW || x->kind == A_RW_UNLOCKW) && (x->mask & mask) == mask)
 			break;
+	}
+}
+
+static int later_event(const void *a, const void *b)
+{
+	u32 x = *(const u32 *)a, y = *(const u32 *)b;
+
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/*
+ * Memory is freed: that conflicts with every access to it. (An access that comes later is a use after free, an
+ * earlier one could have come later.) The access is pushed for every word of it that was met.
+ */
+static void order_free(struct check *c, u32 e, u32 a, const volatile void *p, size_t size, u32 *clk)
+{
+	u64 first = (uintptr_t)p >> 3, last = ((uintptr_t)p + size - 1) >> 3;
+	u32 n = 0;
+
+	for (u64 page = first >> 9; page <= last >> 9; page++) {
+		struct touched_page *t = touched_page_of(c, page, false);
+		for (s32 at = t ? t->head : -1; at >= 0; at = c->touched[at].next) {
+			struct word *w;
+			if (c->touched[at].key < first || c->touched[at].key > last)
+				continue;
+			w = word_of(c, (const volatile void *)(uintptr_t)(c->touched[at].key << 3));
+			for (s32 k = w->head; k >= 0; k = c->accesses[k].prev) {
+				if (n == c->conflicting_cap) {
+					u32 cap = n ? 2 * n : 256;
+					void *more = realloc(c->conflicting, cap * sizeof(u32));
+					if (!more) {
+						c->err = -ENOMEM;
+						return;
+					}
+					c->conflicting = more;
+					c->conflicting_cap = cap;
+				}
+				c->conflicting[n++] = c->accesses[k].event;
+			}
+		}
+	}
+	qsort(c->conflicting, n, sizeof(u32), later_event);
+	for (u32 i = 0; i < n; i++) {
+		u32 x = c->conflicting[i];
+		if (clk_has(c, clk, x))
+			continue;
+		if (!same_family(c, a, c->events[x].agent))
+			race(c, x, e, a, clk);
+		clk_join(clk, clk_of(c, x), c->nr_agents);
+	}
+}
+
+/* After that: who accesses it later conflicts with the free. */
+static void push_free(struct check *c, u32 e, const volatile void *p, size_t size)
+{
+	u64 first = (uintptr_t)p >> 3, last = ((uintptr_t)p + size - 1) >> 3;
+
+	for (u64 page = first >> 9; page <= last >> 9; page++) {
+		struct touched_page *t = touched_page_of(c, page, false);
+		for (s32 at = t ? t->head : -1; at >= 0; at = c->touched[at].next)
+			if (c->touched[at].key >= first && c->touched[at].key <= last) {
+				const volatile void *word = (const volatile void *)(uintptr_t)(c->touched[at].key << 3);
+				struct access *x = access_push(c, word_of(c, word), e, A_WRITE, 0xff);
+				x->old = x->new = word_value(word);
+			}
 	}
 }
 

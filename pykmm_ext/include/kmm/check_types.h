@@ -39,7 +39,7 @@ enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
 
 enum pend_op {
 	P_NONE, P_LOAD, P_STORE, P_RMW, P_AWAIT, P_LOCK, P_IRQ_OFF, P_IRQ_ON, P_IPI_SEND, P_IPI_WAIT, P_CHOOSE, P_UNLOCK,
-	P_FLUSH, P_HANDLER, P_DONE
+	P_FLUSH, P_HANDLER, P_DONE, P_FREE
 };
 
 /* How two accesses of one word stand to each other. RW = rwsem. */
@@ -76,6 +76,7 @@ struct pend {
 struct buffered {
 	volatile void *addr;
 	u64 value;
+	u64 under;                  /* shown: what memory holds beneath it */
 	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
 	u8 width;
 	u8 unlock;                  /* the store is a spin_unlock() */
@@ -116,6 +117,7 @@ struct vcpu {
 	/* the store buffer, oldest first */
 	struct buffered buffer[CHECK_BUFFER];
 	u32 nbuffered;
+	u32 shown;                  /* they lie in memory: the vCPU's own code runs */
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
@@ -159,6 +161,14 @@ struct word {
 	u16 versions;               /* power */
 	s16 view;                   /* power: index into views, or -1 */
 	u64 initial;                /* power: value of version 0 */
+};
+
+/* The words of one page that were accessed in this execution, for objects that are freed. */
+struct touched { u64 key; s32 next; };
+struct touched_page {
+	u64 page;                   /* address / 4096 */
+	u32 epoch;
+	s32 head;
 };
 
 struct event {
@@ -229,6 +239,12 @@ struct check {
 	u32 *clk;                   /* [cap][nr_agents] */
 	struct access *accesses;
 	u32 naccesses, access_cap;
+	struct touched *touched;    /* one for each word, in the order in which they were met */
+	u32 ntouched, touched_cap;
+	struct touched_page *pages;
+	u32 pages_mask, npages;
+	u32 *conflicting;           /* events: scratch space of a P_FREE */
+	u32 conflicting_cap;
 	struct answer *answers;     /* [cap]: at most one a step */
 	u32 nanswers;
 	struct word *words;
@@ -273,6 +289,7 @@ struct check {
 	/* outcomes */
 	u64 *outcomes;              /* pairs: value, count */
 	u32 noutcomes, outcome_cap;
+	u32 *outcome_slots;         /* [4 * outcome_cap]: 1 + place in outcomes, by hash of the value */
 
 	struct violation *violations;
 	u32 nviolations, violation_cap;

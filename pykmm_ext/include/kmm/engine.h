@@ -99,6 +99,8 @@ struct engine_ops {
 	 * `last_load`), for memory models in which that orders them. */
 	u64 (*load_dep)(struct Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep);
 	u32 (*last_load)(struct Cpu *cpu);
+	/* See check_forget(). */
+	void (*forget)(struct Cpu *cpu, const volatile void *p, size_t n);
 	/* Python code on this vCPU enters C: run fn(cpu, arg), so that the engine can end it half-way. `where` names the
 	 * Python line in traces. 0 = done; -1 = the execution is over: unwind; -2 = not on the thread of this vCPU. Does
 	 * not return to a function that was told to unwind again and again. Context: GIL held. */

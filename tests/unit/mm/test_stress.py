@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from pykmm_ext.binding import Machine
+from pykmm import BusError
+from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import Board, page_info, stress_mutator, stress_worker, validate_contents
-from pykmm_plugins.arch._x86 import X86
+from pykmm_plugins.arch._x86 import X86, X86Paravirt
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_rfc5 import SPFRFC5
 
 PAGE = 0x1000
 RW = 3
@@ -21,17 +23,24 @@ SPECIAL = 1 << 9
 STABLE, LOOSE = 0x7000_0000_0000, 0x7000_0100_0000
 
 
-@pytest.mark.parametrize("strategy", [MmapSem, SPF], ids=["mmap_sem", "spf"])
+def corrected() -> Any:
+    return SPFRFC5(fixes="all")
+
+
+@pytest.mark.parametrize(("arch", "strategy"), [(X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected)],
+                         ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5"])
 @pytest.mark.parametrize("backed", [False, True], ids=["anonymous", "file"])
 @pytest.mark.parametrize(("workers", "nr_stable", "forks", "drops"), [
     (1, 12, True, False), (2, 12, True, False), (2, 12, False, True), (1, 12, True, True), (2, 300, True, False),
 ])
-def test_faults_against_changes(strategy: Any, workers: int, nr_stable: int, forks: bool, drops: bool,
-                               backed: bool) -> None:
+def test_faults_against_changes(arch: Any, strategy: Any, workers: int, nr_stable: int, forks: bool, drops: bool,
+                                backed: bool) -> None:
     nr_loose = 24
     changes = 40000 if nr_stable < 100 else 4000
+    if strategy is corrected or arch is X86Paravirt:
+        changes //= 4
     cpus = workers + 1
-    with Machine(X86(), strategy(), cpus=cpus, memory=64 << 20) as m:
+    with Machine(arch(), strategy(), cpus=cpus, memory=64 << 20) as m:
         mm = m.mm()
         backing = m.file("zeroes", size=nr_loose * PAGE) if backed else None
         mm.mmap(STABLE, nr_stable * PAGE, RW, PRIVATE_ANON_FIXED)
@@ -60,7 +69,7 @@ def test_faults_against_changes(strategy: Any, workers: int, nr_stable: int, for
         assert len(anon) + mm.stats["nr_ptes"] + len(cached) <= m.vmstat["nr_used_frames"]
         assert m.vmstat["nr_used_frames"] <= len(anon) + mm.stats["nr_ptes"] + (nr_loose if backed else 0)
         counters = m.counters
-        if strategy is SPF:
+        if strategy is not MmapSem:
             names = list(counters)
             assert counters["attempts"] == counters["speculative"] + sum(counters[name] for name in names[3:])
             assert counters["retried"] == sum(counters[name] for name in names[3:])
@@ -68,3 +77,48 @@ def test_faults_against_changes(strategy: Any, workers: int, nr_stable: int, for
         else:
             assert counters["attempts"] == counters["successes"] + counters["errors"]
         mm.exit()
+
+
+@pytest.mark.parametrize("strategy", [MmapSem, SPF], ids=["mmap_sem", "spf"])
+def test_faults_and_changes_against_truncation(strategy: Any) -> None:
+    """Three address spaces map a file, shared and private; one thread cuts it and lets it grow again."""
+    pages, turns = 8, 1500
+    with Machine(X86(), strategy(), cpus=4, memory=64 << 20) as m:
+        f = m.file("f", data=b"f" * (pages * PAGE))
+
+        def user(cpu: int, mm: MmStruct) -> int:
+            buses = 0
+            for turn in range(turns):
+                a = mm.mmap(0, pages * PAGE, RW, 1 + (turn & 1), file=f, cpu=cpu)
+                child = mm.fork(cpu=cpu) if turn % 16 == 0 else None
+                for page in range(pages):
+                    try:
+                        mm.store(a + page * PAGE, b"x", cpu=cpu)
+                        assert mm.load(a + page * PAGE, 1, cpu=cpu) in (b"x", b"\0", b"f")
+                    except BusError:
+                        buses += 1
+                if turn & 2:
+                    mm.mprotect(a, PAGE, 1, cpu=cpu)
+                    a = mm.mremap(a, pages * PAGE, (pages + 1) * PAGE, 1, cpu=cpu) if not turn & 6 else a
+                mm.munmap(a, (pages + 1) * PAGE, cpu=cpu)
+                if child is not None:
+                    child.exit()
+            return buses
+
+        def cutter() -> None:
+            for turn in range(turns * 4):
+                f.truncate((turn * 5 % (pages + 1)) * PAGE, cpu=3)
+                f.truncate(pages * PAGE, cpu=3)
+
+        with ThreadPoolExecutor(4) as pool:
+            spaces = [m.mm() for _ in range(3)]
+            jobs = [pool.submit(user, cpu, mm) for cpu, mm in enumerate(spaces)]
+            cut = pool.submit(cutter)
+            assert sum(job.result() for job in jobs) > 0
+            cut.result()
+        f.truncate(0)
+        m.validate()
+        assert validate_contents(m) is None
+        for mm in spaces:
+            assert mm.stats["anon_rss"] == mm.stats["file_rss"] == 0
+            mm.exit()

@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# (between two steps of a search; every index comes from a program that was checked when it was built)
+"""The tape executor of the check engine (no kernel file): a tape on virtual CPUs, from one setup, again and again.
+
+Setup runs once, on Cpu 0 and not under the engine; what it leaves is the snapshot that every execution starts from.
+Each stream of the tape is a vCPU; it is in its address space already when it starts. After the last step the final
+operations run on Cpu 0, then everything is looked at: expectations, every validate_*() walker, and, when every
+address space and file is gone, whether anything is left.
+
+The words by which a stream waits for another one, and what setup produced, lie outside of the machine, at fixed
+addresses, and are copied back with it.
+"""
+from libc.errno cimport ENOMEM
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import os
+
+from pykmm_ext.arch cimport Arch, arch_get_ops
+from pykmm_ext.engine.check cimport (
+    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_UAF, CHECK_WRONG_VALUE, Program,
+    check_fail, check_forget, check_program, kmm_lock_op,
+)
+from pykmm_ext.engine.tape_ops cimport (
+    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
+    mm_slot, run_op, run_state, stream, tape_start,
+)
+from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.spinlock cimport spinlock_t
+from pykmm_ext.machine.cpu cimport KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, Cpu, kmm_event, s64, u8, u32, u64
+from pykmm_ext.machine.memory cimport (
+    machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
+)
+from pykmm_ext.machine.region cimport KMM_ORDER_REGION, KMM_SHADOW_FREED, KMM_SHADOW_NEVER, region_of, region_state
+from pykmm_ext.machine.snapshot cimport (
+    machine_member_name, machine_object_name, machine_restore, machine_snapshot, machine_snapshot_size,
+)
+from pykmm_ext.mm.filemap cimport fput
+from pykmm_ext.mm.mm_types cimport machine, page, page_to_pfn, vm_area_struct
+from pykmm_ext.mm.validate cimport validate_machine, violation
+from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+
+# One vCPU: the operations [first, last) of its stream that run under the engine.
+cdef struct tape_vcpu:
+    u32 first, last
+    u32 held                # locks
+    u32 op                  # the operation under way
+
+cdef struct tape_check:
+    machine *m
+    run_state *run
+    u32 nvcpus
+    tape_vcpu vcpus[CHECK_MAX_VCPUS]
+    u32 final_first, final_last     # of stream 0
+    u8 *awaited             # by operation: a vCPU waits for it
+    char **labels           # by operation
+    u64 outcome
+    u32 exhausted           # executions that ran out of simulated memory
+    # What LOADs read: by operation where in `loads`.
+    u64 *load_at
+    u8 *loads
+    u64 nloads
+    # As setup left it.
+    s64 *results
+    u8 *codes
+    mm_slot *mms
+    stream *streams
+
+
+# ---- one execution ----
+
+cdef int tape_reset(void *priv) noexcept nogil:
+    cdef tape_check *t = <tape_check *>priv
+    cdef run_state *run = t.run
+    cdef u32 i
+    if region_of(t.m).exhausted:
+        return -ENOMEM
+    machine_restore(t.m)
+    memcpy(run.results, t.results, run.nops * sizeof(s64))
+    memcpy(run.codes, t.codes, run.nops)
+    memcpy(run.mms, t.mms, run.nmms * sizeof(mm_slot))
+    memcpy(run.streams, t.streams, run.nstreams * sizeof(stream))
+    memset(t.loads, 0, t.nloads)
+    for i in range(t.nvcpus):
+        t.vcpus[i].held = 0
+    return 0
+
+
+cdef Cpu *tape_cpu(void *priv, u32 id) noexcept nogil:
+    return (<tape_check *>priv).m.cpus[id]
+
+
+# Context: as run_op(); on a vCPU or in finish.
+cdef void tape_op(tape_check *t, stream *s, u32 index) noexcept nogil:
+    if t.run.ops[index].op == KMM_OP_LOAD:
+        s.loaded = t.loads + t.load_at[index]
+    kmm_emit(s.cpu, KMM_EV_SYSCALL, NULL, index)
+    run_op(s, index)
+    kmm_emit(s.cpu, KMM_EV_SYSRET, NULL, index)
+
+
+# Context: vCPU.
+cdef void tape_vcpu_main(void *priv, Cpu *cpu, u32 id) noexcept nogil:
+    cdef tape_check *t = <tape_check *>priv
+    cdef run_state *run = t.run
+    cdef stream *s = &run.streams[id]
+    cdef stream *other
+    cdef u32 i, k
+    for i in range(t.vcpus[id].first, t.vcpus[id].last):
+        for k in range(run.dep_start[i], run.dep_start[i + 1]):
+            other = &run.streams[run.dep_stream[k]]
+            if t.awaited[other.first + run.dep_pos[k]]:     # not part of setup
+                kmm_await_32(cpu, &other.progress, at_least, run.dep_pos[k] + 1)
+        t.vcpus[id].op = i
+        tape_op(t, s, i)
+        if t.vcpus[id].held:
+            fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns with a lock held")
+        if cpu.irq_disabled:
+            fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns with IRQs off")
+        if cpu.rcu_nesting:
+            fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns inside of an RCU read section")
+        if t.awaited[i]:
+            smp_store_release_32(cpu, &s.progress, i + 1 - s.first)    # pairs with the acquire of kmm_await_32()
+
+
+# Context: a vCPU, or finish.
+cdef void fail_op(tape_check *t, Cpu *cpu, const char *kind, u32 index, const char *what) noexcept nogil:
+    cdef char text[400]
+    snprintf(text, sizeof(text), b"%s %s", t.labels[index], what)
+    check_fail(cpu, kind, text)
+
+
+# ---- the end of an execution ----
+
+# Context: finish. False: a finding.
+cdef bint check_expected(tape_check *t, Cpu *cpu) noexcept nogil:
+    cdef run_state *run = t.run
+    cdef char what[120]
+    cdef u32 i
+    cdef s64 got, want
+    for i in range(run.nops):
+        got = -run.results[i] if -4096 < run.results[i] < 0 else 0
+        want = run.ops[i].expect_errno
+        if want >= 0 and got != want:
+            snprintf(what, sizeof(what), b"returned errno %ld, expected %ld", <long>got, <long>want)
+            fail_op(t, cpu, CHECK_ASSERTION, i, what)
+            return False
+        if run.codes[i] == TAPE_DATA_DIFFERS:
+            fail_op(t, cpu, CHECK_WRONG_VALUE, i, b"loaded other bytes than expected")
+            return False
+    return True
+
+
+cdef inline u64 mix(u64 h, u64 word) noexcept nogil:
+    h = (h ^ word) * <u64>0x9e3779b97f4a7c15
+    return h ^ h >> 29
+
+
+# Context: finish, quiescent. Results, loaded bytes, and the maps of every address space.
+cdef u64 hash_outcome(tape_check *t) noexcept nogil:
+    cdef run_state *run = t.run
+    cdef vm_area_struct *vma
+    cdef u64 h = 1, k
+    cdef u32 i
+    for i in range(run.nops):
+        h = mix(mix(h, <u64>run.results[i]), run.codes[i])
+    for k in range(t.nloads):
+        h = mix(h, t.loads[k])
+    for i in range(run.nmms):
+        h = mix(h, i)
+        if run.mms[i].mm == NULL:
+            continue
+        vma = run.mms[i].mm.mmap
+        while vma != NULL:
+            h = mix(mix(mix(mix(h, vma.vm_start), vma.vm_end), vma.vm_flags), vma.vm_pgoff)
+            vma = vma.vm_next
+    return h
+
+
+# Context: finish; everything that the tape made is gone. False: a finding.
+cdef bint check_leaks(tape_check *t, Cpu *cpu) noexcept nogil:
+    cdef machine_leaks left
+    cdef char text[300]
+    machine_count(t.m, &left)
+    if not (left.mms or left.vmas or left.anon_vmas or left.avcs or left.files or left.policies or left.frames):
+        return True
+    snprintf(text, sizeof(text), b"left when every address space and file was gone: %lu mm_struct, %lu vm_area_struct, "
+             b"%lu anon_vma, %lu anon_vma_chain, %lu file, %lu mempolicy, %lu frames", left.mms, left.vmas,
+             left.anon_vmas, left.avcs, left.files, left.policies, left.frames)
+    check_fail(cpu, CHECK_LEAK, text)
+    return False
+
+
+# Context: the engine's finish.
+cdef void tape_finish(void *priv) noexcept nogil:
+    cdef tape_check *t = <tape_check *>priv
+    cdef run_state *run = t.run
+    cdef Cpu *cpu = t.m.cpus[0]
+    cdef violation found
+    cdef char text[300]
+    cdef u64 aside = 0
+    cdef u32 i
+    for i in range(t.final_first, t.final_last):
+        tape_op(t, &run.streams[0], i)
+    if not check_expected(t, cpu):
+        return
+    for i in range(run.nstreams):
+        leave_mm(&run.streams[i])
+    machine_quiesce(t.m)
+    validate_machine(t.m, &found)
+    if found.message != NULL:
+        snprintf(text, sizeof(text), b"%s: %s", found.message, found.place)
+        check_fail(cpu, CHECK_BROKEN, text)
+        return
+    t.outcome = hash_outcome(t)
+    for i in range(run.nmms):
+        end_mm(run, cpu, &run.mms[i], &aside)
+    for i in range(run.nfiles):
+        if run.files[i] != NULL:
+            fput(cpu, run.files[i])
+    machine_quiesce(t.m)
+    check_leaks(t, cpu)
+
+
+cdef u64 tape_outcome(void *priv) noexcept nogil:
+    return (<tape_check *>priv).outcome
+
+
+# ---- what the engine asks in between ----
+
+cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width, int write) noexcept nogil:
+    cdef int state = region_state(region_of((<tape_check *>priv).m), p)
+    if state == KMM_SHADOW_FREED:
+        return b"it was freed"
+    if state == KMM_SHADOW_NEVER:
+        return b"nothing was allocated there"
+    return NULL
+
+
+cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
+    cdef machine *m = (<tape_check *>priv).m
+    cdef unsigned long frame
+    if ev != KMM_EV_FREE:
+        return
+    if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
+        check_forget(cpu, obj, size)
+        return
+    frame = <unsigned long>1 << m.arch.page_shift << ((<page *>obj).order & ~KMM_ORDER_REGION)
+    check_forget(cpu, m.mem_base + (page_to_pfn(m, <page *>obj) << m.arch.page_shift), frame)
+    check_forget(cpu, &(<page *>obj).ptl, sizeof(spinlock_t))
+
+
+cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) noexcept nogil:
+    cdef tape_check *t = <tape_check *>priv
+    if cpu.id >= t.nvcpus:
+        return
+    if what == 1:
+        t.vcpus[cpu.id].held += 1
+    elif what == 2:
+        t.vcpus[cpu.id].held -= 1
+
+
+cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept nogil:
+    cdef tape_check *t = <tape_check *>priv
+    cdef size_t at = <size_t>p - <size_t>t.run.streams
+    cdef u64 offset = 0
+    cdef const char *name
+    cdef const char *member
+    if <size_t>p >= <size_t>t.run.streams and at < t.run.nstreams * sizeof(stream):
+        snprintf(buf, n, b"progress of Cpu %lu", <unsigned long>(at // sizeof(stream)))
+        return
+    at = <size_t>p - <size_t>t.run.mms
+    if <size_t>p >= <size_t>t.run.mms and at < t.run.nmms * sizeof(mm_slot):
+        snprintf(buf, n, b"lock of address space %lu of the tape", <unsigned long>(at // sizeof(mm_slot)))
+        return
+    name = machine_object_name(t.m, p, &offset)
+    if name[0] == 63:       # "?"
+        return
+    member = machine_member_name(name, offset)
+    if member != NULL:
+        snprintf(buf, n, b"%s %s", name, member)
+    elif offset:
+        snprintf(buf, n, b"%s+%#lx", name, <unsigned long>offset)
+    else:
+        snprintf(buf, n, b"%s", name)
+
+
+# region.bug: the allocator found a broken object. Context: any; returns in setup and finish only.
+cdef void tape_bug(Cpu *cpu, const char *message, const void *obj) noexcept nogil:
+    cdef char name[160]
+    cdef char text[300]
+    cdef u64 offset = 0
+    if cpu == NULL or cpu.engine == NULL:
+        return
+    snprintf(name, sizeof(name), b"%s", machine_object_name(<machine *>cpu.machine, obj, &offset))
+    snprintf(text, sizeof(text), b"%s: %s", name, message)
+    check_fail(cpu, CHECK_BROKEN if message[0] == 102 and message[6] == 119 else CHECK_UAF, text)  # "freed while mapped"
+
+
+# ---- Python ----
+
+cdef class TapeCheck(Program):
+    """A tape as a program of the check engine; made by :func:`pykmm.checking.program.make_program`.
+
+    :param arrays: the program's arrays; nobody else may use them
+    :param arch: an Arch
+    :param strategy: a Strategy
+    :param cpus: simulated CPUs, at least as many as streams; at most 16 have operations
+    :param memory: bytes of simulated memory; each CPU has its share of the frames
+    :param labels: what reports call each operation, bytes
+    :param quirks: bits of enum kmm_quirk
+    :param fault_around: bytes mapped around a read fault of a file
+
+    ValueError: too many streams, or operations that do not exist here. MemoryError: setup does not fit.
+    """
+    cdef TapeArrays arrays
+    cdef Arch arch
+    cdef Strategy strategy
+    cdef tape_check *t
+    cdef list labels
+
+    def __cinit__(self, TapeArrays arrays not None, Arch arch not None, Strategy strategy not None, *, unsigned cpus,
+                  u64 memory, list labels not None, u64 quirks=0,
+                  u64 fault_around=0):
+        cdef tape_check *t
+        cdef run_state *run = &arrays.state
+        cdef u32 i, k, target
+        cdef int err = 0
+        if run.nstreams > CHECK_MAX_VCPUS:
+            raise ValueError(f"the tape has {run.nstreams} threads; the check engine has {CHECK_MAX_VCPUS} virtual CPUs")
+        if cpus < run.nstreams:
+            raise ValueError(f"the tape needs {run.nstreams} CPUs, not {cpus}")
+        if len(labels) != <Py_ssize_t>run.nops or run.m != NULL:
+            raise ValueError("the arrays of the program do not belong together")
+        self.arrays = arrays
+        self.arch = arch
+        self.strategy = strategy
+        self.labels = labels
+        self.t = t = <tape_check *>calloc(1, sizeof(tape_check))
+        if t == NULL:
+            raise MemoryError()
+        t.run = run
+        t.nvcpus = run.nstreams
+        run.no_maps = True
+        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_get_ops(strategy), strategy.priv, &err)
+        if t.m == NULL:
+            raise OSError(-err, os.strerror(-err))
+        region_of(t.m).bug = tape_bug
+        t.m.quirks = quirks
+        t.m.fault_around_pages = max(<u32>1, <u32>(fault_around >> t.m.arch.page_shift))
+        t.awaited = <u8 *>calloc(run.nops + 1, 1)
+        t.labels = <char **>calloc(run.nops + 1, sizeof(char *))
+        t.load_at = <u64 *>calloc(run.nops + 1, sizeof(u64))
+        t.results = <s64 *>calloc(run.nops + 1, sizeof(s64))
+        t.codes = <u8 *>calloc(run.nops + 1, 1)
+        t.mms = <mm_slot *>calloc(run.nmms + 1, sizeof(mm_slot))
+        t.streams = <stream *>calloc(run.nstreams, sizeof(stream))
+        if (t.awaited == NULL or t.labels == NULL or t.load_at == NULL or t.results == NULL or t.codes == NULL
+                or t.mms == NULL or t.streams == NULL):
+            raise MemoryError()
+        for i in range(run.nops):
+            t.labels[i] = <char *><bytes>labels[i]
+            if run.ops[i].op == KMM_OP_LOAD:
+                t.load_at[i] = t.nloads
+                t.nloads += run.ops[i].len
+            for k in range(run.dep_start[i], run.dep_start[i + 1]):
+                target = run.streams[run.dep_stream[k]].first + run.dep_pos[k]
+                if run.ops[i].phase == 1 and run.ops[target].phase == 1:
+                    t.awaited[target] = 1
+        if t.nloads > 1 << 24:
+            raise ValueError("the tape loads too many bytes")
+        t.loads = <u8 *>calloc(t.nloads + 1, 1)
+        if t.loads == NULL:
+            raise MemoryError()
+        for i in range(run.nstreams):
+            t.vcpus[i].first = run.streams[i].first
+            while t.vcpus[i].first < run.streams[i].last and run.ops[t.vcpus[i].first].phase == 0:
+                t.vcpus[i].first += 1
+            t.vcpus[i].last = t.vcpus[i].first
+            while t.vcpus[i].last < run.streams[i].last and run.ops[t.vcpus[i].last].phase == 1:
+                t.vcpus[i].last += 1
+        t.final_first = t.vcpus[0].last
+        t.final_last = run.streams[0].last
+        self.setup()
+        self.prog.size = sizeof(check_program)
+        self.prog.name = b"tape"
+        self.prog.priv = t
+        self.prog.nr_vcpus = t.nvcpus
+        self.prog.reset = tape_reset
+        self.prog.cpu = tape_cpu
+        self.prog.vcpu = tape_vcpu_main
+        self.prog.finish = tape_finish
+        self.prog.outcome = tape_outcome
+        self.prog.access = tape_access
+        self.prog.event = tape_event
+        self.prog.lock = tape_lock
+        self.prog.describe = tape_describe
+
+    cdef setup(self):
+        cdef tape_check *t = self.t
+        cdef run_state *run = t.run
+        cdef stream *s
+        cdef u32 i, k
+        cdef int err
+        tape_start(self.arrays, t.m)
+        with nogil:
+            s = &run.streams[0]
+            for i in range(s.first, t.vcpus[0].first):
+                if run.ops[i].op == KMM_OP_LOAD:
+                    s.loaded = t.loads + t.load_at[i]
+                run_op(s, i)
+                s.progress = i + 1 - s.first
+            # Every stream in the address space that it begins in, where that exists: who gets there first is nothing
+            # that a tape is about.
+            for k in range(run.nstreams):
+                s = &run.streams[k]
+                for i in range(t.vcpus[k].first, t.vcpus[k].last):
+                    if run.ops[i].op != KMM_OP_NOP and run.ops[i].op != KMM_OP_COMPUTE:
+                        if run.ops[i].mm != s.mm_index and run.mms[run.ops[i].mm].mm != NULL:
+                            enter_mm(s, run.ops[i].mm)
+                        break
+            memcpy(t.results, run.results, run.nops * sizeof(s64))
+            memcpy(t.codes, run.codes, run.nops)
+            memcpy(t.mms, run.mms, run.nmms * sizeof(mm_slot))
+            memcpy(t.streams, run.streams, run.nstreams * sizeof(stream))
+            err = machine_snapshot(t.m)
+        if err or region_of(t.m).exhausted:
+            raise MemoryError("the tape's setup does not fit into the simulated memory")
+
+    def __dealloc__(self):
+        cdef tape_check *t = self.t
+        if t == NULL:
+            return
+        if t.m != NULL:
+            machine_destroy(t.m, NULL)
+        free(t.awaited)
+        free(t.labels)
+        free(t.load_at)
+        free(t.loads)
+        free(t.results)
+        free(t.codes)
+        free(t.mms)
+        free(t.streams)
+        free(t)
+
+    @property
+    def snapshot_bytes(self):
+        """Bytes that are copied back for every execution."""
+        return machine_snapshot_size(self.t.m)
+
+    def describe(self, size_t address):
+        """What reports call an address."""
+        cdef char buf[160]
+        buf[0] = 0
+        tape_describe(self.t, <const void *>address, buf, sizeof(buf))
+        return (<bytes>buf).decode("utf-8", "replace")
