@@ -2,8 +2,8 @@
 """Python functions on the vCPUs of the check engine (no kernel file): what pykmm.explore runs.
 
 Every execution begins with a call of the user's program, which makes its objects anew, and ends with its final
-checks. In between each vCPU is a thread (kmm/check_thread.h) that calls one Python function. Its primitives are those of
-pykmm_ext.kernel.primitives; their words lie in an arena that looks the same at the beginning of every execution.
+checks. In between each vCPU is a thread (kmm/check_thread.h) that calls one Python function. Its primitives are those
+of pykmm_ext.kernel.primitives; their words lie in an arena that looks the same at the beginning of every execution.
 """
 from cpython.ref cimport PyObject
 

@@ -708,7 +708,10 @@ cdef class RwSem(Primitive):
 
     @property
     def count(self):
-        """The raw word: RWSEM_WRITER_LOCKED, RWSEM_FLAG_*, and RWSEM_READER_BIAS per reader. On the check engine no step."""
+        """The raw word: RWSEM_WRITER_LOCKED, RWSEM_FLAG_*, and RWSEM_READER_BIAS per reader.
+
+        On the check engine no step.
+        """
         return (<volatile_ulong *>&(<rw_semaphore *>self.p).count)[0]
 
 

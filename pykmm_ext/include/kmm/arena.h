@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where the shared words of a Python program on the check engine live: at the same addresses in every execution. Each
- * vCPU allocates from a region of its own, the program's setup from another, so that the addresses do not depend on the schedule.
+ * Where the shared words of a Python program on the check engine live: at the same addresses in every execution.
+ * Each vCPU allocates from a region of its own, the program's setup from another, so that the addresses do not depend
+ * on the schedule.
  *
  * Context of everything here: the GIL is held, but for arena_describe(): the engine's one running thread.
  */
@@ -79,7 +80,8 @@ static inline void *arena_alloc(struct kmm_arena *a, u32 region, size_t size, si
 	return a->base + region * ARENA_REGION + at;
 }
 
-static inline void arena_name(struct kmm_arena *a, u32 region, const void *p, size_t size, const char *kind, const char *name)
+static inline void arena_name(struct kmm_arena *a, u32 region, const void *p, size_t size, const char *kind,
+			      const char *name)
 {
 	u32 number = a->count[region]++;
 

@@ -81,7 +81,8 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 {
 	struct buffered *b;
 
-	if (v->drain || v->nbuffered == CHECK_BUFFER)
+	/* The first thing that a vCPU does: an interrupt may come before it. */
+	if (v->drain || v->nbuffered == CHECK_BUFFER || c->starting)
 		drain_now(c, v);
 	if (c->over)
 		return;
@@ -103,6 +104,9 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->epoch = v->epoch;
 	b->answered = -1;
 	v->epoch_used = 1;
+	v->last_store = c->agents[v->id].last;
+	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */
+	c->nodes[c->nevents].sleep &= ~bit(c->nr_vcpus + v->id);
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {

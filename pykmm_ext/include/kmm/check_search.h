@@ -90,6 +90,7 @@ static void begin_execution(struct check *c)
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
+		v->last_store = -1;
 		memset(v->barriers, 0, sizeof(v->barriers));
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
 		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = 0;

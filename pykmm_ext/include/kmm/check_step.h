@@ -669,15 +669,17 @@ static void step(struct check *c, u32 a, u32 choice)
 					clk_join(clk, clk_of(c, from->event), c->nr_agents);
 			} else if ((op == P_LOAD || op == P_AWAIT) && w && reads_own_store(c, a, w, f.mask)) {
 				;
-			} else if (w && f.blocking)
+			} else if (w && f.blocking) {
+				/* An interrupt waits for the target's buffer: it could have come before the newest store was made. */
+				if (op == P_HANDLER && v->last_store >= 0 && !clk_has(c, clk, (u32)v->last_store))
+					race(c, (u32)v->last_store, e, a, clk);
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
-			else if (w)
+			} else if (w)
 				order_access(c, e, a, w, f.kind, f.mask, clk);
 			else if (f.size)
 				order_free(c, e, a, f.addr, f.size, clk);
 			if (op == P_HANDLER && c->model != MODEL_SC)
-				/* It waited for the target's buffer; but it could have come before those stores were made. So they
-				 * are in its past, and were not when its races were looked for. */
+				/* The stores that it waited for are in its past; they were not when its races were looked for. */
 				for (u32 fl = 2 * c->nr_vcpus; fl < c->nr_agents; fl++)
 					if (c->agents[fl].vcpu == ag->vcpu && c->agents[fl].last >= 0)
 						clk_join(clk, clk_of(c, (u64)c->agents[fl].last), c->nr_agents);

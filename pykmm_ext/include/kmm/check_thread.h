@@ -7,8 +7,8 @@
  * An execution that is over leaves vCPUs inside of primitives. A fiber is simply begun anew; a thread has to come
  * back through its Python frames. Every call from Python into a primitive goes through op_enter(), which marks a place
  * to return to. thread_abandon() wakes the waiting thread, which longjmps there over C frames only, and op_enter()
- * tells its caller to raise an exception that unwinds the Python code. C code that calls Python back (an RCU callback, a strategy
- * written in Python) takes the mark away meanwhile (op_unwind()) and puts it back afterwards.
+ * tells its caller to raise an exception that unwinds the Python code. C code that calls Python back (an RCU
+ * callback; a strategy written in Python) takes the mark away meanwhile (op_unwind()) and puts it back afterwards.
  *
  * Context of everything here: the holder of the baton, unless said otherwise.
  * Private: included by engine/check.pyx only.
@@ -185,6 +185,7 @@ static void thread_main(struct carried *t)
 			baton_give(&pool->main_baton);
 			continue;
 		}
+		own_stores_hide(v);
 		v->pend.op = P_DONE;
 		if (c->starting)
 			thread_resume(c, v, NULL);

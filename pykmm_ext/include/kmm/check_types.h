@@ -120,6 +120,7 @@ struct vcpu {
 	/* the store buffer, oldest first */
 	struct buffered buffer[CHECK_BUFFER];
 	u32 nbuffered;
+	s64 last_store;             /* the vCPU's event before the newest buffered store was made, or -1 */
 	u32 shown;                  /* they lie in memory: the vCPU's own code runs */
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */

@@ -102,11 +102,11 @@ struct engine_ops {
 	/* See check_forget(). */
 	void (*forget)(struct Cpu *cpu, const volatile void *p, size_t n);
 	/* Python code on this vCPU enters C: run fn(cpu, arg), so that the engine can end it half-way. `where` names the
-	 * Python line in traces. 0 = done; -1 = the execution is over: unwind; -2 = not on the thread of this vCPU. Does not return
-	 * to a function that was told to unwind again and again. Context: GIL held. */
+	 * Python line in traces. 0 = done; -1 = the execution is over: unwind; -2 = not on the thread of this vCPU. Does
+	 * not return to a function that was told to unwind again and again. Context: GIL held. */
 	int (*enter)(struct Cpu *cpu, void (*fn)(struct Cpu *cpu, void *arg), void *arg, u64 where);
-	/* C code on this vCPU calls Python: old = unwind(cpu, NULL) before, unwind(cpu, old) after it. The latter does not return
-	 * when the execution has ended meanwhile. Context: GIL not held. */
+	/* C code on this vCPU calls Python: old = unwind(cpu, NULL) before, unwind(cpu, old) after it. The latter does
+	 * not return when the execution has ended meanwhile. Context: GIL not held. */
 	void *(*unwind)(struct Cpu *cpu, void *mark);
 };
 
