@@ -107,6 +107,8 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	v->last_store = c->agents[v->id].last;
 	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */
 	c->nodes[c->nevents].sleep &= ~bit(c->nr_vcpus + v->id);
+	if (v->last_store >= 0)
+		c->nodes[v->last_store].storers |= bit(v->id);
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {

@@ -691,10 +691,14 @@ static void step(struct check *c, u32 a, u32 choice)
 			for (; rest; rest &= rest - 1) {
 				u32 q = (u32)__builtin_ctzll(rest);
 				struct footprint g = footprint_of(c, q);
+				/* A store that its step is followed by would have kept this interrupt waiting. */
+				if (op == P_HANDLER && q == ag->vcpu && node->storers & bit(q))
+					continue;
 				if (!footprints_conflict(&f, &g))
 					next_sleep |= bit(q);
 			}
 			c->nodes[e + 1].sleep = next_sleep;
+			c->nodes[e + 1].storers = node->storers & next_sleep;
 		}
 	}
 	if (op == P_CHOOSE)

@@ -188,6 +188,7 @@ struct event {
 
 struct node {
 	u64 enabled, backtrack, done, sleep;
+	u64 storers;                /* of those done or asleep: their step was followed by a buffered store */
 	u8 chosen;
 	u8 choice, nchoices;        /* data choices: versions of a load, check_choose() */
 	u8 forced;
