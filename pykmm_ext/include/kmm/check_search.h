@@ -7,10 +7,11 @@
 #ifndef KMM_CHECK_SEARCH_H
 #define KMM_CHECK_SEARCH_H
 
+#include "kmm/check_crash.h"
 #include "kmm/check_ops.h"
 
 static const char *const pend_names[] = {
-	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "flush", "handler", "done"
+	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "free", "flush", "handler", "done"
 };
 
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale)
@@ -112,22 +113,16 @@ static void begin_execution(struct check *c)
 	}
 }
 
-/* 0, or -errno of the program or the engine. */
-static int run_execution(struct check *c)
+static void run_vcpus(struct check *c)
 {
 	struct check_program *prog = &c->prog;
-	int err;
 
-	begin_execution(c);
-	if ((err = prog->reset(prog->priv)))
-		return err;
-	for (u32 i = 0; i < c->nr_vcpus; i++) {
-		struct vcpu *v = &c->vcpus[i];
-		v->cpu = prog->cpu(prog->priv, i);
-		v->cpu->engine = &check_engine_ops;
-		v->cpu->engine_priv = v;
-		v->irq_off = v->cpu->irq_disabled;
+	if (_setjmp(c->crash_ctx)) {
+		c->cur = NULL;
+		c->starting = c->direct = c->stepping = 0;
+		return;
 	}
+	c->executing = 1;
 	c->starting = 1;
 	for (u32 i = 0; i < c->nr_vcpus && !c->over; i++) {
 		c->cur = &c->vcpus[i];
@@ -147,6 +142,26 @@ static int run_execution(struct check *c)
 		c->outcome = !c->failed_run && prog->outcome ? prog->outcome(prog->priv) : 0;
 		c->direct = 0;
 	}
+}
+
+/* 0, or -errno of the program or the engine. */
+static int run_execution(struct check *c)
+{
+	struct check_program *prog = &c->prog;
+	int err;
+
+	begin_execution(c);
+	if ((err = prog->reset(prog->priv)))
+		return err;
+	for (u32 i = 0; i < c->nr_vcpus; i++) {
+		struct vcpu *v = &c->vcpus[i];
+		v->cpu = prog->cpu(prog->priv, i);
+		v->cpu->engine = &check_engine_ops;
+		v->cpu->engine_priv = v;
+		v->irq_off = v->cpu->irq_disabled;
+	}
+	run_vcpus(c);
+	c->executing = 0;
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		c->vcpus[i].cpu->engine = NULL;
 		c->vcpus[i].cpu->engine_priv = NULL;
@@ -265,7 +280,7 @@ static bool next_schedule(struct check *c)
  * Runs executions until `max` are done (0 = no limit), the search is finished, or (stop) a violation was found.
  * 0 or -errno. May be called again to go on.
  */
-static int check_run(struct check *c, u64 max, bool stop)
+static int check_run_some(struct check *c, u64 max, bool stop)
 {
 	u64 n = 0;
 	int err;
@@ -309,6 +324,17 @@ static int check_run(struct check *c, u64 max, bool stop)
 			break;
 	}
 	return 0;
+}
+
+static int check_run(struct check *c, u64 max, bool stop)
+{
+	stack_t stack;
+	int err;
+
+	crash_begin(c, &stack);
+	err = check_run_some(c, max, stop);
+	crash_end(&stack);
+	return err;
 }
 
 /* After an execution that was cut and looked at: on to the next. */

@@ -310,6 +310,7 @@ struct footprint {
 	u8 kind, mask;
 	u8 blocking;
 	u8 none;
+	u32 bytes;  /* P_FREE: from addr on; else 0, one word */
 };
 
 static struct footprint footprint_of(struct check *c, u32 a)
@@ -342,6 +343,11 @@ static struct footprint footprint_of(struct check *c, u32 a)
 	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND:
 		f.kind = A_WRITE;
 		break;
+	case P_FREE:
+		f.kind = A_WRITE;
+		f.mask = 0xff;
+		f.bytes = (u32)p->a;
+		break;
 	case P_RMW:
 		old = raw_load(p->addr, p->width);
 		f.kind = rmw_value(p->sub, old, p->a, p->b, p->width) == old ? A_READ : A_WRITE;
@@ -366,6 +372,9 @@ static struct footprint footprint_of(struct check *c, u32 a)
 
 static inline bool footprints_conflict(const struct footprint *f, const struct footprint *g)
 {
+	if (unlikely(f->bytes || g->bytes) && !f->none && !g->none)
+		return (uintptr_t)f->addr >> 3 < ((uintptr_t)g->addr + (g->bytes ? g->bytes : 1) + 7) >> 3
+		       && (uintptr_t)g->addr >> 3 < ((uintptr_t)f->addr + (f->bytes ? f->bytes : 1) + 7) >> 3;
 	return !f->none && !g->none && (uintptr_t)f->addr >> 3 == (uintptr_t)g->addr >> 3 && f->mask & g->mask
 	       && conflicts[f->kind] >> g->kind & 1;
 }
@@ -401,8 +410,10 @@ static void describe(struct check *c, const volatile void *p, char *buf, size_t 
 
 static void lock_event(struct check *c, struct vcpu *v, const volatile void *lock, u8 op, int what)
 {
+	c->stepping++;
 	if (c->prog.lock)
 		c->prog.lock(c->prog.priv, v->cpu, (void *)(uintptr_t)lock, (enum kmm_lock_op)op, what);
+	c->stepping--;
 }
 
 /* Takes or gives back; returns what the primitive returns. The lock is free, or the operation does not block. */
@@ -644,7 +655,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
 		node->nchoices = 1;
 	if (words) {
-		if (!f.none)
+		if (!f.none && !f.bytes)
 			w = word_of(c, f.addr);
 		if (e + 1 >= c->replay || !dpor) { /* the clocks of a replayed prefix are still there */
 			if (ag->last >= 0)
@@ -654,6 +665,8 @@ static void step(struct check *c, u32 a, u32 choice)
 			order_implied(c, a, clk);
 			if (op == P_LOAD && w && c->model == MODEL_POWER)
 				node->nchoices = (u8)(1 + power_stale(c, v, w, p, clk));
+			if (f.bytes)
+				order_free(c, e, a, f.addr, f.bytes, clk);
 			if (op == P_LOAD && w && c->model == MODEL_POWER && choice) {
 				/* Ordered after the version it returns, and not after the newer ones. */
 				struct access *from = power_version(c, w, w->versions - choice);
@@ -695,6 +708,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	if (w || c->traced)
 		old = f.none ? 0 : word_value(f.addr);
 
+	if (f.bytes && words)
+		order_free(c, e, a, f.addr, f.bytes, NULL);
 	switch (op) {
 	case P_LOAD: case P_AWAIT:
 		access_check(c, v, p->addr, p->width, 0);

@@ -107,6 +107,7 @@ static struct word *word_of(struct check *c, const volatile void *p)
 	w = &c->words[at];
 	if (w->epoch != c->epoch) {
 		w->epoch = c->epoch;
+		c->touched[key >> 9 & 1023] = c->epoch;
 		w->head = w->writer = -1;
 		w->versions = 0;
 		w->view = -1;
@@ -143,6 +144,19 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 	if (kind == A_WRITE)
 		w->writer = w->head;
 	return x;
+}
+
+/* The word of that number (address / 8) if it was accessed in this execution, or NULL. */
+static struct word *word_find(struct check *c, u64 key)
+{
+	u32 at = (u32)(key * 0x9E3779B97F4A7C15ULL >> 40) & c->words_mask;
+
+	while (c->words[at].key != key) {
+		if (!c->words[at].key)
+			return NULL;
+		at = (at + 1) & c->words_mask;
+	}
+	return c->words[at].epoch == c->epoch ? &c->words[at] : NULL;
 }
 
 /*
@@ -265,6 +279,38 @@ static void order_access(struct check *c, u32 e, u32 a, struct word *w, u8 kind,
 		/* What is older conflicts with this one too, and so comes before it. */
 		if ((x->kind == A_WRITE || x->kind == A_RW_LOCKW || x->kind == A_RW_UNLOCKW) && (x->mask & mask) == mask)
 			break;
+	}
+}
+
+/*
+ * Event e frees n bytes at p: a conflict with every access to them. `clk` NULL: only enter it among the accesses.
+ */
+static void order_free(struct check *c, u32 e, u32 a, const volatile void *p, u64 n, u32 *clk)
+{
+	u64 key = (uintptr_t)p >> 3, end = ((uintptr_t)p + n + 7) >> 3;
+
+	while (key < end) {
+		struct word *w;
+		if (c->touched[key >> 9 & 1023] != c->epoch) {
+			key = (key | 511) + 1;
+			continue;
+		}
+		w = word_find(c, key++);
+		if (!w)
+			continue;
+		if (!clk) {
+			struct access *x = access_push(c, w, e, A_WRITE, 0xff);
+			x->old = x->new = word_value((const void *)(uintptr_t)((key - 1) << 3));
+			continue;
+		}
+		for (s32 at = w->head; at >= 0; at = c->accesses[at].prev) {
+			const struct access *x = &c->accesses[at];
+			if (!clk_has(c, clk, x->event)) {
+				if (!same_family(c, a, c->events[x->event].agent))
+					race(c, x->event, e, a, clk);
+				clk_join(clk, clk_of(c, x->event), c->nr_agents);
+			}
+		}
 	}
 }
 

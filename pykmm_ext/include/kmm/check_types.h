@@ -38,7 +38,7 @@ enum check_explorer { EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT
 enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
 
 enum pend_op {
-	P_NONE, P_LOAD, P_STORE, P_RMW, P_AWAIT, P_LOCK, P_IRQ_OFF, P_IRQ_ON, P_IPI_SEND, P_IPI_WAIT, P_CHOOSE, P_UNLOCK,
+	P_NONE, P_LOAD, P_STORE, P_RMW, P_AWAIT, P_LOCK, P_IRQ_OFF, P_IRQ_ON, P_IPI_SEND, P_IPI_WAIT, P_CHOOSE, P_UNLOCK, P_FREE,
 	P_FLUSH, P_HANDLER, P_DONE
 };
 
@@ -216,6 +216,9 @@ struct check {
 	struct vcpu vcpus[CHECK_MAX_VCPUS];
 	struct agent agents[CHECK_MAX_AGENTS];
 	jmp_buf main_ctx;
+	jmp_buf crash_ctx;          /* the end of the execution, for the signal handler */
+	u32 executing;              /* crash_ctx is valid */
+	u32 stepping;               /* in the middle of a step: it is finished before the execution ends */
 	struct vcpu *cur;           /* NULL = the main context */
 	u32 starting;               /* vCPUs run to their first step */
 	u32 direct;                 /* setup, handlers, finish: act at once */
@@ -235,6 +238,7 @@ struct check {
 	u32 nanswers;
 	struct word *words;
 	u32 words_mask, nwords;
+	u32 touched[1024];          /* by hash of 4096 bytes: the last execution that accessed one of them */
 	u32 replay;                 /* nodes[0 .. replay) are given */
 	u64 enabled;                /* at the step under way */
 	u16 *views;                 /* power: bump space */
