@@ -20,16 +20,28 @@ import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
-    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_UAF, CHECK_WRONG_VALUE, Program,
-    check_fail, check_forget, check_program, kmm_lock_op,
+    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_STALE_TLB, CHECK_UAF,
+    CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
     mm_slot, run_op, run_state, stream, tape_start,
 )
+from pykmm_ext.engine.tape_shadow cimport (
+    shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
+)
 from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
+from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
+from pykmm_ext.kernel.lockdep_report cimport violation_kind, violation_message
+from pykmm_ext.kernel.lockdep_watch cimport (
+    lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock, lockdep_watch_reset,
+)
 from pykmm_ext.kernel.spinlock cimport spinlock_t
-from pykmm_ext.machine.cpu cimport KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, Cpu, kmm_event, s64, u8, u32, u64
+from pykmm_ext.machine.cpu cimport (
+    KMM_EV_ALLOC, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event, s64, u8, u32,
+    u64,
+)
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
 )
@@ -62,6 +74,9 @@ cdef struct tape_check:
     u64 *load_at
     u8 *loads
     u64 nloads
+    tape_shadow shadow
+    lockdep *ld             # over all executions
+    lockdep_watch watch
     # As setup left it.
     s64 *results
     u8 *codes
@@ -85,6 +100,8 @@ cdef int tape_reset(void *priv) noexcept nogil:
     memset(t.loads, 0, t.nloads)
     for i in range(t.nvcpus):
         t.vcpus[i].held = 0
+    shadow_reset(&t.shadow)
+    lockdep_watch_reset(&t.watch)
     return 0
 
 
@@ -94,11 +111,24 @@ cdef Cpu *tape_cpu(void *priv, u32 id) noexcept nogil:
 
 # Context: as run_op(); on a vCPU or in finish.
 cdef void tape_op(tape_check *t, stream *s, u32 index) noexcept nogil:
-    if t.run.ops[index].op == KMM_OP_LOAD:
-        s.loaded = t.loads + t.load_at[index]
+    cdef char text[300]
+    t.vcpus[s.cpu.id].op = index
+    s.loaded = t.loads + t.load_at[index] if t.run.ops[index].op == KMM_OP_LOAD else NULL
     kmm_emit(s.cpu, KMM_EV_SYSCALL, NULL, index)
+    shadow_begin(&t.shadow, s.cpu, index)
     run_op(s, index)
+    if not shadow_end(&t.shadow, s.cpu, index, s.loaded, text, sizeof(text)):
+        check_fail(s.cpu, CHECK_WRONG_VALUE if t.run.ops[index].op == KMM_OP_LOAD else CHECK_STALE_TLB, text)
     kmm_emit(s.cpu, KMM_EV_SYSRET, NULL, index)
+    report_lockdep(s.cpu, lockdep_watch_exit(&t.watch, s.cpu, t.labels[index]))
+
+
+# Context: a vCPU, a step or finish.
+cdef void report_lockdep(Cpu *cpu, const lockdep_report *r) noexcept nogil:
+    cdef char text[900]
+    if r != NULL:
+        violation_message(r, text, sizeof(text))
+        check_fail(cpu, violation_kind(r), text)
 
 
 # Context: vCPU.
@@ -113,7 +143,6 @@ cdef void tape_vcpu_main(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             other = &run.streams[run.dep_stream[k]]
             if t.awaited[other.first + run.dep_pos[k]]:     # not part of setup
                 kmm_await_32(cpu, &other.progress, at_least, run.dep_pos[k] + 1)
-        t.vcpus[id].op = i
         tape_op(t, s, i)
         if t.vcpus[id].held:
             fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns with a lock held")
@@ -199,6 +228,7 @@ cdef void tape_finish(void *priv) noexcept nogil:
     cdef run_state *run = t.run
     cdef Cpu *cpu = t.m.cpus[0]
     cdef violation found
+    cdef const engine_ops *ops
     cdef char text[300]
     cdef u64 aside = 0
     cdef u32 i
@@ -209,7 +239,11 @@ cdef void tape_finish(void *priv) noexcept nogil:
     for i in range(run.nstreams):
         leave_mm(&run.streams[i])
     machine_quiesce(t.m)
+    # Walkers read what nobody writes now: not through the engine.
+    ops = cpu.engine
+    cpu.engine = NULL
     validate_machine(t.m, &found)
+    cpu.engine = ops
     if found.message != NULL:
         snprintf(text, sizeof(text), b"%s: %s", found.message, found.place)
         check_fail(cpu, CHECK_BROKEN, text)
@@ -239,10 +273,23 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
     return NULL
 
 
+# What the Cpu is at.
+cdef inline const char *place(tape_check *t, Cpu *cpu) noexcept nogil:
+    return t.labels[t.vcpus[cpu.id].op] if cpu.id < t.nvcpus else NULL
+
+
 cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
-    cdef machine *m = (<tape_check *>priv).m
+    cdef tape_check *t = <tape_check *>priv
+    cdef machine *m = t.m
     cdef unsigned long frame
+    cdef char text[300]
+    if ev == KMM_EV_TLB_USE:
+        if not shadow_tlb_use(&t.shadow, cpu, obj, size, text, sizeof(text)):
+            check_fail(cpu, CHECK_STALE_TLB, text)
+        return
     if ev != KMM_EV_FREE:
+        if ev != KMM_EV_ALLOC:
+            report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
         return
     if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
         check_forget(cpu, obj, size)
@@ -260,6 +307,7 @@ cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) 
         t.vcpus[cpu.id].held += 1
     elif what == 2:
         t.vcpus[cpu.id].held -= 1
+    report_lockdep(cpu, lockdep_watch_lock(&t.watch, cpu, lock, <watch_lock_op>op, what, place(t, cpu)))
 
 
 cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept nogil:
@@ -381,8 +429,13 @@ cdef class TapeCheck(Program):
             t.vcpus[i].last = t.vcpus[i].first
             while t.vcpus[i].last < run.streams[i].last and run.ops[t.vcpus[i].last].phase == 1:
                 t.vcpus[i].last += 1
+        tape_start(arrays, t.m)
         t.final_first = t.vcpus[0].last
         t.final_last = run.streams[0].last
+        t.ld = lockdep_create(cpus)
+        if t.ld == NULL or shadow_init(&t.shadow, run, t.labels) != 0:
+            raise MemoryError()
+        lockdep_watch_init(&t.watch, t.ld, t.m)
         self.setup()
         self.prog.size = sizeof(check_program)
         self.prog.name = b"tape"
@@ -404,13 +457,14 @@ cdef class TapeCheck(Program):
         cdef stream *s
         cdef u32 i, k
         cdef int err
-        tape_start(self.arrays, t.m)
         with nogil:
             s = &run.streams[0]
             for i in range(s.first, t.vcpus[0].first):
                 if run.ops[i].op == KMM_OP_LOAD:
                     s.loaded = t.loads + t.load_at[i]
+                shadow_begin(&t.shadow, s.cpu, i)
                 run_op(s, i)
+                shadow_end(&t.shadow, s.cpu, i, NULL, NULL, 0)
                 s.progress = i + 1 - s.first
             # Every stream in the address space that it begins in, where that exists: who gets there first is nothing
             # that a tape is about.
@@ -425,6 +479,7 @@ cdef class TapeCheck(Program):
             memcpy(t.codes, run.codes, run.nops)
             memcpy(t.mms, run.mms, run.nmms * sizeof(mm_slot))
             memcpy(t.streams, run.streams, run.nstreams * sizeof(stream))
+            shadow_save(&t.shadow)
             err = machine_snapshot(t.m)
         if err or region_of(t.m).exhausted:
             raise MemoryError("the tape's setup does not fit into the simulated memory")
@@ -435,6 +490,8 @@ cdef class TapeCheck(Program):
             return
         if t.m != NULL:
             machine_destroy(t.m, NULL)
+        lockdep_destroy(t.ld)
+        shadow_free(&t.shadow)
         free(t.awaited)
         free(t.labels)
         free(t.load_at)
