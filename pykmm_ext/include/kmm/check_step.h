@@ -500,9 +500,6 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 		break;
 	case AGENT_IRQ:
 		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
-		for (f = 2 * c->nr_vcpus; c->model != MODEL_SC && f < c->nr_agents; f++)
-			if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
-				clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 		break;
 	default: {
 		struct buffered *b = &v->buffer[buffer_head(c, a)];
@@ -678,6 +675,10 @@ static void step(struct check *c, u32 a, u32 choice)
 				order_blocking(c, e, a, w, op == P_HANDLER ? &handler : p, f.kind, f.mask, clk);
 			else if (w)
 				order_access(c, e, a, w, f.kind, f.mask, clk);
+			/* It waited for the buffer; but not for stores from behind whatever made it wait, as it may come before. */
+			for (u32 i = 2 * c->nr_vcpus; op == P_HANDLER && c->model != MODEL_SC && i < c->nr_agents; i++)
+				if (c->agents[i].vcpu == ag->vcpu && c->agents[i].last >= 0)
+					clk_join(clk, clk_of(c, (u64)c->agents[i].last), c->nr_agents);
 			clk[a] = ev->seq;
 		}
 		if (dpor && e + 1 >= c->replay) {
