@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tape executor of the check engine."""
+from typing import Any
+
 from pykmm_ext.arch import Arch
 from pykmm_ext.engine.check import Program
 from pykmm_ext.engine.tape_ops import TapeArrays
@@ -10,4 +12,6 @@ class TapeCheck(Program):
                  labels: list[bytes], quirks: int = 0, fault_around: int = 0) -> None: ...
     @property
     def snapshot_bytes(self) -> int: ...
+    @property
+    def lockdep(self) -> dict[str, Any]: ...
     def describe(self, address: int) -> str: ...

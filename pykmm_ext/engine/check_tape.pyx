@@ -24,22 +24,22 @@ from pykmm_ext.engine.check cimport (
     CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
-    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
+    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
     mm_slot, run_op, run_state, stream, tape_start,
 )
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
-from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, smp_store_release_32
+from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
-from pykmm_ext.kernel.lockdep_report cimport violation_kind, violation_message
+from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
 from pykmm_ext.kernel.lockdep_watch cimport (
     lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock, lockdep_watch_reset,
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event, s64, u8, u32,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event, s64, u8, u32,
     u64,
 )
 from pykmm_ext.machine.memory cimport (
@@ -74,6 +74,8 @@ cdef struct tape_check:
     u64 *load_at
     u8 *loads
     u64 nloads
+    u32 *stored             # offsets in a page of the words that vCPUs store to
+    u32 nstored
     tape_shadow shadow
     lockdep *ld             # over all executions
     lockdep_watch watch
@@ -273,6 +275,13 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
     return NULL
 
 
+# Context: vCPU. A frame was copied in one go: read again, each in a step of its own, the words that vCPUs may store to.
+cdef void copy_steps(tape_check *t, Cpu *cpu, const u8 *src, u8 *to) noexcept nogil:
+    cdef u32 i
+    for i in range(t.nstored):
+        (<u64 *>(to + t.stored[i]))[0] = kmm_user_load(cpu, src + t.stored[i], 8)
+
+
 # What the Cpu is at.
 cdef inline const char *place(tape_check *t, Cpu *cpu) noexcept nogil:
     return t.labels[t.vcpus[cpu.id].op] if cpu.id < t.nvcpus else NULL
@@ -286,6 +295,9 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
     if ev == KMM_EV_TLB_USE:
         if not shadow_tlb_use(&t.shadow, cpu, obj, size, text, sizeof(text)):
             check_fail(cpu, CHECK_STALE_TLB, text)
+        return
+    if ev == KMM_EV_COPY:
+        copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
         return
     if ev != KMM_EV_FREE:
         if ev != KMM_EV_ALLOC:
@@ -419,6 +431,7 @@ cdef class TapeCheck(Program):
                     t.awaited[target] = 1
         if t.nloads > 1 << 24:
             raise ValueError("the tape loads too many bytes")
+        self.find_stored()
         t.loads = <u8 *>calloc(t.nloads + 1, 1)
         if t.loads == NULL:
             raise MemoryError()
@@ -450,6 +463,26 @@ cdef class TapeCheck(Program):
         self.prog.event = tape_event
         self.prog.lock = tape_lock
         self.prog.describe = tape_describe
+
+    cdef find_stored(self):
+        cdef tape_check *t = self.t
+        cdef run_state *run = t.run
+        cdef u64 size = <u64>1 << t.m.arch.page_shift, at, end
+        cdef set words = set()
+        cdef u32 i
+        for i in range(run.nops):
+            if run.ops[i].op == KMM_OP_STORE and run.ops[i].phase == 1:
+                at = run.ops[i].addr & ~<u64>7
+                end = min(run.ops[i].addr + run.blob_lens[run.ops[i].data], at + size)
+                while at < end:
+                    words.add(at & (size - 1))
+                    at += 8
+        t.stored = <u32 *>calloc(len(words) + 1, sizeof(u32))
+        if t.stored == NULL:
+            raise MemoryError()
+        for word in sorted(words):
+            t.stored[t.nstored] = word
+            t.nstored += 1
 
     cdef setup(self):
         cdef tape_check *t = self.t
@@ -496,6 +529,7 @@ cdef class TapeCheck(Program):
         free(t.labels)
         free(t.load_at)
         free(t.loads)
+        free(t.stored)
         free(t.results)
         free(t.codes)
         free(t.mms)
@@ -506,6 +540,11 @@ cdef class TapeCheck(Program):
     def snapshot_bytes(self):
         """Bytes that are copied back for every execution."""
         return machine_snapshot_size(self.t.m)
+
+    @property
+    def lockdep(self):
+        """What lockdep has seen over all executions, as a dict: classes, edges (``pykmm_ext.kernel.lockdep_report``)."""
+        return graph_dict(self.t.ld)
 
     def describe(self, size_t address):
         """What reports call an address."""

@@ -71,6 +71,7 @@ enum kmm_event {
 	KMM_EV_IRQS_ON,         /* IRQs have been enabled */
 	KMM_EV_IRQ_ENTER,       /* from the engine: an IPI handler begins on this CPU */
 	KMM_EV_IRQ_EXIT,
+	KMM_EV_COPY,            /* obj = a frame's contents, size = address of its copy, just made and nobody's yet */
 };
 
 #define KMM_TLB_FILLED 0x100 /* the translation was not in the TLB before */
