@@ -185,6 +185,7 @@ static void thread_main(struct carried *t)
 			baton_give(&pool->main_baton);
 			continue;
 		}
+		own_stores_hide(v);
 		v->pend.op = P_DONE;
 		if (c->starting)
 			thread_resume(c, v, NULL);
