@@ -14,7 +14,7 @@ addresses, and are copied back with it.
 from libc.errno cimport ENOMEM
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset, strlen, strstr
 
 import os
 
@@ -326,7 +326,8 @@ cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept
     cdef tape_check *t = <tape_check *>priv
     cdef size_t at = <size_t>p - <size_t>t.run.streams
     cdef u64 offset = 0
-    cdef const char *name
+    cdef char name[160]
+    cdef char *freed
     cdef const char *member
     if <size_t>p >= <size_t>t.run.streams and at < t.run.nstreams * sizeof(stream):
         snprintf(buf, n, b"progress of Cpu %lu", <unsigned long>(at // sizeof(stream)))
@@ -335,9 +336,13 @@ cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept
     if <size_t>p >= <size_t>t.run.mms and at < t.run.nmms * sizeof(mm_slot):
         snprintf(buf, n, b"lock of address space %lu of the tape", <unsigned long>(at // sizeof(mm_slot)))
         return
-    name = machine_object_name(t.m, p, &offset)
+    snprintf(name, sizeof(name), b"%s", machine_object_name(t.m, p, &offset))
     if name[0] == 63:       # "?"
         return
+    # A report asks when the execution is over: what is freed by then is nothing to say of an earlier step.
+    freed = strstr(name, b", freed")
+    if freed != NULL:
+        memmove(freed, freed + 7, strlen(freed + 7) + 1)
     member = machine_member_name(name, offset)
     if member != NULL:
         snprintf(buf, n, b"%s %s", name, member)
@@ -513,8 +518,8 @@ cdef class TapeCheck(Program):
             memcpy(t.mms, run.mms, run.nmms * sizeof(mm_slot))
             memcpy(t.streams, run.streams, run.nstreams * sizeof(stream))
             shadow_save(&t.shadow)
-            err = machine_snapshot(t.m)
-        if err or region_of(t.m).exhausted:
+            err = -ENOMEM if region_of(t.m).exhausted else machine_snapshot(t.m)
+        if err:
             raise MemoryError("the tape's setup does not fit into the simulated memory")
 
     def __dealloc__(self):

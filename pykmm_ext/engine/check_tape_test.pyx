@@ -50,25 +50,36 @@ cdef class BrokenArch(Arch):
 
 # What an access through a pointer to nothing does.
 cdef vm_fault_t fault_null(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    if cpu.engine == NULL:      # setup
+        return base_strategy.handle_fault(cpu, mm, address, flags)
     return read_byte(<const void *><size_t>8)
 
 
 cdef vm_fault_t fault_poison(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    if cpu.engine == NULL:      # setup
+        return base_strategy.handle_fault(cpu, mm, address, flags)
     return read_byte(<const void *><size_t>0x6b6b6b6b6b6b6b6b)
 
 
 cdef vm_fault_t fault_locks(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    if cpu.engine == NULL:      # setup
+        return base_strategy.handle_fault(cpu, mm, address, flags)
     spin_lock(cpu, &mm.page_table_lock)
     return base_strategy.handle_fault(cpu, mm, address, flags)
 
 
 cdef vm_fault_t fault_irqs(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
-    cdef vm_fault_t ret = base_strategy.handle_fault(cpu, mm, address, flags)
+    cdef vm_fault_t ret
+    if cpu.engine == NULL:      # setup
+        return base_strategy.handle_fault(cpu, mm, address, flags)
+    ret = base_strategy.handle_fault(cpu, mm, address, flags)
     local_irq_disable(cpu)
     return ret
 
 
 cdef vm_fault_t fault_leak(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    if cpu.engine == NULL:      # setup
+        return base_strategy.handle_fault(cpu, mm, address, flags)
     alloc_page(cpu, 0)
     return base_strategy.handle_fault(cpu, mm, address, flags)
 
