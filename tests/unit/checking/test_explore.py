@@ -50,12 +50,12 @@ def test_a_violation_in_full() -> None:
     assert violation.minimal == "the fewest possible"
     assert violation.locks == ["Cpu 0 holds a", "Cpu 1 holds b"]
     text = str(report)
-    for part in ("spin_lock a", "in explore_programs.py:29", "at the end: Cpu 0 holds a", violation.token):
+    for part in ("spin_lock a", "in explore_programs.py:25", "at the end: Cpu 0 holds a", violation.token):
         assert part in text
     assert report.replay() == violation.trace
-    assert "explore_programs.py:29 both" in report.to_html()
+    assert "explore_programs.py:25 both" in report.to_html()
     assert violation.trace is not None
-    assert violation.trace.rows[0].function == "explore_programs.py:29 both"
+    assert violation.trace.rows[0].function == "explore_programs.py:25 both"
 
 
 def test_the_token_leads_back() -> None:
