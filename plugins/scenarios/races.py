@@ -148,7 +148,7 @@ SCENARIOS = (
         Config(FIXED), Config(_rfc5("ptl=spin")), frozenset({"deadlock", "lock-order"}), "R1", f"{_V5}: patch 09"),
     Scenario(
         "R2-i-mmap-order", "vm_sequence and i_mmap_rwsem: __vma_adjust() against truncation", truncate_split,
-        Config(FIXED), Config(FIXED, quirks=("vma-adjust-order",)), frozenset({"lock-order"}), "R2",
+        Config(_rfc5("seq=plain")), Config(_rfc5("seq=plain"), quirks=("vma-adjust-order",)), frozenset({"lock-order"}), "R2",
         f"{_V5}: patch 05"),
     Scenario(
         "R3-instantiate-tables", "a speculative fault makes page tables, against free_pgtables()", instantiate_tables,
@@ -184,7 +184,8 @@ SCENARIOS = (
         f"{_V5}: discussion of patch 08"),
     Scenario(
         "R11-mprotect-populate", "mprotect faults pages in inside its own write section", mprotect_locked,
-        Config(FIXED), Config(FIXED, quirks=("mprotect-populate",)), frozenset({"lock-order"}), "R11",
+        Config(_rfc5("seq=plain")), Config(_rfc5("seq=plain"), quirks=("mprotect-populate",)),
+        frozenset({"lock-order"}), "R11",
         f"{_V5}: patch 06"),
     Scenario(
         "R16-vmacache-wrap", "a VMA cache whose sequence number has wrapped", vmacache_wrap,

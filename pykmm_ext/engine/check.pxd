@@ -6,6 +6,8 @@ from pykmm_ext.machine.cpu cimport Cpu, kmm_event, u32, u64
 cdef extern from "kmm/check.h" nogil:
     enum:
         CHECK_MAX_VCPUS
+        KMM_QUERY_PENDING, KMM_QUERY_STALE, KMM_QUERY_SEQ, KMM_QUERY_LAST, KMM_QUERY_FLUSHED
+        KMM_TLB_FILLED
     cdef enum kmm_lock_op:
         KMM_SPIN_LOCK, KMM_SPIN_TRYLOCK, KMM_SPIN_UNLOCK
         KMM_DOWN_READ, KMM_DOWN_READ_TRYLOCK, KMM_UP_READ
@@ -45,6 +47,8 @@ cdef extern from "kmm/check.h" nogil:
     void check_fail(Cpu *cpu, const char *kind, const char *message)
     u32 check_choose(Cpu *cpu, u32 n)
     void check_forget(Cpu *cpu, const void *p, size_t n)
+    u32 check_query(Cpu *cpu, int what)
+    int check_precedes(Cpu *cpu, u32 seq, u32 last)
     void check_plain(Cpu *cpu, const void *p, unsigned width, int write)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tape executor of the check engine."""
-from typing import Self
+from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
@@ -15,4 +15,6 @@ class TapeCheck(Program):
                 labels: list[bytes], quirks: int = 0, fault_around: int = 0) -> Self: ...
     @property
     def snapshot_bytes(self) -> int: ...
+    @property
+    def lockdep(self) -> dict[str, Any]: ...
     def describe(self, address: int) -> str: ...

@@ -14,22 +14,34 @@ addresses, and are copied back with it.
 from libc.errno cimport ENOMEM
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset, strlen, strstr
 
 import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
-    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_UAF, CHECK_WRONG_VALUE, Program,
-    check_fail, check_forget, check_program, kmm_lock_op,
+    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_STALE_TLB, CHECK_UAF,
+    CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
-    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
+    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
     mm_slot, run_op, run_state, stream, tape_start,
 )
-from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, smp_store_release_32
+from pykmm_ext.engine.tape_shadow cimport (
+    shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
+)
+from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32
+from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
+from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
+from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
+from pykmm_ext.kernel.lockdep_watch cimport (
+    lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock, lockdep_watch_reset,
+)
 from pykmm_ext.kernel.spinlock cimport spinlock_t
-from pykmm_ext.machine.cpu cimport KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, Cpu, kmm_event, s64, u8, u32, u64
+from pykmm_ext.machine.cpu cimport (
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event, s64, u8, u32,
+    u64,
+)
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
 )
@@ -62,6 +74,11 @@ cdef struct tape_check:
     u64 *load_at
     u8 *loads
     u64 nloads
+    u32 *stored             # offsets in a page of the words that vCPUs store to
+    u32 nstored
+    tape_shadow shadow
+    lockdep *ld             # over all executions
+    lockdep_watch watch
     # As setup left it.
     s64 *results
     u8 *codes
@@ -86,6 +103,8 @@ cdef int tape_reset(void *priv) noexcept nogil:
     memset(t.loads, 0, t.nloads)
     for i in range(t.nvcpus):
         t.vcpus[i].held = 0
+    shadow_reset(&t.shadow)
+    lockdep_watch_reset(&t.watch)
     return 0
 
 
@@ -96,11 +115,24 @@ cdef Cpu *tape_cpu(void *priv, u32 id) noexcept nogil:
 
 # Context: as run_op(); on a vCPU or in finish.
 cdef void tape_op(tape_check *t, stream *s, u32 index) noexcept nogil:
-    if t.run.ops[index].op == KMM_OP_LOAD:
-        s.loaded = t.loads + t.load_at[index]
+    cdef char text[300]
+    t.vcpus[s.cpu.id].op = index
+    s.loaded = t.loads + t.load_at[index] if t.run.ops[index].op == KMM_OP_LOAD else NULL
     kmm_emit(s.cpu, KMM_EV_SYSCALL, NULL, index)
+    shadow_begin(&t.shadow, s.cpu, index)
     run_op(s, index)
+    if not shadow_end(&t.shadow, s.cpu, index, s.loaded, text, sizeof(text)):
+        check_fail(s.cpu, CHECK_WRONG_VALUE if t.run.ops[index].op == KMM_OP_LOAD else CHECK_STALE_TLB, text)
     kmm_emit(s.cpu, KMM_EV_SYSRET, NULL, index)
+    report_lockdep(s.cpu, lockdep_watch_exit(&t.watch, s.cpu, t.labels[index]))
+
+
+# Context: a vCPU, a step or finish.
+cdef void report_lockdep(Cpu *cpu, const lockdep_report *r) noexcept nogil:
+    cdef char text[900]
+    if r != NULL:
+        violation_message(r, text, sizeof(text))
+        check_fail(cpu, violation_kind(r), text)
 
 
 # Context: vCPU.
@@ -115,7 +147,6 @@ cdef void tape_vcpu_main(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             other = &run.streams[run.dep_stream[k]]
             if t.awaited[other.first + run.dep_pos[k]]:     # not part of setup
                 kmm_await_32(cpu, &other.progress, at_least, run.dep_pos[k] + 1)
-        t.vcpus[id].op = i
         tape_op(t, s, i)
         if t.vcpus[id].held:
             fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns with a lock held")
@@ -201,6 +232,7 @@ cdef void tape_finish(void *priv) noexcept nogil:
     cdef run_state *run = t.run
     cdef Cpu *cpu = t.m.cpus[0]
     cdef violation found
+    cdef const engine_ops *ops
     cdef char text[300]
     cdef u64 aside = 0
     cdef u32 i
@@ -211,7 +243,11 @@ cdef void tape_finish(void *priv) noexcept nogil:
     for i in range(run.nstreams):
         leave_mm(&run.streams[i])
     machine_quiesce(t.m)
+    # Walkers read what nobody writes now: not through the engine.
+    ops = cpu.engine
+    cpu.engine = NULL
     validate_machine(t.m, &found)
+    cpu.engine = ops
     if found.message != NULL:
         snprintf(text, sizeof(text), b"%s: %s", found.message, found.place)
         check_fail(cpu, CHECK_BROKEN, text)
@@ -242,11 +278,34 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
     return NULL
 
 
+# Context: vCPU. A frame was copied in one go: read again, each in a step of its own, the words that vCPUs may store to.
+cdef void copy_steps(tape_check *t, Cpu *cpu, const u8 *src, u8 *to) noexcept nogil:
+    cdef u32 i
+    for i in range(t.nstored):
+        (<u64 *>(to + t.stored[i]))[0] = kmm_user_load(cpu, src + t.stored[i], 8)
+
+
+# What the Cpu is at.
+cdef inline const char *place(tape_check *t, Cpu *cpu) noexcept nogil:
+    return t.labels[t.vcpus[cpu.id].op] if cpu.id < t.nvcpus else NULL
+
+
 # Context: as kmm_event(), on the vCPU; makes a step where memory is freed.
 cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
-    cdef machine *m = (<tape_check *>priv).m
+    cdef tape_check *t = <tape_check *>priv
+    cdef machine *m = t.m
     cdef unsigned long frame
+    cdef char text[300]
+    if ev == KMM_EV_TLB_USE:
+        if not shadow_tlb_use(&t.shadow, cpu, obj, size, text, sizeof(text)):
+            check_fail(cpu, CHECK_STALE_TLB, text)
+        return
+    if ev == KMM_EV_COPY:
+        copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
+        return
     if ev != KMM_EV_FREE:
+        if ev != KMM_EV_ALLOC:
+            report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
         return
     if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
         check_forget(cpu, obj, size)
@@ -265,6 +324,7 @@ cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) 
         t.vcpus[cpu.id].held += 1
     elif what == 2:
         t.vcpus[cpu.id].held -= 1
+    report_lockdep(cpu, lockdep_watch_lock(&t.watch, cpu, lock, <watch_lock_op>op, what, place(t, cpu)))
 
 
 # Context: any, between steps or after an execution; reads only.
@@ -272,7 +332,8 @@ cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept
     cdef tape_check *t = <tape_check *>priv
     cdef size_t at = <size_t>p - <size_t>t.run.streams
     cdef u64 offset = 0
-    cdef const char *name
+    cdef char name[160]
+    cdef char *freed
     cdef const char *member
     if <size_t>p >= <size_t>t.run.streams and at < t.run.nstreams * sizeof(stream):
         snprintf(buf, n, b"progress of Cpu %lu", <unsigned long>(at // sizeof(stream)))
@@ -281,9 +342,13 @@ cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept
     if <size_t>p >= <size_t>t.run.mms and at < t.run.nmms * sizeof(mm_slot):
         snprintf(buf, n, b"lock of address space %lu of the tape", <unsigned long>(at // sizeof(mm_slot)))
         return
-    name = machine_object_name(t.m, p, &offset)
+    snprintf(name, sizeof(name), b"%s", machine_object_name(t.m, p, &offset))
     if name[0] == 63:       # "?"
         return
+    # A report asks when the execution is over: what is freed by then is nothing to say of an earlier step.
+    freed = strstr(name, b", freed")
+    if freed != NULL:
+        memmove(freed, freed + 7, strlen(freed + 7) + 1)
     member = machine_member_name(name, offset)
     if member != NULL:
         snprintf(buf, n, b"%s %s", name, member)
@@ -377,6 +442,7 @@ cdef class TapeCheck(Program):
                     t.awaited[target] = 1
         if t.nloads > 1 << 24:
             raise ValueError("the tape loads too many bytes")
+        self.find_stored()
         t.loads = <u8 *>calloc(t.nloads + 1, 1)
         if t.loads == NULL:
             raise MemoryError()
@@ -387,8 +453,13 @@ cdef class TapeCheck(Program):
             t.vcpus[i].last = t.vcpus[i].first
             while t.vcpus[i].last < run.streams[i].last and run.ops[t.vcpus[i].last].phase == 1:
                 t.vcpus[i].last += 1
+        tape_start(arrays, t.m)
         t.final_first = t.vcpus[0].last
         t.final_last = run.streams[0].last
+        t.ld = lockdep_create(cpus)
+        if t.ld == NULL or shadow_init(&t.shadow, run, t.labels) != 0:
+            raise MemoryError()
+        lockdep_watch_init(&t.watch, t.ld, t.m)
         self.setup()
         self.prog.size = sizeof(check_program)
         self.prog.name = b"tape"
@@ -404,19 +475,40 @@ cdef class TapeCheck(Program):
         self.prog.lock = tape_lock
         self.prog.describe = tape_describe
 
+    cdef find_stored(self):
+        cdef tape_check *t = self.t
+        cdef run_state *run = t.run
+        cdef u64 size = <u64>1 << t.m.arch.page_shift, at, end
+        cdef set words = set()
+        cdef u32 i
+        for i in range(run.nops):
+            if run.ops[i].op == KMM_OP_STORE and run.ops[i].phase == 1:
+                at = run.ops[i].addr & ~<u64>7
+                end = min(run.ops[i].addr + run.blob_lens[run.ops[i].data], at + size)
+                while at < end:
+                    words.add(at & (size - 1))
+                    at += 8
+        t.stored = <u32 *>calloc(len(words) + 1, sizeof(u32))
+        if t.stored == NULL:
+            raise MemoryError()
+        for word in sorted(words):
+            t.stored[t.nstored] = word
+            t.nstored += 1
+
     cdef setup(self):
         cdef tape_check *t = self.t
         cdef run_state *run = t.run
         cdef stream *s
         cdef u32 i, k
         cdef int err
-        tape_start(self.arrays, t.m)
         with nogil:
             s = &run.streams[0]
             for i in range(s.first, t.vcpus[0].first):
                 if run.ops[i].op == KMM_OP_LOAD:
                     s.loaded = t.loads + t.load_at[i]
+                shadow_begin(&t.shadow, s.cpu, i)
                 run_op(s, i)
+                shadow_end(&t.shadow, s.cpu, i, NULL, NULL, 0)
                 s.progress = i + 1 - s.first
             # Every stream in the address space that it begins in, where that exists: who gets there first is nothing
             # that a tape is about.
@@ -431,8 +523,9 @@ cdef class TapeCheck(Program):
             memcpy(t.codes, run.codes, run.nops)
             memcpy(t.mms, run.mms, run.nmms * sizeof(mm_slot))
             memcpy(t.streams, run.streams, run.nstreams * sizeof(stream))
-            err = machine_snapshot(t.m)
-        if err or region_of(t.m).exhausted:
+            shadow_save(&t.shadow)
+            err = -ENOMEM if region_of(t.m).exhausted else machine_snapshot(t.m)
+        if err:
             raise MemoryError("the tape's setup does not fit into the simulated memory")
 
     def __dealloc__(self):
@@ -441,10 +534,13 @@ cdef class TapeCheck(Program):
             return
         if t.m != NULL:
             machine_destroy(t.m, NULL)
+        lockdep_destroy(t.ld)
+        shadow_free(&t.shadow)
         free(t.awaited)
         free(t.labels)
         free(t.load_at)
         free(t.loads)
+        free(t.stored)
         free(t.results)
         free(t.codes)
         free(t.mms)
@@ -455,6 +551,11 @@ cdef class TapeCheck(Program):
     def snapshot_bytes(self):
         """Bytes that are copied back for every execution."""
         return machine_snapshot_size(self.t.m)
+
+    @property
+    def lockdep(self):
+        """What lockdep has seen over all executions, as a dict: classes, edges (``pykmm_ext.kernel.lockdep_report``)."""
+        return graph_dict(self.t.ld)
 
     def describe(self, size_t address):
         """What reports call an address."""

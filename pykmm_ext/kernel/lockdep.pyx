@@ -32,8 +32,8 @@ IRQ inversions are cycles too. A class that is held with IRQs on somewhere (U) m
 asks for a class (S): an edge U -> S that is drawn for every such pair, and only while one searches.
 
 Each CPU's held locks, with what else matters, give a key; a sequence that was found good once is not looked at again.
-That is where an exploration's time would go. A violation of order is reported once, when its last edge is drawn; the
-others whenever they happen.
+That is where an exploration's time would go. A violation of order is reported when its last edge is drawn, and whenever
+that edge is met again; the others whenever they happen.
 
 simplified: no wait contexts, no softirqs, no lock statistics, no lock pinning; a class is named by the caller instead of
 by a static key.

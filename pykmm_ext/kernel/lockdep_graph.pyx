@@ -165,18 +165,29 @@ cdef int search(lockdep *ld, u32 start, bint recursive, int target, bint shared)
     return -1
 
 
+# The report of a cycle: edge e, and the path that the search found from its end back to its beginning.
+cdef const lockdep_report *cycle(lockdep *ld, const lockdep_context *ctx, const lockdep_held *h, const lockdep_edge *e,
+                                 u32 state) noexcept nogil:
+    cdef lockdep_report *r = new_report(ld, ctx, LOCKDEP_CYCLE, b"the order of these locks is a cycle: possible deadlock")
+    about(ld, r, h)
+    add_step(ld, r, e)
+    add_path(ld, r, state)
+    return r
+
+
 # Draws held -> taken unless it is there. *drawn says so. Reports the cycle that it closes.
 cdef const lockdep_report *add_edge(lockdep *ld, const lockdep_context *ctx, u32 held, const char *held_where, bint shared,
                                     const lockdep_held *h, bint *drawn) noexcept nogil:
     cdef u32 edge = ld.nodes[held].edges
     cdef bint recursive = h.mode == LOCKDEP_RECURSIVE
     cdef lockdep_edge *e
-    cdef lockdep_report *r
     cdef int state
     while edge:
         e = &ld.edges[edge]
         if e.taken == h.node and e.shared == shared and e.recursive == recursive:
-            return NULL
+            # The edge that closed a cycle says so every time, so that the execution can be run again and shortened.
+            state = search(ld, h.node, recursive, <int>held, shared) if e.reported else -1
+            return cycle(ld, ctx, h, e, <u32>state) if state >= 0 else NULL
         edge = e.next
     if ld.nr_edges >= ld.max_edges:
         return full(ld, ctx, b"too many edges between lock classes")
@@ -200,11 +211,7 @@ cdef const lockdep_report *add_edge(lockdep *ld, const lockdep_context *ctx, u32
     if likely(state < 0):
         return NULL
     e.reported = 1
-    r = new_report(ld, ctx, LOCKDEP_CYCLE, b"the order of these locks is a cycle: possible deadlock")
-    about(ld, r, h)
-    add_step(ld, r, e)
-    add_path(ld, r, <u32>state)
-    return r
+    return cycle(ld, ctx, h, e, <u32>state)
 
 
 # The edge of another struct lockdep, with its place there.

@@ -32,6 +32,7 @@ from pykmm_ext.mm.pgtable cimport table_entry
 
 cdef extern from "kmm/tlb.h" nogil:
     enum:
+        KMM_TLB_FILLED
         KMM_TLB_WAYS, KMM_TLB_SETS, KMM_TLB_GENERATIONS, KMM_TLB_REGION_SETS
     cdef struct tlb_entry:
         u64 key
@@ -200,15 +201,18 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
 cdef inline void *user_access_begin(Cpu *cpu, unsigned long address, u32 access, int *err) noexcept nogil:
     cdef tlb_t *t = <tlb_t *>cpu.tlb
     cdef tlb_entry *entry
+    cdef u64 use
     while True:
         local_irq_disable(cpu)
+        use = access
         entry = tlb_lookup(t, address, access)
         if likely(entry != NULL):
             count_vm_event(cpu, TLB_HIT)
         else:
+            use |= KMM_TLB_FILLED
             entry = tlb_miss(cpu, address, access)
         if likely(entry != NULL):
-            kmm_emit(cpu, KMM_EV_TLB_USE, entry, sizeof(tlb_entry))
+            kmm_emit(cpu, KMM_EV_TLB_USE, entry, use)
             return tlb_host_pointer(t, entry, address)
         local_irq_enable(cpu)
         err[0] = user_fault(cpu, address, access)

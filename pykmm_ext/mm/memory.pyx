@@ -24,12 +24,12 @@ step. The zero page is the one page without a struct page of its own (pte_specia
 """
 from libc.string cimport memcpy
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, atomic_add, cmpxchg, xchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, atomic_add, cmpxchg, kmm_emit, xchg
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     FAULT_ANON_WRITE, FAULT_ANON_ZERO, FAULT_AROUND_PAGES, FAULT_FILE_COW, FAULT_FILE_READ, FAULT_FILE_SHARED,
-    FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, KMM_NR_RSS, count_vm_event, count_vm_events, likely, unlikely,
+    FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, KMM_EV_COPY, KMM_NR_RSS, count_vm_event, count_vm_events, likely, unlikely,
 )
 from pykmm_ext.mm.filemap cimport filemap_fault, find_get_page
 from pykmm_ext.mm.mm_types cimport (
@@ -277,6 +277,13 @@ cdef vm_fault_t do_read_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     return ret | tmp
 
 
+# Context: as the fault's copy; `to` is a new page that nobody else knows.
+cdef inline void copy_user_page(Cpu *cpu, void *to, const void *src, size_t size) noexcept nogil:
+    memcpy(to, src, size)
+    if unlikely(cpu.engine != NULL):
+        kmm_emit(cpu, KMM_EV_COPY, src, <size_t>to)
+
+
 # Context: mmap_sem held R, or speculative; no PTL; may sleep. A private mapping is written before it was read: the
 # copy is made at once.
 cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
@@ -297,7 +304,7 @@ cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     if vmf.page == NULL:
         put_page(cpu, vmf.cow_page)
         return ret
-    memcpy(page_address(m, arch, vmf.cow_page), page_address(m, arch, vmf.page), <size_t>1 << arch.page_shift)
+    copy_user_page(cpu, page_address(m, arch, vmf.cow_page), page_address(m, arch, vmf.page), <size_t>1 << arch.page_shift)
     entry = arch.pfn_pte(page_to_pfn(m, vmf.cow_page), vmf.vma_page_prot)
     entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
     if unlikely(not pte_map_lock(cpu, vmf)):
@@ -384,7 +391,7 @@ cdef vm_fault_t wp_page_copy(Cpu *cpu, vm_fault *vmf, page *old) noexcept nogil:
             put_page(cpu, old)
         return VM_FAULT_OOM
     if old != NULL:
-        memcpy(page_address(m, arch, new), page_address(m, arch, old), <size_t>1 << arch.page_shift)
+        copy_user_page(cpu, page_address(m, arch, new), page_address(m, arch, old), <size_t>1 << arch.page_shift)
     if unlikely(not pte_map_lock(cpu, vmf)):
         put_page(cpu, new)
         if old != NULL:

@@ -102,4 +102,19 @@ static inline void check_forget(Cpu *cpu, const volatile void *p, size_t n)
 	cpu->engine->forget(cpu, p, n);
 }
 
+/* About the memory model, now. */
+static inline u32 check_query(Cpu *cpu, enum kmm_query what)
+{
+	return cpu->engine->query(cpu, what);
+}
+
+/*
+ * Does this Cpu's step number `seq` + 1 come before step `last` - 1 of the execution (KMM_QUERY_LAST) in every execution
+ * that is equivalent to this one? -1: not known here (the explorer runs all of them).
+ */
+static inline int check_precedes(Cpu *cpu, u32 seq, u32 last)
+{
+	return cpu->engine->precedes(cpu, seq, last);
+}
+
 #endif

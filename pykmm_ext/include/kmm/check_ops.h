@@ -349,7 +349,7 @@ static void op_fail(Cpu *cpu, const char *kind, const char *message)
 	struct check *c = v->c;
 
 	check_violation(c, kind, "%s", message);
-	if (!c->direct && c->cur == v)
+	if (!c->direct && c->cur == v && !c->stepping)
 		leave(c, v);
 }
 
@@ -363,19 +363,50 @@ static u32 op_choose(Cpu *cpu, u32 n)
 	return (u32)announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = n > 64 ? 64 : n });
 }
 
-/* A step, which conflicts with every access to that memory. What waits in the buffer for it will never be seen. */
+static u32 op_query(Cpu *cpu, int what)
+{
+	struct vcpu *v = vcpu_of(cpu);
+
+	struct check *c = v->c;
+	s64 last;
+
+	switch (what) {
+	case KMM_QUERY_PENDING: return v->nbuffered;
+	case KMM_QUERY_STALE: return c->model == MODEL_POWER;
+	case KMM_QUERY_SEQ: return c->agents[v->id].seq;
+	case KMM_QUERY_LAST: return (u32)(c->agents[v->id].last + 1);
+	case KMM_QUERY_FLUSHED:
+		last = c->model == MODEL_TSO ? c->agents[2 * c->nr_vcpus + v->id].last : -1;
+		return (u32)(last + 1);
+	default: return 0;
+	}
+}
+
+static int op_precedes(Cpu *cpu, u32 seq, u32 last)
+{
+	struct vcpu *v = vcpu_of(cpu);
+	struct check *c = v->c;
+
+	if (c->explorer != EXPLORER_DPOR || c->model > MODEL_TSO)
+		return -1;
+	return last && clk_of(c, last - 1)[v->id] > seq;
+}
+
+/* A step, which conflicts with every access to that memory. What still waits in the own buffer for it then will never be
+ * seen. */
 static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 {
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
 	u32 kept = 0;
 
+	if (c->direct || c->over)
+		return;
+	announce(c, v, &(struct pend){ .op = P_FREE, .addr = p, .a = n });
 	for (u32 i = 0; i < v->nbuffered; i++)
 		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n)
 			v->buffer[kept++] = v->buffer[i];
 	v->nbuffered = kept;
-	if (!c->direct && !c->over)
-		announce(c, v, &(struct pend){ .op = P_FREE, .addr = p, .a = n });
 }
 
 static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
@@ -396,7 +427,7 @@ static const struct engine_ops check_engine_ops = {
 	.size = sizeof(struct engine_ops), .load = op_load, .store = op_store, .rmw = op_rmw, .fence = op_fence, .await = op_await,
 	.lock = op_lock, .irq = op_irq, .event = op_event, .ipi_send = op_ipi_send, .ipi_wait = op_ipi_wait, .fail = op_fail,
 	.choose = op_choose, .plain = op_plain, .load_dep = op_load_dep, .last_load = op_last_load,
-	.forget = op_forget,
+	.forget = op_forget, .query = op_query, .precedes = op_precedes,
 	.enter = op_enter, .unwind = op_unwind,
 };
 

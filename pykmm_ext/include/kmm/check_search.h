@@ -7,6 +7,7 @@
 #ifndef KMM_CHECK_SEARCH_H
 #define KMM_CHECK_SEARCH_H
 
+#include "kmm/check_crash.h"
 #include "kmm/check_ops.h"
 
 static const char *const pend_names[] = {
@@ -115,22 +116,16 @@ static void begin_execution(struct check *c)
 	}
 }
 
-/* 0, or -errno of the program or the engine. */
-static int run_execution(struct check *c)
+static void run_vcpus(struct check *c)
 {
 	struct check_program *prog = &c->prog;
-	int err;
 
-	begin_execution(c);
-	if ((err = prog->reset(prog->priv)))
-		return err;
-	for (u32 i = 0; i < c->nr_vcpus; i++) {
-		struct vcpu *v = &c->vcpus[i];
-		v->cpu = prog->cpu(prog->priv, i);
-		v->cpu->engine = &check_engine_ops;
-		v->cpu->engine_priv = v;
-		v->irq_off = v->cpu->irq_disabled;
+	if (_setjmp(c->crash_ctx)) {
+		c->cur = NULL;
+		c->starting = c->direct = c->stepping = 0;
+		return;
 	}
+	c->executing = 1;
 	c->starting = 1;
 	for (u32 i = 0; i < c->nr_vcpus && !c->over; i++) {
 		c->cur = &c->vcpus[i];
@@ -150,6 +145,26 @@ static int run_execution(struct check *c)
 		c->outcome = !c->failed_run && prog->outcome ? prog->outcome(prog->priv) : 0;
 		c->direct = 0;
 	}
+}
+
+/* 0, or -errno of the program or the engine. */
+static int run_execution(struct check *c)
+{
+	struct check_program *prog = &c->prog;
+	int err;
+
+	begin_execution(c);
+	if ((err = prog->reset(prog->priv)))
+		return err;
+	for (u32 i = 0; i < c->nr_vcpus; i++) {
+		struct vcpu *v = &c->vcpus[i];
+		v->cpu = prog->cpu(prog->priv, i);
+		v->cpu->engine = &check_engine_ops;
+		v->cpu->engine_priv = v;
+		v->irq_off = v->cpu->irq_disabled;
+	}
+	run_vcpus(c);
+	c->executing = 0;
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		c->vcpus[i].cpu->engine = NULL;
 		c->vcpus[i].cpu->engine_priv = NULL;
@@ -269,7 +284,7 @@ static bool next_schedule(struct check *c)
  * Runs executions until `max` are done (0 = no limit), the search is finished, or (stop) a violation was found.
  * 0 or -errno. May be called again to go on.
  */
-static int check_run(struct check *c, u64 max, bool stop)
+static int check_run_some(struct check *c, u64 max, bool stop)
 {
 	u64 n = 0;
 	int err;
@@ -313,6 +328,17 @@ static int check_run(struct check *c, u64 max, bool stop)
 			break;
 	}
 	return 0;
+}
+
+static int check_run(struct check *c, u64 max, bool stop)
+{
+	stack_t stack;
+	int err;
+
+	crash_begin(c, &stack);
+	err = check_run_some(c, max, stop);
+	crash_end(&stack);
+	return err;
 }
 
 /* After an execution that was cut and looked at: on to the next. */

@@ -412,8 +412,10 @@ static void describe(struct check *c, const volatile void *p, char *buf, size_t 
 
 static void lock_event(struct check *c, struct vcpu *v, const volatile void *lock, u8 op, int what)
 {
+	c->stepping++;
 	if (c->prog.lock)
 		c->prog.lock(c->prog.priv, v->cpu, (void *)(uintptr_t)lock, (enum kmm_lock_op)op, what);
+	c->stepping--;
 }
 
 /* Takes or gives back; returns what the primitive returns. The lock is free, or the operation does not block. */

@@ -229,6 +229,9 @@ struct check {
 	struct vcpu vcpus[CHECK_MAX_VCPUS];
 	struct agent agents[CHECK_MAX_AGENTS];
 	jmp_buf main_ctx;
+	jmp_buf crash_ctx;          /* the end of the execution, for the signal handler */
+	u32 executing;              /* crash_ctx is valid */
+	u32 stepping;               /* in the middle of a step: it is finished before the execution ends */
 	struct vcpu *cur;           /* NULL = the main context */
 	u32 starting;               /* vCPUs run to their first step */
 	u32 direct;                 /* setup, handlers, finish: act at once */

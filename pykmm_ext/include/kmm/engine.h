@@ -36,12 +36,20 @@ enum kmm_lock_op {
 	KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK, KMM_UP_WRITE, KMM_DOWNGRADE_WRITE,
 };
 
+enum kmm_query {
+	KMM_QUERY_PENDING, /* stores of this Cpu's that others cannot see yet */
+	KMM_QUERY_STALE,   /* loads may return older values than the newest */
+	KMM_QUERY_SEQ,     /* steps that this Cpu has taken */
+	KMM_QUERY_LAST,    /* 1 + the number of its newest step in the execution, 0 = none */
+	KMM_QUERY_FLUSHED, /* tso: the same, of the newest store of its that became visible */
+};
+
 enum kmm_irq_op { KMM_IRQ_DISABLE, KMM_IRQ_ENABLE };
 
 enum kmm_event {
 	KMM_EV_ALLOC,     /* obj, size: the object came to life */
 	KMM_EV_FREE,      /* obj, size: it must not be touched from now on */
-	KMM_EV_TLB_USE,   /* obj = TLB entry: a user access went through it */
+	KMM_EV_TLB_USE,   /* obj = TLB entry: a user access goes through it; size = KMM_ACCESS_* | KMM_TLB_FILLED */
 	KMM_EV_COMPUTE,   /* size = nanoseconds of user work */
 	KMM_EV_SYSCALL,   /* size = KMM tape operation that starts */
 	KMM_EV_SYSRET,    /* size = KMM tape operation that has returned */
@@ -63,8 +71,10 @@ enum kmm_event {
 	KMM_EV_IRQS_ON,         /* IRQs have been enabled */
 	KMM_EV_IRQ_ENTER,       /* from the engine: an IPI handler begins on this CPU */
 	KMM_EV_IRQ_EXIT,
+	KMM_EV_COPY,            /* obj = a frame's contents, size = address of its copy, just made and nobody's yet */
 };
 
+#define KMM_TLB_FILLED 0x100 /* the translation was not in the TLB before */
 #define KMM_SEQ_COUNTED 0x100 /* the sequence counts its writers: sections may overlap and nest */
 
 /* True when the awaited condition holds for the loaded value. */
@@ -101,6 +111,9 @@ struct engine_ops {
 	u32 (*last_load)(struct Cpu *cpu);
 	/* See check_forget(). */
 	void (*forget)(struct Cpu *cpu, const volatile void *p, size_t n);
+	/* See check_query(). */
+	u32 (*query)(struct Cpu *cpu, int what);
+	int (*precedes)(struct Cpu *cpu, u32 seq, u32 last);
 	/* Python code on this vCPU enters C: run fn(cpu, arg), so that the engine can end it half-way. `where` names the
 	 * Python line in traces. 0 = done; -1 = the execution is over: unwind; -2 = not on the thread of this vCPU. Does
 	 * not return to a function that was told to unwind again and again. Context: GIL held. */

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * An invalid access of an execution (SIGSEGV, SIGBUS, SIGFPE) is a violation, not the end of the process: plain code
+ * that follows a pointer out of freed memory finds poison there. The handler, on a stack of its own, leaves whatever ran
+ * and goes on at the end of run_execution(), on the main stack.
+ *
+ * Context: the thread that runs check_run(), between crash_begin() and crash_end(). A signal of another thread, or
+ * outside of an execution, goes to whoever had the signal before.
+ * simplified: vCPUs that are carried by threads are not covered.
+ * Private: included by engine/check.pyx only.
+ */
+#ifndef KMM_CHECK_CRASH_H
+#define KMM_CHECK_CRASH_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <ucontext.h>
+
+#include "kmm/check_sched.h"
+
+#define CRASH_STACK (64 * 1024)
+
+static const int crash_signals[] = { SIGSEGV, SIGBUS, SIGFPE };
+static struct sigaction crash_old[3];
+static pthread_mutex_t crash_mutex = PTHREAD_MUTEX_INITIALIZER;
+static u32 crash_users; /* crash_mutex */
+static __thread struct check *crash_check;
+static __thread stack_t crash_old_stack;
+
+/* Did a register hold what freed memory is filled with? */
+static bool crash_poisoned(const ucontext_t *uc)
+{
+#if defined(__x86_64__)
+	for (int i = 0; i < NGREG; i++)
+		if ((u64)uc->uc_mcontext.gregs[i] >> 16 == 0x6b6b6b6b6b6bULL)
+			return true;
+#else
+	(void)uc;
+#endif
+	return false;
+}
+
+static void *crash_pc(const ucontext_t *uc)
+{
+#if defined(__x86_64__)
+	return (void *)uc->uc_mcontext.gregs[REG_RIP];
+#else
+	(void)uc;
+	return NULL;
+#endif
+}
+
+static void crash_handler(int sig, siginfo_t *si, void *context)
+{
+	struct check *c = crash_check;
+	const char *what = sig == SIGFPE ? "divides by zero" : "accesses an impossible address";
+	const char *file = "?";
+	char who[32];
+	Dl_info info;
+	size_t at = 0;
+	bool poisoned;
+
+	if (!c || !c->executing) {
+		/* Not ours: as it was, and the same instruction again. */
+		for (int i = 0; i < 3; i++)
+			sigaction(crash_signals[i], &crash_old[i], NULL);
+		return;
+	}
+	poisoned = crash_poisoned(context);
+	if (dladdr(crash_pc(context), &info) && info.dli_fname) {
+		file = strrchr(info.dli_fname, '/');
+		file = file ? file + 1 : info.dli_fname;
+		at = (size_t)((char *)crash_pc(context) - (char *)info.dli_fbase);
+	}
+	if (c->cur)
+		snprintf(who, sizeof(who), "Cpu %u", c->cur->id);
+	else
+		snprintf(who, sizeof(who), "the end of the execution");
+	if (poisoned)
+		check_violation(c, CHECK_UAF, "%s follows a pointer out of freed memory, at %.*s+%#zx", who, (int)strcspn(file, "."), file, at);
+	else
+		check_violation(c, CHECK_CRASH, "%s %s (%p), at %.*s+%#zx", who, what, si->si_addr, (int)strcspn(file, "."), file, at);
+	c->over = 1;
+	fiber_leave(NULL);
+	_longjmp(c->crash_ctx, 1);
+}
+
+static void crash_begin(struct check *c, stack_t *stack)
+{
+	struct sigaction sa = { .sa_sigaction = crash_handler, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+
+	crash_check = c;
+	stack->ss_size = CRASH_STACK;
+	stack->ss_flags = 0;
+	stack->ss_sp = malloc(CRASH_STACK);
+	if (!stack->ss_sp || sigaltstack(stack, &crash_old_stack)) {
+		free(stack->ss_sp);
+		stack->ss_sp = NULL;
+		crash_check = NULL;
+		return;
+	}
+	pthread_mutex_lock(&crash_mutex);
+	if (!crash_users++)
+		for (int i = 0; i < 3; i++)
+			sigaction(crash_signals[i], &sa, &crash_old[i]);
+	pthread_mutex_unlock(&crash_mutex);
+}
+
+static void crash_end(stack_t *stack)
+{
+	if (!stack->ss_sp)
+		return;
+	pthread_mutex_lock(&crash_mutex);
+	if (!--crash_users)
+		for (int i = 0; i < 3; i++)
+			sigaction(crash_signals[i], &crash_old[i], NULL);
+	pthread_mutex_unlock(&crash_mutex);
+	sigaltstack(&crash_old_stack, NULL);
+	free(stack->ss_sp);
+	crash_check = NULL;
+}
+
+#endif
