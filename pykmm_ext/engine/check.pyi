@@ -9,6 +9,7 @@ from pykmm.checking.steps import Prefix, Step
 
 MODELS: dict[str, int]
 EXPLORERS: dict[str, int]
+BARRIERS: dict[str, int]
 
 @disjoint_base
 class Program:

@@ -88,6 +88,7 @@ cdef struct tape_check:
 
 # ---- one execution ----
 
+# Context: no vCPU runs.
 cdef int tape_reset(void *priv) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     cdef run_state *run = t.run
@@ -107,6 +108,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     return 0
 
 
+# Context: any; what it returns never changes.
 cdef Cpu *tape_cpu(void *priv, u32 id) noexcept nogil:
     return (<tape_check *>priv).m.cpus[id]
 
@@ -266,6 +268,7 @@ cdef u64 tape_outcome(void *priv) noexcept nogil:
 
 # ---- what the engine asks in between ----
 
+# Context: the engine, before the vCPU's access. Reads the shadow only.
 cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width, int write) noexcept nogil:
     cdef int state = region_state(region_of((<tape_check *>priv).m), p)
     if state == KMM_SHADOW_FREED:
@@ -287,6 +290,7 @@ cdef inline const char *place(tape_check *t, Cpu *cpu) noexcept nogil:
     return t.labels[t.vcpus[cpu.id].op] if cpu.id < t.nvcpus else NULL
 
 
+# Context: as kmm_event(), on the vCPU; makes a step where memory is freed.
 cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     cdef machine *m = t.m
@@ -311,6 +315,7 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
     check_forget(cpu, &(<page *>obj).ptl, sizeof(spinlock_t))
 
 
+# Context: the engine, as a vCPU took (1) or released (2) the lock; `held` is the vCPU's own.
 cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     if cpu.id >= t.nvcpus:
@@ -322,6 +327,7 @@ cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) 
     report_lockdep(cpu, lockdep_watch_lock(&t.watch, cpu, lock, <watch_lock_op>op, what, place(t, cpu)))
 
 
+# Context: any, between steps or after an execution; reads only.
 cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     cdef size_t at = <size_t>p - <size_t>t.run.streams

@@ -233,6 +233,7 @@ cdef void litmus_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             return
 
 
+# Context: no vCPU runs.
 cdef int litmus_reset(void *priv) noexcept nogil:
     cdef litmus *l = <litmus *>priv
     cdef u32 i
@@ -244,10 +245,12 @@ cdef int litmus_reset(void *priv) noexcept nogil:
     return 0
 
 
+# Context: any; what it returns never changes.
 cdef Cpu *litmus_cpu(void *priv, u32 id) noexcept nogil:
     return &(<litmus *>priv).cpus[id]
 
 
+# Context: no vCPU runs, all stores are visible.
 cdef u64 litmus_outcome(void *priv) noexcept nogil:
     cdef litmus *l = <litmus *>priv
     cdef u64 h = 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # (no Python objects on a vCPU: raw pointers only)
-"""Programs for the check engine (no kernel file): the primitives of kernel/ at work, one scenario each.
+"""Programs for the check engine (no kernel file): the primitives of kernel/*.pyx at work, one scenario each.
 
 ===========  ===========================================================================================================
 scenario     what must hold
@@ -18,7 +18,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from pykmm_ext.engine.check cimport CHECK_ASSERTION, CHECK_BROKEN, CHECK_UAF, Program, check_fail, check_program
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_PTR, smp_store_release
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, smp_store_release
 from pykmm_ext.kernel.rbtree cimport (
     rb_erase, rb_insert_color, rb_link_node, rb_node, rb_root, validate_rb_tree,
 )
@@ -145,8 +145,8 @@ cdef void rwsem_section(Cpu *cpu, world *w, char role) noexcept nogil:
 cdef void use_object(Cpu *cpu, world *w) noexcept nogil:
     cdef unsigned long at = READ_ONCE(cpu, &w.current)
     cdef u32 dep = last_load(cpu)
-    cdef u32 i
-    for i in range(2):
+    cdef u32 _i
+    for _i in range(2):
         if not load_through(cpu, &w.objects[at].alive, dep):
             check_fail(cpu, CHECK_UAF, b"a reader's object was freed")
             return
@@ -210,6 +210,7 @@ cdef void insert(Cpu *cpu, world *w, u32 item, unsigned long key) noexcept nogil
     rb_insert_color(cpu, &w.items[item].node, &w.root)
 
 
+# Context: a vCPU of the check engine; holds nothing on entry and on return. May sleep.
 cdef void world_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
     cdef world *w = <world *>priv
     cdef char *role = w.roles[id]
@@ -248,6 +249,7 @@ cdef void world_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
         role += 1
 
 
+# Context: no vCPU runs.
 cdef int world_reset(void *priv) noexcept nogil:
     cdef world *w = <world *>priv
     cdef u32 i
@@ -272,6 +274,7 @@ cdef int world_reset(void *priv) noexcept nogil:
     return 0
 
 
+# Context: any; what it returns never changes.
 cdef Cpu *world_cpu(void *priv, u32 id) noexcept nogil:
     return &(<world *>priv).cpus[id]
 

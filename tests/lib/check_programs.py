@@ -182,7 +182,8 @@ def peterson(fence: str = "", between: str = "") -> list[Code]:
 def lamport_fast(fence: str = "") -> list[Code]:
     """Lamport's fast mutual exclusion, first attempt, its slow path given up: x = 0, y = 1, b = 2 and 3."""
     def side(me: int) -> Code:
-        return link(S(2 + me, 1), S(0, me + 1), *_fence(fence), L(0, 1), jump_if(0, "out"), S(1, me + 1), *_fence(fence),
+        return link(S(2 + me, 1), S(0, me + 1), *_fence(fence), L(0, 1), jump_if(0, "out"),
+                    S(1, me + 1), *_fence(fence),
                     L(0, 0), jump_eq(0, me + 1, "in"), jump_eq(9, 0, "out"), "in", *section(5, me),
                     S(1, 0, order="release"), "out", S(2 + me, 0, order="release"))
     return [side(0), side(1)]
@@ -192,7 +193,8 @@ def szymanski(fence: str = "") -> list[Code]:
     """Szymanski for two, waits as awaits: flags 0 and 1."""
     def side(me: int) -> Code:
         other = 1 - me
-        return link(S(me, 1), *_fence(fence), op("await_lt", reg=0, addr=other, a=3), S(me, 3), *_fence(fence), L(0, other),
+        return link(S(me, 1), *_fence(fence), op("await_lt", reg=0, addr=other, a=3), S(me, 3), *_fence(fence),
+                    L(0, other),
                     jump_eq(0, 1, "two"), jump_eq(9, 0, "four"), "two", S(me, 2), *_fence(fence),
                     op("await_eq", reg=0, addr=other, a=4), "four", S(me, 4), *_fence(fence),
                     *([op("await_lt", reg=0, addr=other, a=2)] if me == 1 else []), "in", *section(4, me),
@@ -217,7 +219,8 @@ def mcs(n: int) -> list[Code]:
         return link(S(next_, 0), S(locked, 1), RMW(0, 0, "xchg", me + 1), jump_unless(0, "in"), add(0, -1),
                     op("mul", reg=0, a=2), S(("reg", 0, 1), me + 1, order="release"),
                     op("await_eq", reg=1, addr=locked, a=0), "in", *section(20, me),
-                    L(1, next_, order="acquire"), jump_if(1, "pass"), RMW(1, 0, "cmpxchg", me + 1, 0), jump_eq(1, me + 1, "end"),
+                    L(1, next_, order="acquire"), jump_if(1, "pass"),
+                    RMW(1, 0, "cmpxchg", me + 1, 0), jump_eq(1, me + 1, "end"),
                     op("await_ne", reg=1, addr=next_, a=0), "pass", add(1, -1), op("mul", reg=1, a=2),
                     S(("reg", 1, 2), 0, order="release"), "end", op("end"))
     return [one(me) for me in range(n)]
@@ -246,9 +249,10 @@ def writers_readers(n: int, m: int) -> list[Code]:
 
 
 def seqlock(reads: bool = True, wmb: str = "wmb", rmb: str = "rmb") -> list[Code]:
-    """A sequence count (0) over two words (1, 2), one writer, one reader without a loop; r5 = 1 + torn when it was valid."""
+    """A sequence count (0) over two words (1, 2), one writer, one reader without a loop; r5 = 1 + torn when valid."""
     writer = link(S(0, 1), *_fence(wmb), S(1, 1), S(2, 1), *_fence(wmb), S(0, 2))
-    reader = link(L(0, 0), op("set", reg=4, a=R(0)), op("mod", reg=4, a=2), jump_if(4, "end"), *_fence(rmb), L(1, 1), L(2, 2),
+    reader = link(L(0, 0), op("set", reg=4, a=R(0)), op("mod", reg=4, a=2), jump_if(4, "end"), *_fence(rmb),
+                  L(1, 1), L(2, 2),
                   *_fence(rmb), L(3, 0), jump_eq(3, R(0), "same"), jump_eq(9, 0, "end"), "same",
                   op("assert_eq", reg=1, a=R(2)), "end", op("end"))
     return [writer, reader] if reads else [writer]
@@ -258,7 +262,8 @@ def treiber(pushes: int, pops: int) -> list[Code]:
     """Treiber's stack: head = 0, node i's next at 10 + i; a push or pop that loses its race tries twice more."""
     def push(me: int) -> Code:
         node = me + 1
-        items: list[Item] = ["try", L(0, 0), S(10 + node, R(0)), RMW(1, 0, "cmpxchg", R(0), node), jump_eq(1, R(0), "end"),
+        items: list[Item] = ["try", L(0, 0), S(10 + node, R(0)), RMW(1, 0, "cmpxchg", R(0), node),
+                             jump_eq(1, R(0), "end"),
                              add(5, 1), jump_eq(5, 3, "end"), jump_eq(9, 0, "try"), "end", op("end")]
         return link(*items)
 
@@ -286,7 +291,8 @@ def filesystem(n: int, inodes: int = 4, blocks: int = 4) -> list[Code]:
                         jump_eq(1, k, f"take{k}"),)], jump_eq(9, 0, "end"),
                     *[x for k in range(blocks) for x in (
                         f"take{k}", lock(10 + k), L(3, 30 + k), jump_if(3, f"busy{k}"), S(30 + k, 1), S(20 + i, k + 1),
-                        unlock(10 + k), jump_eq(9, 0, "end"), f"busy{k}", unlock(10 + k), op("set", reg=1, a=(k + 1) % blocks),
+                        unlock(10 + k), jump_eq(9, 0, "end"), f"busy{k}", unlock(10 + k),
+                        op("set", reg=1, a=(k + 1) % blocks),
                         jump_eq(9, 0, "try"))],
                     "end", unlock(i))
     return [one(me) for me in range(n)]

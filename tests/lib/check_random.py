@@ -18,7 +18,8 @@ def simple(rng: random.Random, words: int = 2) -> list[Insn]:
         return [{"op": "load", "reg": 1, "addr": x, "order": rng.choice(["relaxed", "relaxed", "acquire"])},
                 {"op": "mul", "reg": 0, "a": 7}, {"op": "add", "reg": 0, "a": ("reg", 1)}]
     if kind == "store":
-        return [{"op": "store", "addr": x, "a": rng.randrange(3), "order": rng.choice(["relaxed", "relaxed", "release"])}]
+        return [{"op": "store", "addr": x, "a": rng.randrange(3),
+                 "order": rng.choice(["relaxed", "relaxed", "release"])}]
     if kind == "copy":
         return [{"op": "store", "addr": x, "a": ("reg", 0)}]
     if kind == "rmw":
@@ -31,7 +32,8 @@ def simple(rng: random.Random, words: int = 2) -> list[Insn]:
     if kind == "await":
         return [{"op": rng.choice(["await_eq", "await_ne", "await_ge"]), "reg": 1, "addr": x, "a": rng.randrange(3)},
                 {"op": "mul", "reg": 0, "a": 7}, {"op": "add", "reg": 0, "a": ("reg", 1)}]
-    return [{"op": "choose", "reg": 1, "a": 2}, {"op": "mul", "reg": 0, "a": 7}, {"op": "add", "reg": 0, "a": ("reg", 1)}]
+    return [{"op": "choose", "reg": 1, "a": 2}, {"op": "mul", "reg": 0, "a": 7},
+            {"op": "add", "reg": 0, "a": ("reg", 1)}]
 
 
 def section(rng: random.Random, nthreads: int, me: int, irqs: bool) -> list[Insn]:

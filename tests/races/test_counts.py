@@ -157,7 +157,7 @@ def test_mcs_lock(n: int, count: int, model: str) -> None:
 @pytest.mark.parametrize(("wmb", "rmb"), [("wmb", "rmb"), ("", "rmb"), ("wmb", ""), ("", "")])
 def test_seqcount(wmb: str, rmb: str, model: str) -> None:
     torn = {v[0] for v in explore(p.seqlock(wmb=wmb, rmb=rmb), model).violations}
-    needed = model in ("pso", "power") and not wmb or model == "power" and not rmb
+    needed = (model in ("pso", "power") and not wmb) or (model == "power" and not rmb)
     assert torn == ({"assertion"} if needed else set())
 
 

@@ -103,7 +103,8 @@ def test_limits() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"memory_model": "alpha"}, "known: sc"), ({"explorer": "bfs"}, "known: dpor"), ({"weaken": ("lfence",)}, "known: mb"),
+    ({"memory_model": "alpha"}, "known: sc"), ({"explorer": "bfs"}, "known: dpor"),
+    ({"weaken": ("lfence",)}, "known: mb"),
     ({"explorer": "random", "preemptions": 1}, "preemptions"), ({"depth": 1}, "depth"),
 ])
 def test_wrong_options(options: dict[str, Any], message: str) -> None:

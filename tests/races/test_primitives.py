@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The primitives of pykmm_ext.kernel under the check engine: intact they are exhausted, without a barrier they are caught."""
+"""The primitives of pykmm_ext.kernel under the check engine: exhausted when intact, caught without a barrier."""
 from __future__ import annotations
 
 import pytest
@@ -11,14 +11,16 @@ MODELS = ("sc", "tso", "pso", "power")
 
 INTACT = [
     ("spinlock", ("ll", "ll", "l")), ("seqlock", ("w", "w", "r")), ("seqlock", ("ww", "rr")), ("rwsem", ("w", "r")),
-    ("rwsem", ("w", "w")), ("rwsem", ("d", "w")), ("rwsem", ("w", "t")), ("rwsem", ("y", "r")), ("rwsem", ("r", "d", "r")),
+    ("rwsem", ("w", "w")), ("rwsem", ("d", "w")), ("rwsem", ("w", "t")), ("rwsem", ("y", "r")),
+    ("rwsem", ("r", "d", "r")),
     ("rcu", ("u", "r")), ("rcu", ("c", "rr")), ("rcu", ("u", "r", "r")), ("srcu", ("u", "r")), ("srcu", ("c", "rr")),
     ("srcu", ("uu", "rr")), ("rbtree", ("i", "n")), ("rbtree", ("ie", "nr")),
 ]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("scenario", "roles"), INTACT, ids=lambda value: value if isinstance(value, str) else "-".join(value))
+@pytest.mark.parametrize(("scenario", "roles"), INTACT,
+                         ids=lambda value: value if isinstance(value, str) else "-".join(value))
 def test_intact(scenario: str, roles: tuple[str, ...], model: str) -> None:
     if scenario == "rbtree" and "e" in roles[0] and model in ("pso", "power"):
         pytest.skip("stores of a rotation become visible in any order there: a descent may go round until they have")

@@ -77,7 +77,8 @@ static inline void new_epoch(struct vcpu *v)
 	v->epoch_used = 0;
 }
 
-static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value, bool unlock, enum kmm_order order)
+static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value, bool unlock,
+			 enum kmm_order order)
 {
 	struct buffered *b;
 
@@ -151,7 +152,8 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 			raw_store(p, width, rmw_value((u8)sub, old, a, b, width));
 		return old;
 	}
-	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p, .a = a, .b = b });
+	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p,
+						.a = a, .b = b });
 	race_marked(c, v, p, width, 2, order);
 	return old;
 }
@@ -201,11 +203,13 @@ static u64 op_await(Cpu *cpu, const volatile void *p, unsigned width, kmm_pred p
 		value = raw_load(p, width);
 		if (c->direct && !pred(value, arg)) {
 			describe(c, p, name, sizeof(name));
-			check_violation(c, CHECK_DEADLOCK, "Cpu %u waits for %s (now %#llx) where nobody else runs", v->id, name, (unsigned long long)value);
+			check_violation(c, CHECK_DEADLOCK, "Cpu %u waits for %s (now %#llx) where nobody else runs", v->id, name,
+					(unsigned long long)value);
 		}
 		return value;
 	}
-	value = announce(c, v, &(struct pend){ .op = P_AWAIT, .width = (u8)width, .order = KMM_ACQUIRE, .addr = p, .a = arg, .pred = pred });
+	value = announce(c, v, &(struct pend){ .op = P_AWAIT, .width = (u8)width, .order = KMM_ACQUIRE, .addr = p,
+						 .a = arg, .pred = pred });
 	race_marked(c, v, p, width, 0, KMM_ACQUIRE);
 	return value;
 }
@@ -308,7 +312,8 @@ static void op_ipi_send(Cpu *cpu, Cpu *target, kmm_ipi_func func, void *info)
 		return;
 	}
 	/* The slot is filled when the step is taken: sends to one target are ordered by their steps. */
-	v->pend = (struct pend){ .op = P_IPI_SEND, .width = 8, .addr = &target->call_single_queue, .a = (u64)(uintptr_t)func, .b = (u64)(uintptr_t)t };
+	v->pend = (struct pend){ .op = P_IPI_SEND, .width = 8, .addr = &target->call_single_queue,
+				.a = (u64)(uintptr_t)func, .b = (u64)(uintptr_t)t };
 	v->ipi_info = info;
 	keep_frames(c, v);
 	visible(c, v);

@@ -87,7 +87,8 @@ static void race_report(struct check *c, struct vcpu *v, const volatile void *p,
 	char name[96];
 
 	describe(c, p, name, sizeof(name));
-	check_violation(c, CHECK_DATA_RACE, "%s of %s by Cpu %u and %s by Cpu %u are not ordered by any synchronisation", mine, name, v->id,
+	check_violation(c, CHECK_DATA_RACE, "%s of %s by Cpu %u and %s by Cpu %u are not ordered by any synchronisation",
+			mine, name, v->id,
 			theirs, other - 1);
 }
 

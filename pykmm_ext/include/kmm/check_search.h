@@ -11,7 +11,8 @@
 #include "kmm/check_ops.h"
 
 static const char *const pend_names[] = {
-	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock", "flush", "handler", "done", "free"
+	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock",
+	"flush", "handler", "done", "free"
 };
 
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale)
@@ -195,7 +196,8 @@ static void record_outcome(struct check *c, u64 value)
 		c->outcome_slots = slots;
 		c->outcome_cap = cap;
 	}
-	for (slot = (u32)check_mix(value) & (4 * c->outcome_cap - 1); c->outcome_slots[slot]; slot = (slot + 1) & (4 * c->outcome_cap - 1)) {
+	for (slot = (u32)check_mix(value) & (4 * c->outcome_cap - 1); c->outcome_slots[slot];
+	     slot = (slot + 1) & (4 * c->outcome_cap - 1)) {
 		at = c->outcome_slots[slot] - 1;
 		if (c->outcomes[2 * at] == value) {
 			c->outcomes[2 * at + 1]++;
