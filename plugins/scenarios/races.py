@@ -148,7 +148,8 @@ SCENARIOS = (
         Config(FIXED), Config(_rfc5("ptl=spin")), frozenset({"deadlock", "lock-order"}), "R1", f"{_V5}: patch 09"),
     Scenario(
         "R2-i-mmap-order", "vm_sequence and i_mmap_rwsem: __vma_adjust() against truncation", truncate_split,
-        Config(_rfc5("seq=plain")), Config(_rfc5("seq=plain"), quirks=("vma-adjust-order",)), frozenset({"lock-order"}), "R2",
+        Config(_rfc5("seq=plain")), Config(_rfc5("seq=plain"), quirks=("vma-adjust-order",)),
+        frozenset({"lock-order"}), "R2",
         f"{_V5}: patch 05"),
     Scenario(
         "R3-instantiate-tables", "a speculative fault makes page tables, against free_pgtables()", instantiate_tables,
