@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pykmm.checking.minimise import BUDGET, minimise
 from pykmm.checking.report import CheckReport, Violation
-from pykmm.checking.schedule import Token, TokenError, decode
+from pykmm.checking.schedule import DEFAULT_STEPS, Token, TokenError, decode
 from pykmm.checking.search import Found, Settings, replay, search
 from pykmm.checking.source import find
 
@@ -83,7 +83,8 @@ def check_source(source: Source, settings: Settings, *, executor: Executor | Non
     report = CheckReport(
         source.name, source.variant, source.config, program.nr_vcpus, settings.memory_model, settings.explorer,
         settings.preemptions, settings.seed, part.finished, complete, part.executions, part.blocked, part.failed,
-        part.steps, monotonic() - start, outcomes=part.outcomes, stopped=part.stopped, source=source)
+        part.steps, monotonic() - start, outcomes=part.outcomes, stopped=part.stopped, source=source,
+        max_steps=settings.max_steps)
     for found in part.violations:
         report.violations.append(_violation(source, program, settings, found, budget, progress))
     return report
@@ -102,20 +103,29 @@ def replay_token(token: str | Token, scenario: Checkable | None = None) -> Trace
     elif isinstance(scenario, str) and scenario != token.name:
         raise TokenError(f"the replay token is of scenario {token.name!r}, not of {scenario!r}")
     options = dict(token.options)
+    if "explore" in options:
+        raise TokenError("the replay token is of pykmm.explore(): use pykmm.checking.explore.replay_token(), with "
+                         "the program")
     cpus = options.pop("cpus", None)
+    options.pop("steps", None)
     unknown = options.keys() - {"strategy", "arch", "memory"}
     if unknown:
         raise TokenError(f"the replay token has choices that this pykmm does not know: {', '.join(sorted(unknown))}")
     source = find(scenario, variant=token.variant or "fixed", cpus=None if cpus is None else int(cpus), **options)
     source.check_token(token)
-    return replay(source, token.schedule, token.memory_model)
+    return replay(source, token.schedule, token.memory_model, max_steps=token.max_steps)
 
 
 def _violation(source: Source, program: Program, settings: Settings, found: Found, budget: int,
                progress: Callable[[str], None] | None) -> Violation:
+    if source.options.get("explore"):   # executions are slow there; a livelock has long ones
+        budget = min(budget, 100_000 // max(len(found.schedule), 1))
     minimal = minimise(program, found.kind, found.schedule, settings.memory_model, max_steps=settings.max_steps,
                        budget=max(budget, 1), progress=progress)
-    trace = replay(source, minimal.schedule, settings.memory_model, program=program)
-    token = Token(source.name, source.variant, source.digest, settings.memory_model, minimal.schedule, source.options)
+    trace = replay(source, minimal.schedule, settings.memory_model, program=program, max_steps=settings.max_steps)
+    options = dict(source.options)
+    if found.kind == "livelock" and settings.max_steps != DEFAULT_STEPS:
+        options["steps"] = str(settings.max_steps)
+    token = Token(source.name, source.variant, source.digest, settings.memory_model, minimal.schedule, options)
     return Violation(found.kind, trace.message, minimal.schedule, found.execution, found.count, minimal.preemptions,
                      minimal.how, str(token), trace, settings.memory_model)

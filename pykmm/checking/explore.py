@@ -2,27 +2,41 @@
 """pykmm.explore: every schedule of Python functions that use the kernel's primitives."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import inspect
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from time import monotonic
+from os.path import basename
 from typing import TYPE_CHECKING, Any, Concatenate
 
-from pykmm_ext.engine.check import Exploration
+import pykmm
+from pykmm.checking.checker import check_source
+from pykmm.checking.report import CheckReport, Violation
+from pykmm.checking.schedule import Token, TokenError, decode
+from pykmm.checking.search import Settings, replay
+from pykmm.checking.source import Source
 from pykmm_ext.engine.explore import MAX_VCPUS, PythonProgram
 from pykmm_ext.kernel.primitives import Abandoned, Atomic, CpuRef, CpuSet, Plain, Rcu, RwSem, SeqLock, SpinLock, Srcu
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
-    from pykmm.checking.steps import Step
+    from pykmm.checking.trace import Trace
 
     P = ParamSpec("P")
 
-__all__ = ["Abandoned", "ExploreContext", "ExploreReport", "Violation", "explore"]
+__all__ = ["Abandoned", "ExploreContext", "ExploreProgram", "PythonLine", "Violation", "explore", "replay_token"]
 
 #: Executions of the explorers "random" and "pct" when no limit is given.
 DEFAULT_SAMPLES = 1000
+#: Executions that simplifying one schedule may take; a step costs microseconds here.
+BUDGET = 2000
+#: What marks the tokens of this module.
+KIND = {"explore": "python"}
 
 
 class ExploreContext:
@@ -87,77 +101,66 @@ class ExploreContext:
         self._program.final = function
 
 
-@dataclass
-class Violation:
-    """Something that went wrong, and the way to it."""
+@dataclass(frozen=True)
+class PythonLine:
+    """Where a vCPU's function called a primitive: the "function" of a row of a trace."""
 
-    kind: str                       #: deadlock, data-race, assertion, ...
-    message: str                    #: of an exception: with the lines that led to it
-    schedule: tuple[int, ...]       #: agent | choice << 8, a step each
-    execution: int = 0              #: complete executions before the first one that ended with it
-    count: int = 1                  #: executions that ended with it
-    trace: str = ""                 #: a line per step
+    path: str
+    line: int
+    name: str                       #: of the function
+    primitive = False
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}\n\n{self.trace}"
+        return f"{basename(self.path)}:{self.line} {self.name}"
 
 
-@dataclass
-class ExploreReport:
-    """What an exploration found, and how much it has seen. ``assert report.ok, str(report)``."""
+class ExploreProgram(PythonProgram):
+    """A function that takes an :class:`ExploreContext`, as something that the engine runs.
 
-    name: str                       #: of the program
-    vcpus: int
-    memory_model: str
-    explorer: str
-    finished: bool                  #: the search came to its own end
-    complete: bool                  #: ... and no schedule was left out
-    executions: int                 #: that came to their end without a violation
-    blocked: int                    #: that were cut off because the rest was seen already
-    failed: int                     #: that ended with a violation
-    steps: int
-    seconds: float
-    violations: list[Violation] = field(default_factory=list)
-    outcomes: dict[Any, int] = field(default_factory=dict)  #: executions by what final() returned
-    max_steps: int = 10_000
-    _program: PythonProgram | None = field(default=None, repr=False, compare=False)
+    :param program: the function
+    :param nr_vcpus: how many vCPUs it starts
+    :param watchdog: seconds after which a vCPU that has not come to a primitive ends the search
+    """
 
-    @property
-    def ok(self) -> bool:
-        """No violation was found. Whether everything was looked at: ``complete``."""
-        return not self.violations
+    watchdog: float
 
-    @property
-    def executions_per_s(self) -> float:
-        """Executions of every kind per second."""
-        total = self.executions + self.blocked + self.failed
-        return total / self.seconds if self.seconds > 0 else 0.0
+    def __new__(cls, program: Callable[[ExploreContext], object], nr_vcpus: int,
+                watchdog: float = 10.0) -> ExploreProgram:
+        self = super().__new__(cls, partial(_build, program), nr_vcpus)
+        self.watchdog = watchdog
+        return self
 
-    def __str__(self) -> str:
-        verdict = "exhaustive" if self.complete else "not exhaustive"
-        lines = [str(violation) for violation in self.violations]
-        lines.append(f"{self.name}: {verdict} under {self.memory_model}, {self.vcpus} vCPUs: "
-                     f"{self.executions} executions, {self.failed} with a violation")
-        return "\n".join(lines)
+    def __init__(self, *_: object) -> None:
+        """Everything is done by __new__()."""
 
-    def replay(self, violation: Violation | None = None) -> str:
-        """The steps of a violation (the first if None), run again.
+    @contextmanager
+    def traced(self) -> Iterator[Callable[[Sequence[int]], list[PythonLine]]]:
+        """Steps of executions inside of the block keep their lines; gives what turns "frames" into lines."""
+        self.tracing = True
+        try:
+            yield lambda frames: [PythonLine(*place) for place in map(self.line, frames) if place is not None]
+        finally:
+            self.tracing = False
+            self.close()
 
-        ValueError: there is none, or the program does not do the same again.
-        """
-        if violation is None:
-            if not self.violations:
-                raise ValueError("there is no violation to replay")
-            violation = self.violations[0]
-        if self._program is None:
-            raise ValueError("this report has lost its program")
-        return _trace(self._program, violation, self.memory_model, self.max_steps)
+
+@dataclass(frozen=True)
+class _Make:
+    """Makes the program, here or in another process."""
+
+    program: Callable[[ExploreContext], object]
+    nr_vcpus: int
+    watchdog: float
+
+    def __call__(self) -> ExploreProgram:
+        return ExploreProgram(self.program, self.nr_vcpus, self.watchdog)
 
 
 def explore(
         program: Callable[[ExploreContext], object], *, memory_model: str = "sc", explorer: str = "dpor", seed: int = 0,
-        preemptions: int | None = None, max_executions: int = 0, max_seconds: float = 0.0, max_steps: int = 10_000,
-        depth: int = 3, stop_at_violation: bool = True, watchdog: float = 10.0) -> ExploreReport:
+        preemptions: int | None = None, max_executions: int | None = None, max_seconds: float | None = None,
+        max_steps: int = 10_000, depth: int = 3, executor: Executor | None = None, stop_at_violation: bool = True,
+        minimised: bool = True, watchdog: float = 10.0, progress: Callable[[str], None] | None = None) -> CheckReport:
     """Run a program of Python functions under every schedule that a memory model allows.
 
     :param program: called with an :class:`ExploreContext` at the beginning of every execution; has to do the same every
@@ -166,78 +169,98 @@ def explore(
     :param explorer: "dpor" (all schedules that differ), "dfs" (all), "random" or "pct" (samples)
     :param seed: of random and pct
     :param preemptions: only schedules with at most that many preemptions (explorers dpor and dfs)
-    :param max_executions: 0 = no limit; random and pct: 1000 unless max_seconds is given
-    :param max_seconds: 0 = no limit
+    :param max_executions: 0 or None = no limit; random and pct: 1000 unless max_seconds is given
+    :param max_seconds: 0 or None = no limit
     :param max_steps: an execution of more steps is a livelock
     :param depth: explorer "pct": bug depth
+    :param executor: a ``concurrent.futures`` executor that the search is spread over. Other processes import the
+        program: it has to be a function at the top level of a module, not a closure or a lambda
     :param stop_at_violation: end at the first violation
+    :param minimised: simplify the schedule of each violation (at most 2000 executions more)
     :param watchdog: seconds after which a function that has not come to a primitive ends everything with RuntimeError;
         0 = never
+    :param progress: called now and then with a line that says how far it is
 
-    ValueError: unknown names or impossible values. RuntimeError: a function blocks outside of pykmm's primitives, or
-    the program depends on something but the schedule. What the program itself raises (not its functions) is passed on.
+    ``report.outcomes`` counts executions by what ``x.final()``'s function returned. ValueError: unknown names,
+    impossible values, or a program that cannot be sent to the executor's processes. RuntimeError: a function blocks
+    outside of pykmm's primitives, or the program depends on something but the schedule. What the program itself raises
+    (not its functions) is passed on.
     """
-    if max_executions < 0 or not 0 <= max_seconds < float("inf"):
-        raise ValueError("limits must not be negative")
-    if preemptions is not None and (preemptions < 0 or explorer not in ("dpor", "dfs")):
-        raise ValueError("preemptions takes a number that is not negative, and explorer dpor or dfs")
     if explorer in ("random", "pct") and not max_executions and not max_seconds:
         max_executions = DEFAULT_SAMPLES
-    build = partial(_build, program)
-    probe = PythonProgram(build, MAX_VCPUS)
-    count = probe.dry_run()
-    probe.close()
-    source = PythonProgram(build, count)
-    exploration = Exploration(
-        source, memory_model=memory_model, explorer="dfs" if preemptions is not None else explorer, seed=seed,
-        preemptions=-1 if preemptions is None else preemptions, max_steps=max_steps, depth=depth, watchdog=watchdog)
-    start = monotonic()
-    try:
-        exploration.run(max_executions=max_executions, max_seconds=max_seconds, stop_at_violation=stop_at_violation)
-        seconds = monotonic() - start
-        found = [Violation(*one) for one in exploration.violations]
-        for violation in found:
-            violation.trace = _trace(source, violation, memory_model, max_steps)
-        return ExploreReport(
-            getattr(program, "__qualname__", repr(program)), count, memory_model, explorer, exploration.finished,
-            exploration.complete, exploration.executions, exploration.blocked, exploration.failed, exploration.steps,
-            seconds, found, {source.outcome(number): n for number, n in exploration.outcomes.items()}, max_steps,
-            source)
-    finally:
-        source.close()
+    settings = Settings(memory_model, explorer, seed, preemptions, max_executions or 0, max_seconds or 0.0,
+                        stop_at_violation, max_steps, depth)
+    source = _source(program, watchdog)
+    if executor is not None and not isinstance(executor, ThreadPoolExecutor):
+        try:
+            pickle.dumps(source)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(f"{source.name} cannot be sent to other processes ({error}): define it at the top level "
+                             "of a module, or explore without executor") from None
+    return check_source(source, settings, executor=executor, budget=BUDGET if minimised else 0, progress=progress)
+
+
+def replay_token(token: str | Token, program: Callable[[ExploreContext], object], *, watchdog: float = 10.0) -> Trace:
+    """Run the execution of `program` that a violation's token leads to; ``trace.kind`` says what it ended with.
+
+    TokenError (a ValueError): the token is damaged, or was made from something else: another function, another text of
+    the same function. ValueError: the schedule cannot be followed.
+    """
+    if isinstance(token, str):
+        token = decode(token)
+    if dict(token.options).get("explore") != "python":
+        raise TokenError("not a replay token of pykmm.explore(): use pykmm.checking.checker.replay_token()")
+    source = _source(program, watchdog)
+    source.check_token(token)
+    return replay(source, token.schedule, token.memory_model, max_steps=token.max_steps)
 
 
 def _build(program: Callable[[ExploreContext], object], source: PythonProgram) -> None:
     program(ExploreContext(source))
 
 
-def _trace(source: PythonProgram, violation: Violation, memory_model: str, max_steps: int) -> str:
-    """Replay the schedule; one line per step."""
-    again = Exploration(source, memory_model=memory_model, explorer="replay", max_steps=max_steps)
-    source.tracing = True
+def _source(program: Callable[[ExploreContext], object], watchdog: float) -> Source:
+    probe = ExploreProgram(program, MAX_VCPUS)
     try:
-        steps = again.replay(violation.schedule)
-        lines = [_line(source, again, step) for step in steps]
+        count = probe.dry_run()
     finally:
-        source.tracing = False
-        source.close()
-    if again.last is None or again.last[0] != violation.kind:
-        ended = "nothing" if again.last is None else again.last[0]
-        raise ValueError(f"the schedule ended with {ended} instead of {violation.kind}: the program does not do the "
-                         "same under the same schedule")
-    return "\n".join(lines)
+        probe.close()
+    make = _Make(program, count, watchdog)
+    make().close()      # ValueError: too few vCPUs
+    name = str(getattr(program, "__qualname__", type(program).__qualname__))
+    return Source(name, "", "", _digest(program, count), make, "sc", options=KIND)
 
 
-def _line(source: PythonProgram, exploration: Exploration, step: Step) -> str:
-    frames: Sequence[int] = step["frames"]
-    where = source.line(frames[0]) if frames else None
-    place = f"{where[0]}:{where[1]} in {where[2]}" if where else ""
-    change = ""
-    if step["object"]:
-        change = f"{step['old']:#x}" if step["old"] == step["new"] else f"{step['old']:#x} -> {step['new']:#x}"
-    elif step["op"] == "choose":
-        change = f"{step['choice']}"
-    stale = f" [stale: newest is {step['newest']:#x}]" if step["stale"] else ""
-    who = exploration.agent_name(step["agent"])
-    text = f"{step['step']:4} {who:13} {step['op']:8} {step['object']:16} {change}{stale}"
-    return f"{text:70} {place}".rstrip()
+def _digest(program: object, count: int) -> str:
+    """Over the text of a function and the numbers and strings that it is closed over."""
+    parts = [pykmm.__version__, str(count)]
+    left, known = [program], set()
+    while left:
+        what = left.pop()
+        if id(what) in known:
+            continue
+        known.add(id(what))
+        if isinstance(what, partial):
+            left += [what.func, *what.args, *what.keywords.items()]
+        elif isinstance(what, (bool, int, float, str, bytes, type(None))):
+            parts.append(repr(what))
+        elif isinstance(what, (tuple, list)):
+            left += what
+        elif inspect.isfunction(what):
+            parts += [what.__module__, what.__qualname__, _text(what)]
+            left += [*(what.__defaults__ or ()), *(what.__kwdefaults__ or {}).items()]
+            for cell in what.__closure__ or ():
+                try:
+                    left.append(cell.cell_contents)
+                except ValueError:
+                    continue        # not bound yet
+        else:
+            parts.append(f"{type(what).__module__}.{type(what).__qualname__}")
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _text(function: Callable[..., object]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return function.__code__.co_code.hex()

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pykmm.checking.schedule import switches
-from pykmm.checking.search import follow
+from pykmm.checking.search import exploration_of, follow
 
 if TYPE_CHECKING:
     from pykmm_ext.engine.check import Program
@@ -69,10 +69,8 @@ class _Shortener:
 
     def bounded(self, bound: int) -> tuple[tuple[int, ...] | None, bool]:
         """A failing schedule of at most `bound` preemptions, and whether all of them were looked at."""
-        from pykmm_ext.engine.check import Exploration
-
-        exploration = Exploration(self.program, memory_model=self.memory_model, explorer="dpor", preemptions=bound,
-                                  max_steps=self.max_steps)
+        exploration = exploration_of(self.program, memory_model=self.memory_model, explorer="dpor", preemptions=bound,
+                                     max_steps=self.max_steps)
         budget = self.left // 2
         while not exploration.finished:
             done = exploration.executions + exploration.failed + exploration.blocked

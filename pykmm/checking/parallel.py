@@ -17,7 +17,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pykmm.checking.search import Found, Part, Settings, chunks, merge, run_part
+from pykmm.checking.search import Found, Part, Settings, chunks, exploration_of, merge, outcomes_of, run_part
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Source
@@ -52,11 +52,9 @@ def _work(source: Source, settings: Settings, prefix: Prefix, seed: int, max_exe
 
 def split(program: Program, settings: Settings, parts: int = PARTS) -> tuple[list[Prefix], Part]:
     """Prefixes of at least `parts` parts, where the search has as many; and what ended before they begin."""
-    from pykmm_ext.engine.check import Exploration
-
     depth = 2
     while True:
-        exploration = Exploration(
+        exploration = exploration_of(
             program, memory_model=settings.memory_model, explorer=settings.explorer,
             preemptions=-1 if settings.preemptions is None else settings.preemptions, max_steps=settings.max_steps)
         prefixes = exploration.split(depth)
@@ -64,7 +62,8 @@ def split(program: Program, settings: Settings, parts: int = PARTS) -> tuple[lis
             break
         depth += 1
     short = Part(True, exploration.bounded, exploration.executions, exploration.blocked, exploration.failed,
-                 exploration.steps, dict(exploration.outcomes), [Found(*found) for found in exploration.violations])
+                 exploration.steps, outcomes_of(program, exploration),
+                 [Found(*found) for found in exploration.violations])
     return prefixes, short
 
 

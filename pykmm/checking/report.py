@@ -59,6 +59,14 @@ class Violation:
         }
 
 
+def _outcomes(outcomes: dict[Any, int]) -> list[list[Any]]:
+    """Ordered; what is no number or text in a way that JSON knows is its repr()."""
+    plain = [(value if value is None or isinstance(value, (bool, int, str)) else repr(value), count)
+             for value, count in outcomes.items()]
+    plain.sort(key=lambda pair: (str(type(pair[0])), pair[0] if isinstance(pair[0], int) else 0, str(pair[0])))
+    return [list(pair) for pair in plain]
+
+
 @dataclass
 class CheckReport:
     """What a search over schedules found, and how much of them it has seen. ``assert report.ok, str(report)``."""
@@ -79,9 +87,10 @@ class CheckReport:
     steps: int
     seconds: float                  #: of the search, without minimising
     violations: list[Violation] = field(default_factory=list)
-    outcomes: dict[int, int] = field(default_factory=dict)  #: executions by what they ended with (a hash, or a value)
+    outcomes: dict[Any, int] = field(default_factory=dict)  #: executions by what they ended with (a hash, or a value)
     stopped: str = ""               #: why the search ended early: "violation", "executions", "time", "interrupt"
     source: Source | None = field(default=None, repr=False, compare=False)
+    max_steps: int = 100_000        #: an execution of more is a livelock
 
     @property
     def ok(self) -> bool:
@@ -132,7 +141,7 @@ class CheckReport:
             violation = self.violations[0]
         if self.source is None:
             raise ValueError("this report has lost what it was made from: replay its token instead")
-        found = replay(self.source, violation.schedule, violation.memory_model)
+        found = replay(self.source, violation.schedule, violation.memory_model, max_steps=self.max_steps)
         if found.kind != violation.kind:
             raise ValueError(f"the schedule ended with {found.kind or 'nothing'} instead of {violation.kind}: the "
                              "program does not do the same again")
@@ -167,7 +176,7 @@ class CheckReport:
             "memory_model": self.memory_model, "explorer": self.explorer, "preemptions": self.bound, "seed": self.seed,
             "executions": self.executions, "blocked": self.blocked, "failed": self.failed, "steps": self.steps,
             "seconds": self.seconds, "executions_per_s": self.executions_per_s, "stopped": self.stopped,
-            "outcomes": [[value, count] for value, count in sorted(self.outcomes.items())],
+            "outcomes": _outcomes(self.outcomes),
             "footer": self.footer, "violations": [violation.to_json() for violation in self.violations],
         }
 

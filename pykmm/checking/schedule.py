@@ -25,6 +25,8 @@ __all__ = ["VERSION", "Token", "TokenError", "decode", "encode_schedule", "decod
 
 #: Version of the format and of what schedules mean to the engine.
 VERSION = 1
+#: An execution of more steps is a livelock, unless something else is asked for.
+DEFAULT_STEPS = 100_000
 #: A schedule longer than this is not believed (an execution has at most 50 million steps, all of them rarely).
 MAX_STEPS = 50_000_000
 
@@ -45,6 +47,14 @@ class Token:
     memory_model: str
     schedule: tuple[int, ...]               #: agent | choice << 8, a step each
     options: Mapping[str, str] = field(default_factory=dict)    #: choices that differ from the variant's own
+
+    @property
+    def max_steps(self) -> int:
+        """An execution of more steps is a livelock. TokenError: the token says something else."""
+        steps = self.options.get("steps", str(DEFAULT_STEPS))
+        if not steps.isdecimal() or not 0 < int(steps) <= MAX_STEPS:
+            raise TokenError(f"steps={steps} is no number of steps")
+        return int(steps)
 
     def __str__(self) -> str:
         what = quote(self.name, safe="")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pykmm.checking.source import Source
     from pykmm.checking.steps import Prefix
     from pykmm.checking.trace import Trace
-    from pykmm_ext.engine.check import Program
+    from pykmm_ext.engine.check import Exploration, Program
 
-__all__ = ["Found", "Part", "Settings", "chunks", "follow", "merge", "replay", "run_part", "search"]
+__all__ = ["Found", "Part", "Settings", "chunks", "exploration_of", "follow", "merge", "outcomes_of", "replay",
+           "run_part", "search"]
 
 #: Executions of a random search without any limit.
 DEFAULT_SAMPLES = 10_000
@@ -82,7 +84,7 @@ class Part:
     blocked: int = 0
     failed: int = 0
     steps: int = 0
-    outcomes: dict[int, int] = field(default_factory=dict)
+    outcomes: dict[Any, int] = field(default_factory=dict)
     violations: list[Found] = field(default_factory=list)
     stopped: str = ""       #: "violation", "executions", "time"
 
@@ -116,15 +118,29 @@ def merge(parts: Sequence[Part]) -> Part:
     return whole
 
 
+def exploration_of(program: Program, **options: Any) -> Exploration:
+    """An exploration of `program`, with the watchdog that it asks for (programs of Python functions)."""
+    from pykmm_ext.engine.check import Exploration
+
+    if hasattr(program, "watchdog"):
+        options["watchdog"] = program.watchdog
+    return Exploration(program, **options)
+
+
+def outcomes_of(program: Program, exploration: Exploration) -> dict[Any, int]:
+    """Executions by outcome. The engine knows numbers; a program of Python functions knows what they stand for."""
+    if not hasattr(program, "outcome"):
+        return dict(exploration.outcomes)
+    return {program.outcome(number): count for number, count in exploration.outcomes.items()}
+
+
 def run_part(program: Program, settings: Settings, *, prefix: Prefix = (), seed: int | None = None,
              max_executions: int | None = None, max_seconds: float | None = None,
              progress: Callable[[int], None] | None = None) -> Part:
     """One exploration, with these limits instead of the settings' (0 = none). `progress` gets executions so far."""
-    from pykmm_ext.engine.check import Exploration
-
     limit = settings.max_executions if max_executions is None else max_executions
     seconds = settings.max_seconds if max_seconds is None else max_seconds
-    exploration = Exploration(
+    exploration = exploration_of(
         program, memory_model=settings.memory_model, explorer=settings.explorer,
         seed=settings.seed if seed is None else seed,
         preemptions=-1 if settings.preemptions is None else settings.preemptions, max_steps=settings.max_steps,
@@ -150,7 +166,7 @@ def run_part(program: Program, settings: Settings, *, prefix: Prefix = (), seed:
             break
     return Part(
         exploration.finished and not stopped, exploration.bounded, exploration.executions, exploration.blocked,
-        exploration.failed, exploration.steps, dict(exploration.outcomes),
+        exploration.failed, exploration.steps, outcomes_of(program, exploration),
         [Found(*found) for found in exploration.violations], stopped)
 
 
@@ -198,25 +214,27 @@ def follow(program: Program, schedule: Sequence[int], memory_model: str,
 
     Returns the kind of violation ("" = none), the schedule it took, its preemptions, whether it was the given one.
     """
-    from pykmm_ext.engine.check import Exploration
-
-    exploration = Exploration(program, memory_model=memory_model, explorer="replay", schedule=schedule,
-                              max_steps=max_steps)
+    exploration = exploration_of(program, memory_model=memory_model, explorer="replay", schedule=schedule,
+                                 max_steps=max_steps)
     exploration.run()
     last = exploration.last
     taken = exploration.schedule
     return last[0] if last else "", taken, exploration.preemptions, not exploration.diverged
 
 
-def replay(source: Source, schedule: Sequence[int], memory_model: str, *, program: Program | None = None) -> Trace:
+def replay(source: Source, schedule: Sequence[int], memory_model: str, *, program: Program | None = None,
+           max_steps: int = 100_000) -> Trace:
     """The steps of one schedule; ``trace.kind`` says what it ended with. ValueError where it cannot be followed."""
+    from pykmm.checking.symbols import callers
     from pykmm.checking.trace import make_trace
-    from pykmm_ext.engine.check import Exploration
 
     program = source.program() if program is None else program
-    exploration = Exploration(program, memory_model=memory_model, explorer="replay")
-    steps = exploration.replay(schedule)
-    if exploration.diverged or len(schedule) > len(steps):
-        raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else now")
-    kind, message = exploration.last or ("", "")
-    return make_trace(steps, program.nr_vcpus, kind=kind, message=message, at_end=exploration.at_end)
+    exploration = exploration_of(program, memory_model=memory_model, explorer="replay", max_steps=max_steps)
+    names = program.traced() if hasattr(program, "traced") else nullcontext(callers)
+    with names as functions:
+        steps = exploration.replay(schedule)
+        if exploration.diverged or len(schedule) > len(steps):
+            raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else now")
+        kind, message = exploration.last or ("", "")
+        return make_trace(steps, program.nr_vcpus, kind=kind, message=message, at_end=exploration.at_end,
+                          functions=functions)

@@ -7,9 +7,11 @@ runs undisturbed, so a row says everything that other CPUs could see or disturb.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pykmm.checking.symbols import callers
 
 if TYPE_CHECKING:
     from pykmm.checking.steps import Step
@@ -27,6 +29,14 @@ _LOCK = ("spin_lock", "spin_trylock", "spin_unlock", "down_read", "down_read_try
          "down_write_trylock", "up_write", "downgrade_write")
 _ORDER = ("", "acquire ", "release ", "")
 _READS = ("load", "await")
+
+
+class Function(Protocol):
+    """Where a step was taken: ``pykmm.checking.symbols.Symbol``, or a line of Python."""
+
+    @property
+    def primitive(self) -> bool:
+        """Its caller says more."""
 
 
 @dataclass(frozen=True)
@@ -223,21 +233,24 @@ def _table(rows: Iterable[Row], ncpus: int) -> list[str]:
     return table
 
 
-def make_trace(steps: Sequence[Step], ncpus: int, *, kind: str = "", message: str = "", at_end: bool = False) -> Trace:
+def make_trace(steps: Sequence[Step], ncpus: int, *, kind: str = "", message: str = "", at_end: bool = False,
+               functions: Callable[[list[int]], Sequence[Function]] = callers) -> Trace:
     """Rows from what ``Exploration.replay()`` returned.
 
-    `at_end`: the final checks found it, so that it depends on everything; so does a deadlock.
+    `at_end`: the final checks found it, so that it depends on everything; so does a deadlock. `functions`: what a
+    step's "frames" mean, innermost first.
     """
-    from pykmm.checking.symbols import callers
-
     names: dict[int, str] = {}      # of locks; the same address is the same lock within one execution
     held: dict[int, tuple[str, ...]] = {}
     irqs_off: dict[int, bool] = {}
     writer: dict[int, int] = {}
+    unnamed: dict[str, str] = {}
     rows: list[Row] = []
     for step in steps:
         agent = "cpu" if step["agent"] < ncpus else "irq" if step["agent"] < 2 * ncpus else "buffer"
         cpu, name = step["cpu"], step["object"]
+        if name.startswith("0x"):   # nobody knows it: a number that is the same in every process
+            name = unnamed.setdefault(name, f"object #{len(unnamed)}")
         if step["op"] in ("lock", "unlock"):
             names[step["address"]] = name
         if step["address"] and agent == "cpu":
@@ -249,14 +262,14 @@ def make_trace(steps: Sequence[Step], ncpus: int, *, kind: str = "", message: st
             stale = (step["newest"], writer.get(step["address"] >> 3))
         if _writes(step):
             writer[step["address"] >> 3] = step["step"]
-        functions = callers(step["frames"]) if agent == "cpu" else []
-        inner = str(functions[0]) if functions else ""
-        if functions and functions[0].primitive:
-            outer = next((symbol for symbol in functions if not symbol.primitive), None)
+        stack = functions(step["frames"]) if agent != "irq" else []
+        inner = str(stack[0]) if stack else ""
+        if stack and stack[0].primitive:
+            outer = next((symbol for symbol in stack if not symbol.primitive), None)
             inner += f" < {outer}" if outer else ""
         rows.append(Row(
             step["step"], cpu, agent, step["op"], _sentence(step, agent, name), inner,
-            tuple(str(symbol) for symbol in functions[1:]), name, step["address"], step["old"],
+            tuple(str(symbol) for symbol in stack[1:]), name, step["address"], step["old"],
             step["result"] if step["op"] in _READS else step["new"],
             step["reads_from"] if step["reads_from"] >= 0 else None, stale, held.get(cpu, ()),
             irqs_off.get(cpu, False)))

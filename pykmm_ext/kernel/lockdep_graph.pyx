@@ -238,7 +238,9 @@ cdef const lockdep_report *lockdep_merge_edge(lockdep *ld, const lockdep_edge *o
     h.mode = LOCKDEP_RECURSIVE if other.recursive else LOCKDEP_EXCLUSIVE
     ld.execution = other.place.execution
     r = add_edge(ld, &ctx, <u32>held, other.held_where, other.shared, &h, &drawn)
-    if r == NULL and drawn and ld.nr_irq_nodes:
+    if not drawn:
+        r = NULL        # known here already
+    elif r == NULL and ld.nr_irq_nodes:
         r = check_inversions(ld, &ctx)
     ld.execution = execution
     return r

@@ -31,7 +31,7 @@ def violation(program, kind, memory_model="sc", **options):
     assert not report.ok and not report.outcomes.keys() - {None}
     found = report.violations[0]
     assert found.kind == kind, str(report)
-    assert report.replay() == found.trace
+    assert report.replay().text() == found.trace.text()
     return found
 
 
