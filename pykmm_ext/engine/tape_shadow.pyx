@@ -16,8 +16,8 @@ Values
 
 Order is that of the execution's events, an operation's beginning and end; a store of another CPU counts as done when
 that CPU's store buffer was seen empty. Where the explorer runs one of many equivalent executions (DPOR), what is looked
-at is the equivalent one in which the access begins as late as it can. Where the memory model lets loads return older values no store of another CPU
-is ever overwritten.
+at is the equivalent one in which the access begins as late as it can. Where the memory model lets loads return older
+values no store of another CPU is ever overwritten.
 
 Not told apart: values in memory that is shared or moved under another address (mremap, brk); the first contents of
 files. What a call that failed half-way did counts as possible.
