@@ -2,14 +2,16 @@
 """The tape executor of the check engine."""
 from typing import Any
 
+from typing_extensions import Self
+
 from pykmm_ext.arch import Arch
 from pykmm_ext.engine.check import Program
 from pykmm_ext.engine.tape_ops import TapeArrays
 from pykmm_ext.strategy import Strategy
 
 class TapeCheck(Program):
-    def __init__(self, arrays: TapeArrays, arch: Arch, strategy: Strategy, *, cpus: int, memory: int,
-                 labels: list[bytes], quirks: int = 0, fault_around: int = 0) -> None: ...
+    def __new__(cls, arrays: TapeArrays, arch: Arch, strategy: Strategy, *, cpus: int, memory: int,
+                 labels: list[bytes], quirks: int = 0, fault_around: int = 0) -> Self: ...
     @property
     def snapshot_bytes(self) -> int: ...
     @property

@@ -24,8 +24,8 @@ from pykmm_ext.engine.check cimport (
     CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
-    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
-    mm_slot, run_op, run_state, stream, tape_start,
+    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm,
+    leave_mm, mm_slot, run_op, run_state, stream, tape_start,
 )
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
@@ -35,12 +35,13 @@ from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, 
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
 from pykmm_ext.kernel.lockdep_watch cimport (
-    lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock, lockdep_watch_reset,
+    lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock,
+    lockdep_watch_reset,
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event, s64, u8, u32,
-    u64,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
+    s64, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
@@ -88,6 +89,7 @@ cdef struct tape_check:
 
 # ---- one execution ----
 
+# Context: as check_program.reset.
 cdef int tape_reset(void *priv) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     cdef run_state *run = t.run
@@ -107,6 +109,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     return 0
 
 
+# Context: as check_program.cpu.
 cdef Cpu *tape_cpu(void *priv, u32 id) noexcept nogil:
     return (<tape_check *>priv).m.cpus[id]
 
@@ -266,6 +269,7 @@ cdef u64 tape_outcome(void *priv) noexcept nogil:
 
 # ---- what the engine asks in between ----
 
+# Context: as check_program.access.
 cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width, int write) noexcept nogil:
     cdef int state = region_state(region_of((<tape_check *>priv).m), p)
     if state == KMM_SHADOW_FREED:
@@ -287,6 +291,7 @@ cdef inline const char *place(tape_check *t, Cpu *cpu) noexcept nogil:
     return t.labels[t.vcpus[cpu.id].op] if cpu.id < t.nvcpus else NULL
 
 
+# Context: as check_program.event.
 cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 size) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     cdef machine *m = t.m
@@ -311,6 +316,7 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
     check_forget(cpu, &(<page *>obj).ptl, sizeof(spinlock_t))
 
 
+# Context: as check_program.lock.
 cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     if cpu.id >= t.nvcpus:
@@ -322,6 +328,7 @@ cdef void tape_lock(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) 
     report_lockdep(cpu, lockdep_watch_lock(&t.watch, cpu, lock, <watch_lock_op>op, what, place(t, cpu)))
 
 
+# Context: as check_program.describe.
 cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept nogil:
     cdef tape_check *t = <tape_check *>priv
     cdef size_t at = <size_t>p - <size_t>t.run.streams
@@ -361,7 +368,7 @@ cdef void tape_bug(Cpu *cpu, const char *message, const void *obj) noexcept nogi
         return
     snprintf(name, sizeof(name), b"%s", machine_object_name(<machine *>cpu.machine, obj, &offset))
     snprintf(text, sizeof(text), b"%s: %s", name, message)
-    check_fail(cpu, CHECK_BROKEN if message[0] == 102 and message[6] == 119 else CHECK_UAF, text)  # "freed while mapped"
+    check_fail(cpu, CHECK_BROKEN if strstr(message, b"while mapped") != NULL else CHECK_UAF, text)
 
 
 # ---- Python ----
@@ -394,7 +401,7 @@ cdef class TapeCheck(Program):
         cdef u32 i, k, target
         cdef int err = 0
         if run.nstreams > CHECK_MAX_VCPUS:
-            raise ValueError(f"the tape has {run.nstreams} threads; the check engine has {CHECK_MAX_VCPUS} virtual CPUs")
+            raise ValueError(f"the tape has {run.nstreams} threads; the check engine has room for {CHECK_MAX_VCPUS}")
         if cpus < run.nstreams:
             raise ValueError(f"the tape needs {run.nstreams} CPUs, not {cpus}")
         if len(labels) != <Py_ssize_t>run.nops or run.m != NULL:
@@ -548,7 +555,7 @@ cdef class TapeCheck(Program):
 
     @property
     def lockdep(self):
-        """What lockdep has seen over all executions, as a dict: classes, edges (``pykmm_ext.kernel.lockdep_report``)."""
+        """What lockdep has seen over all executions: graph_dict() of pykmm_ext.kernel.lockdep_report."""
         return graph_dict(self.t.ld)
 
     def describe(self, size_t address):
