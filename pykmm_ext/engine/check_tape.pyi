@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tape executor of the check engine."""
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from pykmm_ext.arch import Arch
 from pykmm_ext.engine.check import Program

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Broken parts for tests."""
-from typing_extensions import Self
+from typing import Self
 
 from pykmm_ext.arch import Arch
 from pykmm_ext.strategy import Strategy

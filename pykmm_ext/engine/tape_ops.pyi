@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The operations of a tape, and the arrays of a program."""
-from typing_extensions import Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
