@@ -251,7 +251,7 @@ cdef class Exploration:
     :param explorer: "dpor" (source-DPOR with sleep sets), "dfs" (every schedule), "random", "pct", or "replay"
     :param seed: of random and pct
     :param preemptions: explorers "dpor" and "dfs": schedules with at most that many preemptions of a vCPU; -1 = any
-        number. Store buffers and interrupt handlers come for free
+        number. To give way to an interrupt counts as well; store buffers come for free
     :param max_steps: an execution of more steps is a livelock
     :param depth: explorer "pct": bug depth d
     :param schedule: explorer "replay": steps as in RawViolation; beyond it, as it comes
