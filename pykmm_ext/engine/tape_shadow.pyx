@@ -24,8 +24,8 @@ files. What a call that failed half-way did counts as possible.
 """
 from libc.errno cimport ENOMEM
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from pykmm_ext.engine.check cimport (
     KMM_QUERY_FLUSHED, KMM_QUERY_LAST, KMM_QUERY_PENDING, KMM_QUERY_SEQ, KMM_QUERY_STALE, KMM_TLB_FILLED, check_precedes,
@@ -159,6 +159,7 @@ cdef void tick(tape_shadow *sh) noexcept nogil:
             w.flushed = step_of(cpu, KMM_QUERY_FLUSHED)
 
 
+# Context: setup, or a vCPU at the beginning or end of operation `index`. Notes a store of `data`, or of zeroes (NULL).
 cdef void add_write(tape_shadow *sh, Cpu *cpu, u32 index, u64 start, u64 length, const u8 *data, u32 flags) noexcept nogil:
     cdef shadow_write *w
     if length == 0 or sh.nwrites == sh.capacity:
@@ -177,6 +178,7 @@ cdef void add_write(tape_shadow *sh, Cpu *cpu, u32 index, u64 start, u64 length,
     w.last = w.flushed = 0
 
 
+# Context: setup, or a vCPU at the end of operation `index`, which took `access` to these bytes away.
 cdef void add_revoke(tape_shadow *sh, Cpu *cpu, u32 index, u64 start, u64 length, u32 access, bint anon) noexcept nogil:
     cdef shadow_revoke *r
     cdef mm_struct *mm = sh.run.mms[sh.run.ops[index].mm].mm
@@ -380,6 +382,7 @@ cdef bint possible(tape_shadow *sh, s32 mm, u64 address, const look *l, u8 value
     return possible(sh, sh.spaces[mm].parent, address, &parents, value)
 
 
+# Context: as shadow_end; reads only. Was this address shared memory in an ancestor?
 cdef bint shared_in_parents(tape_shadow *sh, s32 mm, u64 address) noexcept nogil:
     cdef u32 i
     while sh.spaces[mm].parent >= 0:
