@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from os.path import basename
-from typing import TYPE_CHECKING, Any, Concatenate
+from typing import TYPE_CHECKING, Any, Concatenate, Self
 
 import pykmm
 from pykmm.checking.checker import check_source
@@ -125,7 +125,7 @@ class ExploreProgram(PythonProgram):
     watchdog: float
 
     def __new__(cls, program: Callable[[ExploreContext], object], nr_vcpus: int,
-                watchdog: float = 10.0) -> ExploreProgram:
+                watchdog: float = 10.0) -> Self:
         self = super().__new__(cls, partial(_build, program), nr_vcpus)
         self.watchdog = watchdog
         return self

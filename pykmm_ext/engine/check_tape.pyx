@@ -24,8 +24,8 @@ from pykmm_ext.engine.check cimport (
     CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
-    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm, leave_mm,
-    mm_slot, run_op, run_state, stream, tape_start,
+    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm,
+    leave_mm, mm_slot, run_op, run_state, stream, tape_start,
 )
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
@@ -35,7 +35,8 @@ from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, 
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
 from pykmm_ext.kernel.lockdep_watch cimport (
-    lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock, lockdep_watch_reset,
+    lockdep_watch, lockdep_watch_event, lockdep_watch_exit, lockdep_watch_init, lockdep_watch_lock,
+    lockdep_watch_reset,
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
@@ -367,7 +368,7 @@ cdef void tape_bug(Cpu *cpu, const char *message, const void *obj) noexcept nogi
         return
     snprintf(name, sizeof(name), b"%s", machine_object_name(<machine *>cpu.machine, obj, &offset))
     snprintf(text, sizeof(text), b"%s: %s", name, message)
-    check_fail(cpu, CHECK_BROKEN if message[0] == 102 and message[6] == 119 else CHECK_UAF, text)  # "freed while mapped"
+    check_fail(cpu, CHECK_BROKEN if strstr(message, b"while mapped") != NULL else CHECK_UAF, text)
 
 
 # ---- Python ----
@@ -400,7 +401,7 @@ cdef class TapeCheck(Program):
         cdef u32 i, k, target
         cdef int err = 0
         if run.nstreams > CHECK_MAX_VCPUS:
-            raise ValueError(f"the tape has {run.nstreams} threads; the check engine has {CHECK_MAX_VCPUS} virtual CPUs")
+            raise ValueError(f"the tape has {run.nstreams} threads; the check engine has room for {CHECK_MAX_VCPUS}")
         if cpus < run.nstreams:
             raise ValueError(f"the tape needs {run.nstreams} CPUs, not {cpus}")
         if len(labels) != <Py_ssize_t>run.nops or run.m != NULL:
@@ -554,7 +555,7 @@ cdef class TapeCheck(Program):
 
     @property
     def lockdep(self):
-        """What lockdep has seen over all executions, as a dict: classes, edges (``pykmm_ext.kernel.lockdep_report``)."""
+        """What lockdep has seen over all executions: graph_dict() of pykmm_ext.kernel.lockdep_report."""
         return graph_dict(self.t.ld)
 
     def describe(self, size_t address):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from typing_extensions import disjoint_base
 
@@ -15,7 +15,7 @@ class PythonProgram(Program):
     functions: list[Callable[[CpuRef], object]]
     final: Callable[[], object] | None
     tracing: bool
-    def __new__(cls, build: Callable[[PythonProgram], object], nr_vcpus: int) -> PythonProgram: ...
+    def __new__(cls, build: Callable[[PythonProgram], object], nr_vcpus: int) -> Self: ...
     def dry_run(self) -> int: ...
     def close(self) -> None: ...
     def outcome(self, number: int) -> Any: ...

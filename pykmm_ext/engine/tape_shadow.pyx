@@ -159,7 +159,7 @@ cdef void tick(tape_shadow *sh) noexcept nogil:
             w.flushed = step_of(cpu, KMM_QUERY_FLUSHED)
 
 
-# Context: setup, or a vCPU at the beginning or end of operation `index`. Notes a store of `data`, or of zeroes (NULL).
+# Context: any. Something that gives bytes new values has begun, or has returned.
 cdef void add_write(tape_shadow *sh, Cpu *cpu, u32 index, u64 start, u64 length, const u8 *data, u32 flags) noexcept nogil:
     cdef shadow_write *w
     if length == 0 or sh.nwrites == sh.capacity:
@@ -178,7 +178,7 @@ cdef void add_write(tape_shadow *sh, Cpu *cpu, u32 index, u64 start, u64 length,
     w.last = w.flushed = 0
 
 
-# Context: setup, or a vCPU at the end of operation `index`, which took `access` to these bytes away.
+# Context: any. A call that took something away has returned.
 cdef void add_revoke(tape_shadow *sh, Cpu *cpu, u32 index, u64 start, u64 length, u32 access, bint anon) noexcept nogil:
     cdef shadow_revoke *r
     cdef mm_struct *mm = sh.run.mms[sh.run.ops[index].mm].mm
@@ -382,7 +382,7 @@ cdef bint possible(tape_shadow *sh, s32 mm, u64 address, const look *l, u8 value
     return possible(sh, sh.spaces[mm].parent, address, &parents, value)
 
 
-# Context: as shadow_end; reads only. Was this address shared memory in an ancestor?
+# Context: any. Did an ancestor share the byte with others?
 cdef bint shared_in_parents(tape_shadow *sh, s32 mm, u64 address) noexcept nogil:
     cdef u32 i
     while sh.spaces[mm].parent >= 0:

@@ -233,7 +233,7 @@ static void race_without(struct check *c, u32 i, const u32 *gone, u32 ngone, u32
 		while (start > c->nfixed && c->nodes[start].current == c->nodes[start - 1].current)
 			start--;
 	if (c->bound >= 0) {
-		/* Nor may anybody else stand in for the agent itself: that could cost more preemptions. */
+		/* Nor may anybody else take the agent's place: that could cost more preemptions. */
 		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
 		node = &c->nodes[start];
 		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
