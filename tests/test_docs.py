@@ -239,6 +239,20 @@ def test_readme_shows_a_real_output(tmp_path: pathlib.Path) -> None:
     assert mask(done.stdout) == mask(shown), done.stdout
 
 
+def test_readme_shows_a_real_report(tmp_path: pathlib.Path) -> None:
+    """What `pykmm check` finds is what the README says; how the search got there may change."""
+    command = re.search(r"^    \$ (pykmm check .*--variant buggy)$", text("README.md"), flags=re.MULTILINE)
+    assert command
+    shown = text("README.md").partition(command[1])[2].partition("```text\n")[2].partition("```")[0]
+    done = run(command[1], tmp_path)
+    assert done.returncode == 1, done.stderr
+    said = [[line for line in mask(output) if line.startswith(("R", "violation", "schedule", "replay"))]
+            for output in (done.stdout, shown)]
+    assert len(said[0]) >= 4
+    assert said[0][:2] == said[1][:2]
+    assert mask(done.stdout)[2] == mask(shown)[2]       # the head of the table
+
+
 def test_readme_python_example(tmp_path: pathlib.Path) -> None:
     code = text("README.md").partition("```python\n")[2].partition("```")[0]
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True,

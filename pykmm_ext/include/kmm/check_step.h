@@ -11,10 +11,17 @@
  *          (with what the writer had seen before a release or lwsync), and by sync through a global view.
  *
  * A stale load is offered where the newest store is ordered before the load anyway (else the schedule in which the
- * load comes first gives the same). Load buffering cannot be produced: a load never returns a later store.
+ * load comes first gives the same).
  *
- * Locks, read-modify-writes and IPIs wait for the own buffer to drain. Weaker read-modify-writes (Linux's relaxed
- * ones on Power) are stronger here than in life. smp_mb_light() and smp_mb_heavy() are both full barriers.
+ * Locks, read-modify-writes and IPIs wait for the own buffer to drain.
+ *
+ * simplified: no load buffering (a load never returns a later store).
+ *
+ * simplified: relaxed read-modify-writes order as much as the others do; smp_mb_light() and smp_mb_heavy() are both full
+ * barriers.
+ *
+ * simplified: under power at most CHECK_VIEW words of an execution are read stale, by at most seven versions.
+ *
  * Private: included by engine/check.pyx only.
  */
 #ifndef KMM_CHECK_STEP_H

@@ -235,7 +235,7 @@ static void race_without(struct check *c, u32 i, const u32 *gone, u32 ngone, u32
 			if (at->before != 0xff && !(at->enabled & bit(at->before)))
 				at->backtrack |= at->enabled & bit(a) ? bit(a) : at->enabled;
 		}
-		/* Nor may anybody else stand in for the agent itself: that could cost more preemptions. */
+		/* Nor may anybody else take the agent's place: that could cost more preemptions. */
 		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
 		node = &c->nodes[start];
 		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
