@@ -20,7 +20,7 @@ from libc.string cimport memset
 
 from pykmm_ext.engine.check cimport CHECK_ASSERTION, CHECK_BROKEN, CHECK_UAF, Program, check_fail, check_program
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_PTR, kmm_await, kmm_is_not_equal, smp_store_release,
+    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_await, kmm_is_not_equal, smp_store_release,
 )
 from pykmm_ext.kernel.rbtree cimport (
     rb_erase, rb_insert_color, rb_link_node, rb_node, rb_root, validate_rb_tree,
@@ -166,8 +166,8 @@ cdef void rwsem_section(Cpu *cpu, world *w, char role) noexcept nogil:
 cdef void use_object(Cpu *cpu, world *w, bint marks) noexcept nogil:
     cdef unsigned long at = READ_ONCE(cpu, &w.current)
     cdef u32 dep = last_load(cpu)
-    cdef u32 _i
-    for _i in range(2):
+    cdef u32 i
+    for i in range(2):
         if not load_through(cpu, &w.objects[at].alive, dep):
             check_fail(cpu, CHECK_UAF, b"a reader's object was freed")
             return
