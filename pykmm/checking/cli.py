@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_FOUND = 1
 #: Seconds for one search of ``check all`` where no limit is given.
-ALL_SECONDS = 60.0
+ALL_SECONDS = 120.0
 
 Names = Annotated[list[str] | None, typer.Argument(
     metavar="NAME...", help="Scenarios (--list shows them), 'all', or files with tapes.")]
@@ -43,7 +43,7 @@ def check(
     max_executions: Annotated[int | None, typer.Option(
         "--max-executions", min=1, metavar="N", help="Stop after N executions.")] = None,
     max_seconds: Annotated[float | None, typer.Option(
-        "--max-seconds", min=0, metavar="S", help="Stop each search after S seconds; all: 60, 0 = no limit.")] = None,
+        "--max-seconds", min=0, metavar="S", help="Stop each search after S seconds; all: 120, 0 = no limit.")] = None,
     jobs: Annotated[int, typer.Option(
         "--jobs", "-j", min=1, max=256, metavar="N", help="Spread over N processes.")] = 1,
     variant: Annotated[str, typer.Option("--variant", help="fixed or buggy.")] = "fixed",
