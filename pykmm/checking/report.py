@@ -99,7 +99,11 @@ class CheckReport:
 
     @property
     def bounded_complete(self) -> bool:
-        """Everything up to ``bound`` preemptions was looked at, and more preemptions are possible."""
+        """The search up to ``bound`` preemptions came to its end, and more preemptions are possible.
+
+        With explorer dpor under tso, pso or power that is a heuristic: a store that becomes visible late may need its
+        preemption somewhere else than where the reduction tries one, so that rarely a behaviour is missed.
+        """
         return self.finished and not self.complete and self.bound is not None
 
     @property
@@ -119,7 +123,8 @@ class CheckReport:
         if self.complete:
             return f"exhaustive {where}: {count}"
         if self.bounded_complete:
-            return f"complete up to {self.bound} preemption{'' if self.bound == 1 else 's'} {where}: {count}"
+            how = "complete" if self.memory_model == "sc" or self.explorer == "dfs" else "searched"
+            return f"{how} up to {self.bound} preemption{'' if self.bound == 1 else 's'} {where}: {count}"
         why = {"violation": "stopped at the first violation", "executions": "limit of executions reached",
                "time": "limit of time reached", "interrupt": "interrupted"}.get(self.stopped, "sampled")
         if self.explorer in ("random", "pct"):

@@ -53,6 +53,24 @@ def test_bounds_of_preemptions() -> None:
     assert not bounded.complete
 
 
+def starving(n: int) -> Litmus:
+    """A bug of depth 3: each thread in turn must wait between two loads while the other does all its n additions."""
+    return Litmus([[L(0, 0), L(1, 0), *[p.RMW(7, 1, "add", 1)] * n], [*[p.RMW(7, 0, "add", 1)] * n, L(0, 1), L(1, 1)]],
+                  observe=[(0, 0), (0, 1), (1, 0), (1, 1)])
+
+
+def test_pct_finds_what_random_does_not() -> None:
+    n = 8
+    bug = n << 16 | n
+    found = {}
+    for explorer in ("random", "pct"):
+        search = Exploration(starving(n), explorer=explorer, depth=3)
+        search.run(10_000)
+        found[explorer] = search.outcomes.get(bug, 0)
+    # At least 1 in 2 * 20 * 20 executions by the guarantee of PCT; 1 in 2 ** 16 by chance.
+    assert found["pct"] >= 5 > found["random"]
+
+
 def test_replay() -> None:
     program = Litmus(p.abba())
     kind, message, schedule, _, _ = explore(program).violations[0]
