@@ -38,8 +38,8 @@ def check(scenario: Checkable, *, strategy: str | None = None, arch: str | None 
         priorities; finds bugs that need few preemptions)
     :param memory_model: "sc", "tso", "pso" or "power"; the arch's own if not given
     :param seed: of random and pct
-    :param preemptions: dpor and dfs: only schedules with at most that many preemptions (a CPU has to give way although
-        it could go on; store buffers and interrupts come for free)
+    :param preemptions: dpor and dfs: only schedules with at most that many preemptions (a CPU has to give way, to
+        another or to an interrupt, although it could go on; store buffers come for free)
     :param max_executions: executions of every kind after which to stop; random and pct: 10 000 if no limit is given
     :param max_seconds: seconds after which to stop
     :param executor: a ``concurrent.futures`` executor that the search is spread over

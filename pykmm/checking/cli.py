@@ -176,7 +176,8 @@ def _check_some(names: list[str], variant: str, options: dict[str, Any], executo
 def verdict(report: CheckReport, expected: frozenset[str]) -> tuple[bool, str]:
     """Whether a report is what is expected of a variant (nothing, or one of these kinds), and in words what it is."""
     if report.ok:
-        seen = "" if report.complete else " (bounded)" if report.bounded_complete else ", not exhausted"
+        bound = f" up to {report.bound} preemption{'' if report.bound == 1 else 's'}"
+        seen = "" if report.complete else bound if report.bounded_complete else ", not exhausted"
         return not expected, f"clean{seen}" if not expected else f"not found{seen}"
     kinds = ", ".join(dict.fromkeys(violation.kind for violation in report.violations))
     return not expected.isdisjoint(violation.kind for violation in report.violations), kinds

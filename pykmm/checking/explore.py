@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from os.path import basename
-from typing import TYPE_CHECKING, Any, Concatenate, Self
+from typing import TYPE_CHECKING, Any, Concatenate
 
 import pykmm
 from pykmm.checking.checker import check_source
@@ -117,21 +117,17 @@ class PythonLine:
 class ExploreProgram(PythonProgram):
     """A function that takes an :class:`ExploreContext`, as something that the engine runs.
 
-    :param program: the function
-    :param nr_vcpus: how many vCPUs it starts
-    :param watchdog: seconds after which a vCPU that has not come to a primitive ends the search
+    `watchdog`: seconds after which a vCPU that has not come to a primitive ends the search.
     """
 
-    watchdog: float
+    watchdog: float = 10.0
 
-    def __new__(cls, program: Callable[[ExploreContext], object], nr_vcpus: int,
-                watchdog: float = 10.0) -> Self:
-        self = super().__new__(cls, partial(_build, program), nr_vcpus)
+    @classmethod
+    def make(cls, program: Callable[[ExploreContext], object], nr_vcpus: int, watchdog: float) -> ExploreProgram:
+        """What the constructor makes, with a watchdog."""
+        self = cls(partial(_build, program), nr_vcpus)
         self.watchdog = watchdog
         return self
-
-    def __init__(self, *_: object) -> None:
-        """Everything is done by __new__()."""
 
     @contextmanager
     def traced(self) -> Iterator[Callable[[Sequence[int]], list[PythonLine]]]:
@@ -153,7 +149,7 @@ class _Make:
     watchdog: float
 
     def __call__(self) -> ExploreProgram:
-        return ExploreProgram(self.program, self.nr_vcpus, self.watchdog)
+        return ExploreProgram.make(self.program, self.nr_vcpus, self.watchdog)
 
 
 def explore(
@@ -220,7 +216,7 @@ def _build(program: Callable[[ExploreContext], object], source: PythonProgram) -
 
 
 def _source(program: Callable[[ExploreContext], object], watchdog: float) -> Source:
-    probe = ExploreProgram(program, MAX_VCPUS)
+    probe = ExploreProgram(partial(_build, program), MAX_VCPUS)
     try:
         count = probe.dry_run()
     finally:

@@ -186,7 +186,8 @@ EXPLORERS = {
 }
 
 #: Kinds of barriers by name, for mutation tests.
-BARRIERS = {"mb": 0, "rmb": 1, "wmb": 2, "mb_light": 3, "mb_heavy": 4, "lwsync": 5, "release": 6, "acquire": 7}
+BARRIERS = {"mb": 0, "rmb": 1, "wmb": 2, "mb_light": 3, "mb_heavy": 4, "lwsync": 5, "release": 6, "acquire": 7,
+            "spinlock": 8, "rwsem": 9, "dependency": 10}
 
 cdef enum:
     FIRST_EVENTS = 1024
@@ -251,14 +252,15 @@ cdef class Exploration:
     :param explorer: "dpor" (source-DPOR with sleep sets), "dfs" (every schedule), "random", "pct", or "replay"
     :param seed: of random and pct
     :param preemptions: explorers "dpor" and "dfs": schedules with at most that many preemptions of a vCPU; -1 = any
-        number. Store buffers and interrupt handlers come for free
+        number. To give way to an interrupt counts as well; store buffers come for free
     :param max_steps: an execution of more steps is a livelock
     :param depth: explorer "pct": bug depth d
     :param schedule: explorer "replay": steps as in RawViolation; beyond it, as it comes
     :param prefix: first choices of a part of the search that split() cut off
     :param graphs: remember the happens-before graph of every execution; equal ones count as `redundant`
     :param expand: try every agent at the first `expand` steps (what split() does)
-    :param weaken: mutation tests: kinds of barriers (keys of BARRIERS) that do nothing
+    :param weaken: mutation tests: kinds of barriers, locks and address dependencies (keys of BARRIERS) that do
+        nothing
     :param weaken_which: of each vCPU's barriers of such a kind only those whose number, from 0, is a bit of this
     :param watchdog: seconds after which a vCPU that runs Python code and has not come to a primitive ends the search
         with RuntimeError; 0 = never

@@ -9,7 +9,8 @@ scenario     what must hold
 spinlock     increments under the lock are not lost; its own algorithm runs
 seqlock      a reader that need not retry saw one writer's pair of words
 rwsem        a reader never sees half of a write; writes are not lost; nobody is left asleep; its own algorithm runs
-rcu          an object is alive as long as a reader that found it is inside; synchronize_rcu() or call_rcu()
+rcu          an object is alive as long as a reader that found it is inside, and what the reader wrote is seen
+             afterwards; synchronize_rcu() or call_rcu()
 srcu         the same for SRCU
 rbtree       a descent without locks ends, and knows every node that it meets
 ===========  ===========================================================================================================
@@ -18,7 +19,9 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from pykmm_ext.engine.check cimport CHECK_ASSERTION, CHECK_BROKEN, CHECK_UAF, Program, check_fail, check_program
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, smp_store_release
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_PTR, kmm_await, kmm_is_not_equal, smp_store_release,
+)
 from pykmm_ext.kernel.rbtree cimport (
     rb_erase, rb_insert_color, rb_link_node, rb_node, rb_root, validate_rb_tree,
 )
@@ -27,12 +30,14 @@ from pykmm_ext.kernel.rwsem cimport (
     down_read, down_read_trylock, down_write, down_write_trylock, downgrade_write, init_rwsem, rw_semaphore, up_read,
     up_write,
 )
+from pykmm_ext.kernel.rwsem_mutants cimport rwsem_mutant, rwsem_ops
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqlock_init, seqlock_t, write_seqlock, write_sequnlock
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.kernel.srcu cimport (
     call_srcu, init_srcu_struct_at, srcu_barrier, srcu_data, srcu_read_lock, srcu_read_unlock, srcu_struct,
     synchronize_srcu,
 )
+from pykmm_ext.kernel.srcu_mutants cimport srcu_mutant, srcu_ops
 from pykmm_ext.machine.cpu cimport Cpu, rcu_head, u32
 from pykmm_ext.mm.mm_types cimport machine
 
@@ -67,6 +72,8 @@ SCENARIOS = {"spinlock": SPINLOCK, "seqlock": SEQLOCK, "rwsem": RWSEM, "rcu": RC
 cdef struct object_t:
     rcu_head head               # first: the callback gets it
     unsigned long alive
+    unsigned long used          # by a reader, inside its section
+    unsigned long seen_used     # by who freed it: not shared
 
 cdef struct world:
     u32 what
@@ -78,9 +85,12 @@ cdef struct world:
     spinlock_t lock
     seqlock_t seq
     rw_semaphore sem
+    rwsem_ops rwsem             # the functions under test
+    srcu_ops srcu_api
     srcu_struct srcu
     srcu_data sda[CPUS]
     unsigned long a, b, writes
+    unsigned long came          # a reader is inside
     unsigned long current       # index of the object that readers find
     object_t objects[OBJECTS]
     rb_root root
@@ -115,34 +125,45 @@ cdef void seqlock_reader(Cpu *cpu, world *w) noexcept nogil:
 # Context: vCPU, no locks.
 cdef void rwsem_section(Cpu *cpu, world *w, char role) noexcept nogil:
     if role == b'r':
-        down_read(cpu, &w.sem)
+        w.rwsem.down_read(cpu, &w.sem)
         read_pair(cpu, w)
-        up_read(cpu, &w.sem)
+        w.rwsem.up_read(cpu, &w.sem)
     elif role == b'w':
-        down_write(cpu, &w.sem)
+        w.rwsem.down_write(cpu, &w.sem)
         write_pair(cpu, w)
-        up_write(cpu, &w.sem)
+        w.rwsem.up_write(cpu, &w.sem)
     elif role == b'd':
-        down_write(cpu, &w.sem)
+        w.rwsem.down_write(cpu, &w.sem)
         write_pair(cpu, w)
-        downgrade_write(cpu, &w.sem)
+        w.rwsem.downgrade_write(cpu, &w.sem)
         read_pair(cpu, w)
-        up_read(cpu, &w.sem)
-    elif role == b't' and down_read_trylock(cpu, &w.sem):
+        w.rwsem.up_read(cpu, &w.sem)
+    elif role == b'D':
+        w.rwsem.down_write(cpu, &w.sem)
+        write_pair(cpu, w)
+        w.rwsem.downgrade_write(cpu, &w.sem)
+        # Queued or not, a reader is let in now.
+        kmm_await(cpu, &w.came, kmm_is_not_equal, 0)
+        w.rwsem.up_read(cpu, &w.sem)
+    elif role == b'R':
+        w.rwsem.down_read(cpu, &w.sem)
+        WRITE_ONCE(cpu, &w.came, 1)
+        w.rwsem.up_read(cpu, &w.sem)
+    elif role == b't' and w.rwsem.down_read_trylock(cpu, &w.sem):
         read_pair(cpu, w)
-        up_read(cpu, &w.sem)
+        w.rwsem.up_read(cpu, &w.sem)
     elif role == b'y':
-        if down_write_trylock(cpu, &w.sem):
+        if w.rwsem.down_write_trylock(cpu, &w.sem):
             write_pair(cpu, w)
-            up_write(cpu, &w.sem)
+            w.rwsem.up_write(cpu, &w.sem)
         else:
             return
-    if role == b'w' or role == b'd' or role == b'y':
+    if role == b'w' or role == b'd' or role == b'D' or role == b'y':
         w.writes += 1
 
 
 # Context: vCPU inside a read section of RCU or SRCU, twice looking at what it found.
-cdef void use_object(Cpu *cpu, world *w) noexcept nogil:
+cdef void use_object(Cpu *cpu, world *w, bint marks) noexcept nogil:
     cdef unsigned long at = READ_ONCE(cpu, &w.current)
     cdef u32 dep = last_load(cpu)
     cdef u32 _i
@@ -150,11 +171,15 @@ cdef void use_object(Cpu *cpu, world *w) noexcept nogil:
         if not load_through(cpu, &w.objects[at].alive, dep):
             check_fail(cpu, CHECK_UAF, b"a reader's object was freed")
             return
+        if i == 0 and marks:
+            WRITE_ONCE(cpu, &w.objects[at].used, 1)
 
 
 # Context: callback of call_rcu(), call_srcu(), or the updater itself.
 cdef void free_object(Cpu *cpu, rcu_head *head) noexcept nogil:
-    WRITE_ONCE(cpu, &(<object_t *>head).alive, 0)
+    cdef object_t *o = <object_t *>head
+    WRITE_ONCE(cpu, &o.alive, 0)
+    o.seen_used = READ_ONCE(cpu, &o.used)
 
 
 # Context: vCPU, no locks; one updater. Makes another object current and frees the old one.
@@ -165,14 +190,14 @@ cdef void update_object(Cpu *cpu, world *w, char role) noexcept nogil:
     if role == b'u' and w.what == RCU:
         synchronize_rcu(cpu)
     elif role == b'u':
-        synchronize_srcu(cpu, &w.srcu)
+        w.srcu_api.synchronize_srcu(cpu, &w.srcu)
     elif w.what == RCU:
         call_rcu(cpu, &w.objects[old].head, free_object)
         rcu_barrier(cpu)
         return
     else:
         call_srcu(cpu, &w.srcu, &w.objects[old].head, free_object)
-        srcu_barrier(cpu, &w.srcu)
+        w.srcu_api.srcu_barrier(cpu, &w.srcu)
         return
     free_object(cpu, &w.objects[old].head)
 
@@ -236,15 +261,19 @@ cdef void world_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             rb_erase(cpu, &w.items[0].node, &w.root)
         elif w.what == RBTREE:
             descend(cpu, w, 50 if role[0] == b'n' else 25)
-        elif role[0] != b'r':
+        elif role[0] == b's' and w.what == RCU:
+            synchronize_rcu(cpu)
+        elif role[0] == b's':
+            w.srcu_api.synchronize_srcu(cpu, &w.srcu)
+        elif role[0] != b'r' and role[0] != b'm':
             update_object(cpu, w, role[0])
         elif w.what == RCU:
             rcu_read_lock(cpu)
-            use_object(cpu, w)
+            use_object(cpu, w, role[0] == b'm')
             rcu_read_unlock(cpu)
         else:
             idx = srcu_read_lock(cpu, &w.srcu)
-            use_object(cpu, w)
+            use_object(cpu, w, role[0] == b'm')
             srcu_read_unlock(cpu, &w.srcu, idx)
         role += 1
 
@@ -256,7 +285,7 @@ cdef int world_reset(void *priv) noexcept nogil:
     spin_lock_init(&w.lock)
     seqlock_init(&w.seq)
     init_rwsem(&w.sem)
-    w.a = w.b = w.writes = w.current = 0
+    w.a = w.b = w.writes = w.current = w.came = 0
     memset(w.objects, 0, sizeof(w.objects))
     w.objects[0].alive = 1
     memset(w.items, 0, sizeof(w.items))
@@ -295,6 +324,8 @@ cdef void world_finish(void *priv) noexcept nogil:
         for i in range(<u32>w.current):
             if w.objects[i].alive:
                 check_fail(cpu, CHECK_ASSERTION, b"an object that was replaced is not freed")
+            elif w.objects[i].used != w.objects[i].seen_used:
+                check_fail(cpu, CHECK_ASSERTION, b"who freed an object did not see what a reader wrote there")
 
 
 cdef class Primitives(Program):
@@ -302,16 +333,19 @@ cdef class Primitives(Program):
 
     :param scenario: a key of SCENARIOS
     :param roles: what each vCPU does, one letter after the other (at most 4 vCPUs, 4 letters each). spinlock: any letter.
-        seqlock: "w"rite, "r"ead. rwsem: "r"ead, "w"rite, "d"owngrade, "t" read if free, "y" write if free. rcu, srcu:
-        "r"ead, "u"pdate and wait, "c" update and call back. rbtree: "i"nsert, "e"rase, "r" look for an old key, "n" for
+        seqlock: "w"rite, "r"ead. rwsem: "r"ead, "w"rite, "d"owngrade, "D" downgrade and wait for an "R" that reads, "t"
+        read if free, "y" write if free. rcu, srcu: "r"ead, "m" read and mark what was found, "u"pdate and wait, "c"
+        update and call back, "s" wait for a grace period. rbtree: "i"nsert, "e"rase, "r" look for an old key, "n" for
         the new one
     :param open_locks: run the algorithms of spinlocks and semaphores instead of blocking primitives
+    :param mutant: run the copy of rwsem or srcu that lacks this part, a number of KMM_KEEP() there; 0 = the copy, intact;
+        -1 = the shipped code. One number at a time in a process: the last program's
 
     ValueError: an unknown scenario, too many roles.
     """
     cdef world *w
 
-    def __cinit__(self, scenario, roles, *, bint open_locks=True):
+    def __cinit__(self, scenario, roles, *, bint open_locks=True, int mutant=-1):
         cdef u32 i, k
         cdef world *w
         if scenario not in SCENARIOS:
@@ -332,6 +366,14 @@ cdef class Primitives(Program):
                 w.roles[i][k] = <char>ord(roles[i][k])
         w.m.cpus = w.cpu_of
         w.m.nr_cpus = w.nr_cpus
+        w.rwsem = rwsem_ops(down_read, down_read_trylock, up_read, down_write, down_write_trylock, up_write, downgrade_write)
+        w.srcu_api = srcu_ops(synchronize_srcu, srcu_barrier)
+        if mutant >= 0 and w.what == RWSEM:
+            rwsem_mutant(&w.rwsem, mutant)
+        elif mutant >= 0 and w.what == SRCU:
+            srcu_mutant(&w.srcu_api, mutant)
+        elif mutant >= 0:
+            raise ValueError(f"there are no mutants of {scenario}")
         self.prog.size = sizeof(check_program)
         self.prog.name = b"primitives"
         self.prog.priv = w

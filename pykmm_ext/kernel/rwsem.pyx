@@ -48,6 +48,7 @@ from pykmm_ext.machine.cpu cimport Cpu, u32, u64, unlikely
 
 cdef extern from *:
     """
+    #include "kmm/mutant.h"
     #include "kmm/rwsem_types.h"
     struct rwsem_waiter {
         struct rwsem_waiter *next;   /* sem->wait_lock */
@@ -58,6 +59,7 @@ cdef extern from *:
     static inline int kmm_rwsem_lock(Cpu *cpu, rwlock_sem *sem, enum kmm_lock_op op)
     { return cpu->engine->lock(cpu, sem, op); }
     """
+    bint KMM_KEEP(int mutant, bint condition) nogil
     cdef enum kmm_lock_op:
         KMM_DOWN_READ, KMM_DOWN_READ_TRYLOCK, KMM_UP_READ, KMM_DOWN_WRITE, KMM_DOWN_WRITE_TRYLOCK, KMM_UP_WRITE
         KMM_DOWNGRADE_WRITE
@@ -110,7 +112,7 @@ cdef inline bint grant_writer(Cpu *cpu, rw_semaphore *sem, waiter *w) noexcept n
     cdef unsigned long c = READ_ONCE(cpu, &sem.count), seen
     while is_free(c):
         seen = cmpxchg(cpu, &sem.count, c, (c & ~flags_without(w.next)) | WRITER_LOCKED)
-        if seen == c:
+        if not KMM_KEEP(16, seen != c):
             sem.first = <rwsem_waiter *>w.next
             if w.next == NULL:
                 sem.last = NULL
@@ -139,7 +141,7 @@ cdef void wake_and_unlock(Cpu *cpu, rw_semaphore *sem, bint readers_only) noexce
         c = READ_ONCE(cpu, &sem.count)
         if not (c & FLAG_HANDOFF):
             # It tries itself; until it runs, a spinning writer may use the lock.
-            if is_free(c):
+            if KMM_KEEP(1, is_free(c)):
                 word = set_waiter(cpu, first, WAITER_TRY)
             else:
                 # A spinning writer was faster: it must be the last one. Its up_write() comes back here.
@@ -160,12 +162,12 @@ cdef void wake_and_unlock(Cpu *cpu, rw_semaphore *sem, bint readers_only) noexce
         w = w.next
     c = READ_ONCE(cpu, &sem.count)
     while True:
-        if c & WRITER_LOCKED:
+        if KMM_KEEP(2, (c & WRITER_LOCKED) != 0):
             fetch_or(cpu, &sem.count, FLAG_HANDOFF)  # overtaken, as above
             spin_unlock(cpu, &sem.wait_lock)
             return
         seen = cmpxchg(cpu, &sem.count, c, (c & ~flags_without(kept)) + n * READER_BIAS)
-        if seen == c:
+        if not KMM_KEEP(18, seen != c):
             break
         c = seen
     kept = NULL
@@ -237,22 +239,26 @@ cdef void down_read_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef waiter w
     cdef unsigned long c
     spin_lock(cpu, &sem.wait_lock)
-    if sem.first == NULL and not (READ_ONCE(cpu, &sem.count) & WRITER_LOCKED):
+    if KMM_KEEP(3, sem.first == NULL and not (READ_ONCE(cpu, &sem.count) & WRITER_LOCKED)):
         # It left meanwhile. With our bias in, no writer can have come: the lock is ours.
         spin_unlock(cpu, &sem.wait_lock)
         # Acquire for what that writer did, whose release our first atomic may have missed.
-        fetch_or(cpu, &sem.count, 0)
+        if KMM_KEEP(4, True):
+            fetch_or(cpu, &sem.count, 0)
         return
     w.state = WAITER_SPINS
     w.is_writer = 0
     w.overtaken = 0
-    if sem.first == NULL:
+    if KMM_KEEP(5, sem.first == NULL):
         c = atomic_add_return(cpu, &sem.count, <unsigned long>FLAG_WAITERS - READER_BIAS)
     else:
         c = atomic_add_return(cpu, &sem.count, -<unsigned long>READER_BIAS)
     enqueue(sem, &w)
-    if is_free(c):
-        # A release may have taken our passing bias for a holder and woken nobody.
+    # A release may have taken our passing bias for a holder and woken nobody.
+    if KMM_KEEP(6, is_free(c)):
+        wake_and_unlock(cpu, sem, False)
+    elif KMM_KEEP(19, sem.first == <rwsem_waiter *>&w and not (c & WRITER_LOCKED)):
+        # Downgraded since the look at the count, before our flag was in it: nobody will wake us.
         wake_and_unlock(cpu, sem, False)
     else:
         spin_unlock(cpu, &sem.wait_lock)
@@ -266,9 +272,9 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef int _spins
     for _spins in range(polls(cpu)):
         c = READ_ONCE(cpu, &sem.count)
-        if c & FLAG_HANDOFF:
+        if KMM_KEEP(7, (c & FLAG_HANDOFF) != 0):
             break
-        if is_free(c) and cmpxchg(cpu, &sem.count, c, c | WRITER_LOCKED) == c:
+        if is_free(c) and not KMM_KEEP(17, cmpxchg(cpu, &sem.count, c, c | WRITER_LOCKED) != c):
             return
         kmm_cpu_relax()
     w.is_writer = 1
@@ -277,16 +283,17 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     spin_lock(cpu, &sem.wait_lock)
     enqueue(sem, &w)
     # Before the look at the count: a release after it sees the flag, one before it is seen.
-    fetch_or(cpu, &sem.count, FLAG_WAITERS)
+    if KMM_KEEP(8, True):
+        fetch_or(cpu, &sem.count, FLAG_WAITERS)
     while True:
         if sem.first == <rwsem_waiter *>&w:
-            if grant_writer(cpu, sem, &w):
+            if KMM_KEEP(9, grant_writer(cpu, sem, &w)):
                 spin_unlock(cpu, &sem.wait_lock)
                 return
-            if w.overtaken:
+            if KMM_KEEP(10, w.overtaken != 0):
                 fetch_or(cpu, &sem.count, FLAG_HANDOFF)
                 # Free since the look? Then its release may have run before the flag: try once more.
-                if grant_writer(cpu, sem, &w):
+                if KMM_KEEP(11, grant_writer(cpu, sem, &w)):
                     spin_unlock(cpu, &sem.wait_lock)
                     return
         # Wakers write the state under wait_lock: nothing is lost here.
@@ -297,7 +304,7 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
         w.overtaken = 1
         spin_lock(cpu, &sem.wait_lock)
         # Told to try, and handed the lock on the way here.
-        if READ_ONCE_32(cpu, &w.state) == WAITER_GRANTED:
+        if KMM_KEEP(12, READ_ONCE_32(cpu, &w.state) == WAITER_GRANTED):
             spin_unlock(cpu, &sem.wait_lock)
             return
 
@@ -343,7 +350,7 @@ cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_READ) >= 0:
         return
     c = atomic_add_return(cpu, &sem.count, -<unsigned long>READER_BIAS)
-    if unlikely(c & FLAG_WAITERS and is_free(c)):
+    if unlikely(KMM_KEEP(13, c & FLAG_WAITERS and is_free(c))):
         rwsem_wake(cpu, sem)
 
 
@@ -377,7 +384,7 @@ cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_WRITE) >= 0:
         return
-    if unlikely(atomic_add_return(cpu, &sem.count, -<unsigned long>WRITER_LOCKED) & FLAG_WAITERS):
+    if unlikely(atomic_add_return(cpu, &sem.count, -<unsigned long>WRITER_LOCKED) & FLAG_WAITERS) and KMM_KEEP(14, True):
         rwsem_wake(cpu, sem)
 
 
@@ -385,7 +392,8 @@ cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_DOWNGRADE_WRITE) >= 0:
         return
-    if unlikely(atomic_add_return(cpu, &sem.count, <unsigned long>READER_BIAS - WRITER_LOCKED) & FLAG_WAITERS):
+    if unlikely(atomic_add_return(cpu, &sem.count, <unsigned long>READER_BIAS - WRITER_LOCKED) & FLAG_WAITERS) \
+            and KMM_KEEP(15, True):
         spin_lock(cpu, &sem.wait_lock)
         wake_and_unlock(cpu, sem, True)
 

@@ -46,6 +46,9 @@ from pykmm_ext.mm.mm_types cimport KMM_QUIRK_EAGER_CALLBACKS, machine_of
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
+cdef extern from "kmm/mutant.h" nogil:
+    bint KMM_KEEP(int mutant, bint condition)
+
 cdef extern from "kmm/rcu_segcblist.h" nogil:
     void rcu_segcblist_init(rcu_segcblist *l)
     unsigned long rcu_segcblist_enqueue(Cpu *cpu, rcu_segcblist *l, rcu_head *head,
@@ -103,7 +106,8 @@ cdef inline void start_gp(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
 
 # Context: gp_mutex held.
 cdef inline void flip(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
-    WRITE_ONCE(cpu, &ssp.srcu_idx, ssp.srcu_idx + 1)
+    if KMM_KEEP(1, True):
+        WRITE_ONCE(cpu, &ssp.srcu_idx, ssp.srcu_idx + 1)
     ssp.gp_state = GP_DRAIN_OLD
     ssp.gp_cpu = 0
 
@@ -163,13 +167,15 @@ cdef void synchronize_srcu(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
     smp_mb(cpu)
     seq = READ_ONCE(cpu, &ssp.gp_seq)
     down_write(cpu, &ssp.gp_mutex)
-    if ssp.gp_seq < seq + 2:
+    if KMM_KEEP(2, ssp.gp_seq < seq + 2) or ssp.gp_seq < seq + 1:
         # One of call_srcu() under way starts anew: its callbacks wait for ours.
         rcu_segcblist_start(cpu, &ssp.cblist)
         start_gp(cpu, ssp)
-        wait_for_index(cpu, ssp, (ssp.srcu_idx & 1) ^ 1)
+        if KMM_KEEP(3, True):
+            wait_for_index(cpu, ssp, (ssp.srcu_idx & 1) ^ 1)
         flip(cpu, ssp)
-        wait_for_index(cpu, ssp, (ssp.srcu_idx & 1) ^ 1)
+        if KMM_KEEP(4, True):
+            wait_for_index(cpu, ssp, (ssp.srcu_idx & 1) ^ 1)
         end_gp(cpu, ssp)
     up_write(cpu, &ssp.gp_mutex)
     rcu_segcblist_invoke(cpu, &ssp.cblist)

@@ -56,6 +56,8 @@ static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum km
 		return raw_load(p, width);
 	if (order == KMM_ACQUIRE && weakened(c, v, WEAKEN_ACQUIRE))
 		order = KMM_RELAXED;
+	if (dep && weakened(c, v, WEAKEN_DEPENDENCY))
+		dep = 0;
 	if (v->nbuffered && buffer_forward(v, p, width, &value) < 0)
 		v->drain = 1; /* answered in part: in life that waits for the buffer as well */
 	value = announce(c, v, &(struct pend){ .op = P_LOAD, .width = (u8)width, .order = (u8)order, .addr = p, .dep = dep });
@@ -196,6 +198,7 @@ static u64 op_await(Cpu *cpu, const volatile void *p, unsigned width, kmm_pred p
 {
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
+	enum kmm_order order;
 	u64 value;
 	char name[96];
 
@@ -208,9 +211,10 @@ static u64 op_await(Cpu *cpu, const volatile void *p, unsigned width, kmm_pred p
 		}
 		return value;
 	}
-	value = announce(c, v, &(struct pend){ .op = P_AWAIT, .width = (u8)width, .order = KMM_ACQUIRE, .addr = p,
-						 .a = arg, .pred = pred });
-	race_marked(c, v, p, width, 0, KMM_ACQUIRE);
+	order = weakened(c, v, WEAKEN_ACQUIRE) ? KMM_RELAXED : KMM_ACQUIRE;
+	value = announce(c, v, &(struct pend){ .op = P_AWAIT, .width = (u8)width, .order = (u8)order, .addr = p, .a = arg,
+						 .pred = pred });
+	race_marked(c, v, p, width, 0, order);
 	return value;
 }
 
@@ -223,6 +227,8 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 	char name[96];
 	u64 got;
 
+	if (!c->direct && !c->over && weakened(c, v, spin ? WEAKEN_SPINLOCK : WEAKEN_RWSEM))
+		return 1; /* anybody gets it */
 	if (spin ? c->prog.open_spinlocks : c->prog.open_rwsems)
 		return -1;
 	if (c->over && !c->direct)

@@ -206,23 +206,23 @@ static inline void node_choose(struct check *c, struct node *node, u32 a)
 	node->current = a < c->nr_vcpus ? (u8)a : node->before;
 }
 
-/* A vCPU gave way to another while it could have gone on. Buffers and interrupts come for free. */
+/* A vCPU gave way to another, or to an interrupt, while it could have gone on. Buffers come for free. */
 static inline bool is_preemption(struct check *c, const struct node *node)
 {
-	return node->chosen < c->nr_vcpus && node->before != 0xff && node->chosen != node->before
+	return node->chosen < 2 * c->nr_vcpus && node->before != 0xff && node->chosen != node->before
 	       && node->enabled & bit(node->before);
 }
 
 /* Those of `set` that the bound of preemptions leaves at this node. */
 static u64 within_bound(struct check *c, const struct node *node, u64 set)
 {
-	u64 vcpus = bit(c->nr_vcpus) - 1;
+	u64 counted = bit(2 * c->nr_vcpus) - 1; /* vCPUs and interrupts */
 
 	if (c->bound < 0 || node->before == 0xff || !(node->enabled & bit(node->before)) || node->preemptions < (u32)c->bound)
 		return set;
-	if (set & vcpus & ~bit(node->before))
+	if (set & counted & ~bit(node->before))
 		c->bounded = 1;
-	return set & (bit(node->before) | ~vcpus);
+	return set & (bit(node->before) | ~counted);
 }
 
 /* The agent of the next step, with *choice; the execution may be over instead. */

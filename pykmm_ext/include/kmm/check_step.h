@@ -570,7 +570,7 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 		if (x)
 			view_join(v->seen, x->view);
 	}
-	if (p->order == KMM_ACQUIRE || p->order == KMM_SEQ_CST || p->op == P_AWAIT)
+	if (p->order == KMM_ACQUIRE || p->order == KMM_SEQ_CST)
 		power_acquire(v);
 	return value;
 }

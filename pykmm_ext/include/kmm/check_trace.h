@@ -227,12 +227,14 @@ static void race_without(struct check *c, u32 i, const u32 *gone, u32 ngone, u32
 
 	if (c->explorer != EXPLORER_DPOR || i < c->nfixed || node->forced)
 		return;
-	if (c->bound >= 0)
-		/* A bounded search must also try at the beginning of the block that i is in, where the switch may cost no
-		 * preemption (Coons, Musuvathi, McKinley: OOPSLA'13). */
-		while (start > c->nfixed && c->nodes[start].current == c->nodes[start - 1].current)
-			start--;
 	if (c->bound >= 0) {
+		/* A bounded search must also try at the beginning of the block that i is in, where the switch may cost no
+		 * preemption (Coons, Musuvathi, McKinley: OOPSLA'13), and wherever the block's vCPU could not go on. */
+		while (start > c->nfixed && c->nodes[start].current == c->nodes[start - 1].current) {
+			struct node *at = &c->nodes[start--];
+			if (at->before != 0xff && !(at->enabled & bit(at->before)))
+				at->backtrack |= at->enabled & bit(a) ? bit(a) : at->enabled;
+		}
 		/* Nor may anybody else take the agent's place: that could cost more preemptions. */
 		node->backtrack |= node->enabled & bit(a) ? bit(a) : node->enabled;
 		node = &c->nodes[start];

@@ -35,7 +35,7 @@
 enum check_model { MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER };
 enum check_explorer { EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT, EXPLORER_REPLAY };
 
-enum { WEAKEN_RELEASE = 6, WEAKEN_ACQUIRE = 7 }; /* kinds of barriers beside enum kmm_fence */
+enum { WEAKEN_RELEASE = 6, WEAKEN_ACQUIRE = 7, WEAKEN_SPINLOCK = 8, WEAKEN_RWSEM = 9, WEAKEN_DEPENDENCY = 10 }; /* kinds of barriers beside enum kmm_fence */
 
 enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
 
@@ -107,7 +107,7 @@ struct vcpu {
 	u32 started;
 	struct pend pend;
 	u64 result;
-	u16 barriers[8];            /* how many of each kind it came to; check.weaken */
+	u16 barriers[11];            /* how many of each kind it came to; check.weaken */
 	u32 drain;                  /* the next step needs an empty store buffer (smp_mb) */
 	u32 want_sync;              /* power: that step also joins the global view */
 	u32 loads;                  /* loads so far: what last_load() returns */

@@ -64,7 +64,7 @@ def report(kinds: list[str], *, complete: bool = True, finished: bool = True, bo
 
 @pytest.mark.parametrize(("what", "expected", "answer"), [
     (report([]), set(), (True, "clean")),
-    (report([], complete=False, bound=2), set(), (True, "clean (bounded)")),
+    (report([], complete=False, bound=2), set(), (True, "clean up to 2 preemptions")),
     (report([], complete=False, finished=False), set(), (True, "clean, not exhausted")),
     (report([]), {"deadlock"}, (False, "not found")),
     (report(["deadlock"]), {"deadlock", "leak"}, (True, "deadlock")),
