@@ -124,7 +124,8 @@ def test_mutant(case: Mutant) -> None:
         assert search.complete
 
 
-@pytest.mark.parametrize("case", [case for case in TABLE if case.kind], ids=lambda case: f"{case.scenario}: {case.name}")
+@pytest.mark.parametrize("case", [case for case in TABLE if case.kind],
+                         ids=lambda case: f"{case.scenario}: {case.name}")
 def test_intact(case: Mutant) -> None:
     search = case.search(intact=True)
     search.run(60_000)
@@ -154,8 +155,8 @@ class FaultMutant:
     kind: str
 
 
-# Not here: rmb=after, which only stale loads can show, and those the x86 backend's hardware walk does not stand; the write
-# barriers of a section (spf_vma_write_begin, _end), which its atomic additions imply.
+# Not here: rmb=after, which only stale loads can show, and those the x86 backend's hardware walk does not stand; the
+# write barriers of a section (spf_vma_write_begin, _end), which its atomic additions imply.
 FAULTS = (
     FaultMutant("recheck=before", races.mprotect_fault, "tso", LOST),
     FaultMutant("recheck=off", races.mprotect_fault, "tso", LOST),
