@@ -19,7 +19,7 @@ that CPU's store buffer was seen empty. Where the explorer runs one of many equi
 at is the equivalent one in which the access begins as late as it can. Where the memory model lets loads return older
 values no store of another CPU is ever overwritten.
 
-Not told apart: values in memory that is shared or moved under another address (mremap, brk); the first contents of
+simplified: not told apart are values in memory that is shared or moved under another address (mremap, brk); the first contents of
 files. What a call that failed half-way did counts as possible.
 """
 from libc.errno cimport ENOMEM
