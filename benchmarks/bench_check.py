@@ -6,8 +6,8 @@ Run with ``pytest benchmarks/bench_check.py``. extra_info holds ns per reset, th
 The machines: "small" has one address space with one mapping and two pages in it, "large" one after a hundred random
 operations.
 
-Then how many executions the check engine makes in a second. The seqlock can be compared with Relacy: RELACY=directory of
-its source (header only, https://github.com/dvyukov/relacy) in the environment.
+Then how many executions the check engine makes in a second. The seqlock can be compared with Relacy: RELACY=directory
+of its source (header only, https://github.com/dvyukov/relacy) in the environment.
 """
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def test_pfzap(benchmark: Any) -> None:
 
 
 SEQLOCK = [
-    [dict(op="store", addr=0, a=1), dict(op="fence", fence="wmb"), dict(op="store", addr=1, a=1),
-     dict(op="store", addr=2, a=1), dict(op="fence", fence="wmb"), dict(op="store", addr=0, a=2)],
-    [dict(op="load", reg=0, addr=0), dict(op="fence", fence="rmb"), dict(op="load", reg=1, addr=1),
-     dict(op="load", reg=2, addr=2), dict(op="fence", fence="rmb"), dict(op="load", reg=3, addr=0)],
+    [{"op": "store", "addr": 0, "a": 1}, {"op": "fence", "fence": "wmb"}, {"op": "store", "addr": 1, "a": 1},
+     {"op": "store", "addr": 2, "a": 1}, {"op": "fence", "fence": "wmb"}, {"op": "store", "addr": 0, "a": 2}],
+    [{"op": "load", "reg": 0, "addr": 0}, {"op": "fence", "fence": "rmb"}, {"op": "load", "reg": 1, "addr": 1},
+     {"op": "load", "reg": 2, "addr": 2}, {"op": "fence", "fence": "rmb"}, {"op": "load", "reg": 3, "addr": 0}],
 ]
 RELACY = pathlib.Path(__file__).with_name("relacy_seqlock.cpp")
 
@@ -97,7 +97,8 @@ def test_random_seqlock(benchmark: Any, model: str) -> None:
     if "RELACY" in os.environ:
         with tempfile.TemporaryDirectory() as where:
             binary = f"{where}/seqlock"
-            subprocess.run(["g++", "-O2", "-w", "-I", os.environ["RELACY"], str(RELACY), "-o", binary, "-lpthread"], check=True)
+            subprocess.run(["g++", "-O2", "-w", "-I", os.environ["RELACY"], str(RELACY), "-o", binary, "-lpthread"],
+                           check=True)
             theirs = 0.0
             for _ in range(5):
                 said = subprocess.run([binary], check=True, capture_output=True, text=True).stdout

@@ -9,4 +9,5 @@ SCENARIOS: dict[str, int]
 
 @disjoint_base
 class Primitives(Program):
-    def __new__(cls, scenario: str, roles: Sequence[str], *, open_locks: bool = True, mutant: int = -1) -> Primitives: ...
+    def __new__(cls, scenario: str, roles: Sequence[str], *, open_locks: bool = True,
+                mutant: int = -1) -> Primitives: ...

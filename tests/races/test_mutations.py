@@ -169,8 +169,8 @@ FAULTS = (
 @pytest.mark.parametrize("case", FAULTS, ids=lambda case: f"{case.options}-{case.tape.__name__}")
 def test_pte_map_lock(case: FaultMutant) -> None:
     search = Exploration(make_program(case.tape(), f"spf-rfc5[fixes=all,{case.options}]"), memory_model=case.model)
-    search.run(5000)
-    assert [violation[0] for violation in search.violations] == [case.kind]
+    search.run(5000, stop_at_violation=False)
+    assert case.kind in {violation[0] for violation in search.violations}
     intact = Exploration(make_program(case.tape(), "spf-rfc5[fixes=all]"), memory_model=case.model)
     intact.run(20_000)
     assert not intact.violations

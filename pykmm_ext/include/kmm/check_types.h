@@ -35,7 +35,8 @@
 enum check_model { MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER };
 enum check_explorer { EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT, EXPLORER_REPLAY };
 
-enum { WEAKEN_RELEASE = 6, WEAKEN_ACQUIRE = 7, WEAKEN_SPINLOCK = 8, WEAKEN_RWSEM = 9, WEAKEN_DEPENDENCY = 10 }; /* kinds of barriers beside enum kmm_fence */
+/* Kinds of barriers beside enum kmm_fence. */
+enum { WEAKEN_RELEASE = 6, WEAKEN_ACQUIRE = 7, WEAKEN_SPINLOCK = 8, WEAKEN_RWSEM = 9, WEAKEN_DEPENDENCY = 10 };
 
 enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
 
