@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pykmm_ext.engine.check import Exploration
+from pykmm_ext.engine.litmus import Litmus
+
 Insn = dict[str, Any]
 Item = Insn | str       # a str is a label
 Code = list[Insn]
@@ -296,3 +299,10 @@ def filesystem(n: int, inodes: int = 4, blocks: int = 4) -> list[Code]:
                         jump_eq(9, 0, "try"))],
                     "end", unlock(i))
     return [one(me) for me in range(n)]
+
+
+def pfzap_part(prefix: tuple[Any, ...]) -> tuple[int, dict[int, int], int]:
+    """One part of the search of pfzap(4), for another process: that one can import this module, but no test."""
+    search = Exploration(Litmus(pfzap(4)), prefix=prefix)
+    search.run(stop_at_violation=False)
+    return search.executions, search.outcomes, search.blocked

@@ -81,20 +81,13 @@ def test_replay() -> None:
     assert [step["agent"] for step in steps] == [entry & 0xff for entry in schedule]
 
 
-def part(prefix: tuple[Any, ...]) -> tuple[int, dict[int, int], int]:
-    """One part of the search, in another process."""
-    search = Exploration(Litmus(p.pfzap(4)), prefix=prefix)
-    search.run(stop_at_violation=False)
-    return search.executions, search.outcomes, search.blocked
-
-
 @pytest.mark.parametrize("depth", [1, 3, 5])
 def test_parts_make_the_whole(depth: int) -> None:
     whole = explore(Litmus(p.pfzap(4)), expand=depth)
     cutter = Exploration(Litmus(p.pfzap(4)))
     parts = cutter.split(depth)
     with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
-        results = list(pool.map(part, parts))
+        results = list(pool.map(p.pfzap_part, parts))
     assert cutter.executions + sum(r[0] for r in results) == whole.executions
     total: dict[int, int] = dict(cutter.outcomes)
     for _, outcomes, _ in results:
