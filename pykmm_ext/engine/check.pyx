@@ -10,7 +10,8 @@ kmm/fiber.h                 stacks that can be switched and begun anew
 kmm/check.h                 what a program of the engine provides, and may call
 kmm/check_types.h           vCPUs, agents, events, nodes
 kmm/check_trace.h           vector clocks, races, source sets
-kmm/check_step.h            one step; the memory models
+kmm/check_memory.h          store buffers and stale loads: the memory models
+kmm/check_step.h            one step
 kmm/check_sched.h           who is next; deadlock, livelock
 kmm/check_race.h            data races of plain accesses
 kmm/check_thread.h          threads that pass a baton, for vCPUs that run Python code
@@ -77,7 +78,7 @@ cdef extern from "kmm/check_search.h" nogil:
         const void *word
     ctypedef struct node_t "struct node":
         u64 enabled, backtrack, done, sleep
-        u8 chosen, choice, nchoices, forced, preemptions, fixed, before, current
+        u8 chosen, choice, nchoices, forced, preemptions, before, current
     ctypedef struct step_t "struct step":
         u8 agent, op, sub, order, width, stale, choice, pending
         u32 event
@@ -395,7 +396,6 @@ cdef class Exploration:
             self.c.nodes[i].current = agent if agent < self.c.nr_vcpus else before
             self.c.nodes[i].preemptions = preemptions
             self.c.nodes[i].forced = forced
-            self.c.nodes[i].fixed = 1
         self.c.nfixed = self.c.replay = <u32>len(prefix)
 
     def __dealloc__(self):

@@ -79,7 +79,7 @@ static inline void new_epoch(struct vcpu *v)
 	v->epoch_used = 0;
 }
 
-static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value, bool unlock,
+static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
 			 enum kmm_order order)
 {
 	struct buffered *b;
@@ -103,7 +103,6 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->addr = p;
 	b->width = (u8)width;
 	b->value = value;
-	b->unlock = unlock;
 	b->epoch = v->epoch;
 	b->answered = -1;
 	v->epoch_used = 1;
@@ -138,7 +137,7 @@ static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum
 	if (c->model == MODEL_SC)
 		announce(c, v, &(struct pend){ .op = P_STORE, .width = (u8)width, .order = (u8)order, .addr = p, .a = value });
 	else
-		buffer_store(c, v, p, width, value, false, order);
+		buffer_store(c, v, p, width, value, order);
 	race_marked(c, v, p, width, 1, order);
 }
 
@@ -255,7 +254,7 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 			return 1;
 		}
 		lock_event(c, v, lock, (u8)op, 2);
-		buffer_store(c, v, lock, 4, 0, true, KMM_RELEASE);
+		buffer_store(c, v, lock, 4, 0, KMM_RELEASE);
 		if (c->failed_run)
 			leave(c, v);
 		return 1;

@@ -270,7 +270,6 @@ static u32 choose(struct check *c, u32 *choice)
 	node->enabled = set;
 	node->done = 0;
 	node->forced = 0;
-	node->fixed = 0;
 	node->nchoices = 1;
 	node->before = (u8)current;
 	node->preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0;

@@ -82,7 +82,6 @@ struct buffered {
 	u64 under;                  /* shown: what memory holds beneath it */
 	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
 	u8 width;
-	u8 unlock;                  /* the store is a spin_unlock() */
 	u8 order;
 	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
@@ -105,7 +104,6 @@ struct vcpu {
 	struct check *c;
 	Cpu *cpu;
 	u32 id;
-	u32 started;
 	struct pend pend;
 	u64 result;
 	u16 barriers[11];            /* how many of each kind it came to; check.weaken */
@@ -179,7 +177,6 @@ struct touched_page {
 struct event {
 	u8 agent;
 	u8 op;
-	u8 naccess;
 	u8 forced;
 	u32 seq;                    /* number within its agent, from 1 */
 	u64 sign;                   /* python: what the vCPU was about to do */
@@ -195,7 +192,6 @@ struct node {
 	u8 forced;
 	u8 preemptions;             /* before this node */
 	u8 before, current;         /* the vCPU that ran last, before and after; 0xff = none */
-	u8 fixed;                   /* part of a prefix: not ours to change */
 };
 
 /* A step as reports show it. */
@@ -259,7 +255,6 @@ struct check {
 	struct word *words;
 	u32 words_mask, nwords;
 	u32 replay;                 /* nodes[0 .. replay) are given */
-	u64 enabled;                /* at the step under way */
 	u16 *views;                 /* power: bump space */
 	u32 views_used, views_cap;
 	u16 global_view[CHECK_VIEW];
@@ -287,13 +282,11 @@ struct check {
 	u32 bounded;                /* something was left out because of `bound` */
 	u64 executions, blocked, redundant, failed, steps, fallbacks, cuts;
 	u32 blocked_run, failed_run, cut_run;
-	u32 last_choice;
 
 	/* self-test: happens-before graphs */
 	u32 want_graphs;
 	u64 *graphs;
 	u64 ngraphs, graph_cap;
-	u64 graph_repeats;
 
 	/* outcomes */
 	u64 *outcomes;              /* pairs: value, count */
@@ -304,7 +297,6 @@ struct check {
 	u32 nviolations, violation_cap;
 	char kind[32];
 	char message[CHECK_MESSAGE];
-	u32 collecting;             /* deadlock detector writes here */
 
 	/* traced executions */
 	u32 traced;
