@@ -95,6 +95,7 @@ struct call {
 	kmm_ipi_func func;
 	void *info;
 	u32 event;                  /* the send */
+	u32 sync[CHECK_MAX_VCPUS];  /* data races: what the sender published with it */
 };
 
 struct held { void *lock; u8 op; u32 event; };
@@ -135,6 +136,7 @@ struct vcpu {
 	u32 baton;                  /* futex: 1 = it may run */
 	/* data races: clocks over vCPUs of what synchronisation orders before it */
 	u32 sync[CHECK_MAX_VCPUS], sync_rel[CHECK_MAX_VCPUS], sync_acq[CHECK_MAX_VCPUS];
+	u32 sync_irq[CHECK_MAX_VCPUS]; /* what the handlers of its IPIs published: until it has waited for them */
 };
 
 struct agent {
@@ -306,8 +308,13 @@ struct check {
 	u32 weaken;                 /* mutation tests: these barriers are not there; bit = enum kmm_fence, WEAKEN_* */
 	u64 weaken_which;           /* of each vCPU's barriers of such a kind only these, counted from 0 */
 	u32 races;                  /* plain accesses are looked at */
-	struct race_cell *cells;
-	u32 cells_mask;
+	struct vcpu *handling;      /* an interrupt handler runs: on this vCPU */
+	struct race_sync *syncs;
+	u32 syncs_mask, nsyncs;
+	struct race_word *race_words;
+	u32 race_words_mask, nrace_words;
+	struct race_access *race_accesses;
+	u32 nrace_accesses, race_access_cap;
 };
 
 /* What carries vCPUs. */
