@@ -35,6 +35,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "importers.strace",
     "scenarios.races",
     "scenarios.speculative",
+    "scenarios.plain",
 )
 
 

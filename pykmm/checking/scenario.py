@@ -79,6 +79,7 @@ class Scenario:
     race: str = ""                          #: which known race it is: "R5"
     source: str = ""                        #: where it was described
     others: tuple[Config, ...] = ()         #: further configurations to try; nothing is promised
+    plain: bool = False                     #: only a build that sees plain accesses (PYKMM_PLAIN=1) sees the bug
 
     def __post_init__(self) -> None:
         unknown = self.expected - KINDS
@@ -91,6 +92,13 @@ class Scenario:
     def tape(self) -> Tape:
         """A new tape."""
         return self.build()
+
+    @property
+    def shown(self) -> bool:
+        """Whether this build can see the bug."""
+        from pykmm_ext.engine.check import PLAIN_ACCESSES
+
+        return not self.plain or PLAIN_ACCESSES
 
     @property
     def cpus(self) -> int:
