@@ -53,12 +53,8 @@ RCU = (
     Mutant("light barrier of rcu_read_lock", "rcu", ("u", "r"), "tso", UAF, 100, weaken=("mb_light",)),
     Mutant("release of rcu_read_unlock", "rcu", ("u", "r"), "power", UAF, 100, weaken=("release",), which=1),
     Mutant("barrier of synchronize_rcu", "rcu", ("u", "ss", "r"), "tso", UAF, 1000, weaken=("mb",)),
-    # Taking gp_lock and the lock of the list drains the store buffer: the heavy barrier's local half is implied by
-    # them, here. (Its other half makes the readers' light ones full barriers.) Without the locks it is needed.
-    Mutant("heavy barrier, locks there", "rcu", ("u", "r"), "power", "", 0, weaken=("mb_heavy",)),
-    Mutant("locks and the first barrier, one updater", "rcu", ("u", "r"), "tso", "", 0, weaken=(*LOCKS, "mb")),
-    Mutant("... and the heavy barrier", "rcu", ("u", "r"), "tso", UAF, 100, weaken=(*LOCKS, "mb", "mb_heavy")),
-    # The same for the scan's acquire and the lock of the list behind it.
+    Mutant("heavy barrier", "rcu", ("u", "r"), "tso", UAF, 100, weaken=("mb_heavy",)),
+    # The lock of the list of callbacks, taken behind the scan, orders what the acquire does.
     Mutant("acquire of the scan, locks there", "rcu", ("u", "m"), "power", "", 0, weaken=("acquire",)),
     Mutant("locks, one updater", "rcu", ("u", "m"), "power", "", 0, weaken=LOCKS),
     Mutant("... and the acquire of the scan", "rcu", ("u", "m"), "power", LOST, 100, weaken=(*LOCKS, "acquire")),
@@ -68,10 +64,8 @@ SRCU = (
     Mutant("light barrier of srcu_read_lock", "srcu", ("u", "r"), "tso", UAF, 100, weaken=("mb_light",)),
     Mutant("release of srcu_read_unlock", "srcu", ("u", "r"), "power", UAF, 100, weaken=("release",), which=1),
     Mutant("acquire of the scan", "srcu", ("u", "r"), "power", HUNG, 100, weaken=("acquire",)),
-    Mutant("barrier of synchronize_srcu", "srcu", ("u", "ss", "r"), "tso", UAF, 1000, weaken=("mb",)),
-    Mutant("heavy barrier, locks there", "srcu", ("u", "r"), "power", "", 0, weaken=("mb_heavy",)),
-    Mutant("locks and the first barrier, one updater", "srcu", ("u", "r"), "tso", "", 0, weaken=(*LOCKS, "mb")),
-    Mutant("... and the heavy barrier", "srcu", ("u", "r"), "tso", UAF, 100, weaken=(*LOCKS, "mb", "mb_heavy")),
+    Mutant("barrier of synchronize_srcu", "srcu", ("u", "ss", "r"), "tso", UAF, 2000, weaken=("mb",)),
+    Mutant("heavy barrier", "srcu", ("u", "r"), "tso", UAF, 100, weaken=("mb_heavy",)),
     # gp_mutex protects plain fields, which are no steps: only a search without reduction sees two owners.
     Mutant("gp_mutex", "srcu", ("u", "s", "r"), "sc", UAF, 50_000, weaken=("rwsem",),
            options={"explorer": "dfs", "preemptions": 2}),
