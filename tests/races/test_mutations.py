@@ -79,24 +79,22 @@ RWSEM = (
     Mutant("wait_lock", "rwsem", ("w", "w"), "sc", HUNG, 100, weaken=("spinlock",)),
     Mutant("waker: is it free, for a writer", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=1),
     Mutant("waker: is there a writer, for readers", "rwsem", ("w", "w", "r"), "sc", LOST, 1000, mutant=2),
-    Mutant("reader: the writer has left meanwhile", "rwsem", ("w", "r", "r"), "sc", "", 0, mutant=3),  # a short cut
-    Mutant("reader: acquire of who takes that short cut", "rwsem", ("w", "r"), "power", LOST, 100, mutant=4),
     Mutant("reader: the flag of waiters", "rwsem", ("w", "r"), "sc", HUNG, 100, mutant=5),
     Mutant("reader: free behind the flag", "rwsem", ("w", "w", "r"), "sc", HUNG, 1000, mutant=6),
     Mutant("writer: the flag of waiters", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=8),
     Mutant("writer: free behind the flag", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=9),
-    Mutant("writer: handed over on the way", "rwsem", ("ww", "w", "w"), "sc", HUNG, 50_000, mutant=12),
+    Mutant("writer: handed over on the way", "rwsem", ("ww", "w", "w"), "sc", HUNG, 50_000, mutant=4),
     Mutant("up_read: waiters", "rwsem", ("w", "r"), "sc", HUNG, 100, mutant=13),
     Mutant("up_write: waiters", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=14),
     Mutant("downgrade_write: waiters", "rwsem", ("D", "R"), "sc", HUNG, 100, mutant=15),
     Mutant("waker: the writer's cmpxchg", "rwsem", ("w", "w", "r"), "sc", HUNG, 1000, mutant=16),
-    Mutant("writer: the spinning cmpxchg", "rwsem", ("w", "w"), "sc", LOST, 100, mutant=17),
-    Mutant("waker: the readers' cmpxchg", "rwsem", ("w", "w", "r"), "sc", LOST, 5000, mutant=18),
-    Mutant("reader: downgraded before the flag", "rwsem", ("D", "R"), "sc", HUNG, 100, mutant=19),
-    # The hand-off bounds how often a waiter is overtaken; without it everybody still gets in.
-    Mutant("spinning writer: hand-off", "rwsem", ("ww", "w"), "sc", "", 0, mutant=7),
-    Mutant("overtaken writer: hand-off", "rwsem", ("ww", "w"), "sc", "", 0, mutant=10),
-    Mutant("overtaken writer: free behind the hand-off", "rwsem", ("ww", "w"), "sc", "", 0, mutant=11),
+    Mutant("writer: the spinning cmpxchg", "rwsem", ("w", "w"), "sc", LOST, 100, mutant=12),
+    Mutant("waker: the readers' cmpxchg", "rwsem", ("w", "w", "r"), "sc", LOST, 5000, mutant=11),
+    Mutant("reader: downgraded before the flag", "rwsem", ("D", "R"), "sc", HUNG, 100, mutant=10),
+    # The hand-off bounds how often a waiter is overtaken.
+    Mutant("spinning writer: hand-off", "rwsem", ("ww", "b", "h"), "sc", LOST, 50_000, mutant=7,
+           options={"preemptions": 3}),
+    Mutant("overtaken writer: hand-off", "rwsem", ("wwww", "b"), "sc", LOST, 1000, mutant=3),
 )
 
 RBTREE = (
