@@ -294,6 +294,7 @@ cdef extern from "kmm/arch.h" nogil:
     const unsigned int KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_ACCESS_EXEC
     enum:
         KMM_MODEL_TSO, KMM_MODEL_WEAK
+    unsigned long be64_to_cpu(unsigned long value)
     cdef struct arch_ops:
         size_t size
         const char *name
@@ -342,6 +343,8 @@ cdef extern from "kmm/arch.h" nogil:
         unsigned long (*hw_walk)(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil
         u32 vcpu_preemption
         unsigned long (*table_descend)(pmd_t entry, u32 level) noexcept nogil
+        u64 map_window
+        u32 tlb_broadcast
 
 cdef inline machine *machine_of(Cpu *cpu) noexcept nogil:
     return <machine *>cpu.machine

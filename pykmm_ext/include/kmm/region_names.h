@@ -61,6 +61,7 @@ static const struct region_member region_members[] = {
 	{ "vma_srcu", "gp_mutex", offsetof(struct srcu_struct, gp_mutex), sizeof(rwlock_sem) },
 	{ "vma_srcu", "gp_seq", offsetof(struct srcu_struct, gp_seq), sizeof(long) },
 	{ "vma_srcu", "cblist", offsetof(struct srcu_struct, cblist), sizeof(struct rcu_segcblist) },
+	{ "TLB", "lock", offsetof(struct tlb, lock), sizeof(spinlock_t) },
 	{ "machine", "lock", offsetof(struct machine, lock), sizeof(spinlock_t) },
 	{ "machine", "mmlist", offsetof(struct machine, mmlist), sizeof(void *) },
 	{ "machine", "files", offsetof(struct machine, files), sizeof(void *) },
