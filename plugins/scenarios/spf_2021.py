@@ -242,6 +242,9 @@ _RACES = (
         _config(), _config("recheck=before"),
         frozenset({"assertion", "broken-structure", "stale-tlb", "wrong-value"}), "R7", _SERIES),
     Scenario(
+        "spf-2021-recheck-before", "the PTL of a page table that is gone", races.munmap_fault,
+        _config(quirks=_EAGER), _config("recheck=under"), _GONE, "R3", _SERIES),
+    Scenario(
         "spf-2021-odd", "a fault that begins while a writer is there, and sees the count not move", races.munmap_fault,
         _config(), _config("odd=ignore"), _GONE, source=_SERIES),
     Scenario(

@@ -21,7 +21,7 @@ ptl      trylock, loop, spin      the PTL: try once; try again, outside of the w
                                   of the walk (R1)
 walk     rcu, irq                 the walk of page tables: as above; or IRQs off everywhere (R4)
 copy     rcu, late                the VMA is copied inside the read section that found it; or looked at after it
-recheck  on, before, off          mmap_seq before taking the PTL and under it; only before; never (R7)
+recheck  on, before, under, off   mmap_seq before taking the PTL and under it; only one of the two; never (R3, R7)
 odd      abort, ignore            a count that is odd at the start: take mmap_sem; or go on
 free     rcu, now                 VMAs are freed after a grace period, or at once (R5)
 file     rcu, now                 a VMA's reference to its file goes with it after the grace period, or at once
@@ -113,9 +113,6 @@ counter_names[:] = [
 ]
 
 cdef enum:
-    RECHECK_ON, RECHECK_BEFORE, RECHECK_OFF
-
-cdef enum:
     PTL_TRYLOCK, PTL_LOOP, PTL_SPIN
 
 # ptl=loop: how often the PTL is tried where spinning on it could deadlock.
@@ -127,7 +124,8 @@ cdef struct spf_2021_options:
     u32 ptl
     u32 walk_irq
     u32 copy_late
-    u32 recheck
+    u32 recheck_before
+    u32 recheck_under
     u32 odd_ignore
     u32 free_now
     u32 file_now
@@ -205,8 +203,9 @@ cdef inline void speculative_page_walk_end(Cpu *cpu, const attempt *a) noexcept 
 cdef inline bint try_map_lock(Cpu *cpu, vm_fault *vmf, attempt *a) noexcept nogil:
     cdef const spf_2021_options *o = a.o
     cdef spinlock_t *ptl
-    # The count says that the table is still linked, and the walk keeps it from now on.
-    if likely(o.recheck != <u32>RECHECK_OFF) and unlikely(not mmap_seq_read_check(cpu, a, SPF_ABORT_PTE_MAP_LOCK_SEQ1)):
+    # The count says that the table is still linked, and the walk keeps it from now on. (That makes the comparison of the
+    # pmd, which is the series', redundant in this mm: nobody exchanges a table without mmap_sem W.)
+    if likely(o.recheck_before) and unlikely(not mmap_seq_read_check(cpu, a, SPF_ABORT_PTE_MAP_LOCK_SEQ1)):
         return False
     if unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
         a.reason = SPF_ABORT_PTE_MAP_LOCK_PMD
@@ -218,7 +217,7 @@ cdef inline bint try_map_lock(Cpu *cpu, vm_fault *vmf, attempt *a) noexcept nogi
         a.reason = SPF_ABORT_PTE_MAP_LOCK_PTL
         return False
     # From here on whoever takes entries away waits for the PTL. Who was there before this fault has moved the count.
-    if likely(o.recheck == <u32>RECHECK_ON) and unlikely(not mmap_seq_read_check(cpu, a, SPF_ABORT_PTE_MAP_LOCK_SEQ2)):
+    if likely(o.recheck_under) and unlikely(not mmap_seq_read_check(cpu, a, SPF_ABORT_PTE_MAP_LOCK_SEQ2)):
         spin_unlock(cpu, ptl)
         return False
     vmf.ptl = ptl
@@ -436,7 +435,7 @@ OPTIONS = {
     "ptl": ("trylock", "loop", "spin"),
     "walk": ("rcu", "irq"),
     "copy": ("rcu", "late"),
-    "recheck": ("on", "before", "off"),
+    "recheck": ("on", "before", "under", "off"),
     "odd": ("abort", "ignore"),
     "free": ("rcu", "now"),
     "file": ("rcu", "now"),
@@ -463,7 +462,8 @@ cdef class SPF2021(Strategy):
         self.o.ptl = index["ptl"]
         self.o.walk_irq = index["walk"]
         self.o.copy_late = index["copy"]
-        self.o.recheck = index["recheck"]
+        self.o.recheck_before = index["recheck"] in (0, 1)
+        self.o.recheck_under = index["recheck"] in (0, 2)
         self.o.odd_ignore = index["odd"]
         self.o.free_now = index["free"]
         self.o.file_now = index["file"]
