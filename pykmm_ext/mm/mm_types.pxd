@@ -164,6 +164,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         mm_struct *mmlist_prev
         u32 id
         u32 tlb_flush_pending
+        unsigned long mmap_seq
     cdef struct vm_fault:
         vm_area_struct *vma
         unsigned int flags
@@ -283,6 +284,7 @@ cdef extern from "kmm/strategy.h" nogil:
         int (*mm_init)(Cpu *cpu, mm_struct *mm) noexcept nogil
         void (*mm_exit)(Cpu *cpu, mm_struct *mm) noexcept nogil
         void (*quiesce)(Cpu *cpu, machine *machine) noexcept nogil
+        page *(*filemap_fault)(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil
     void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass)
     void vma_write_end(Cpu *cpu, vm_area_struct *vma)
     void tree_write_begin(Cpu *cpu, mm_struct *mm)

@@ -58,6 +58,8 @@ cdef vm_area_struct *__find_vma(mm_struct *mm, unsigned long addr) noexcept nogi
 cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 # One descent of the above, without asking mm_seq whether its answer holds.
 cdef vm_area_struct *__find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
+# The same under rcu_read_lock(): one descent, which the caller validates.
+cdef vm_area_struct *find_vma_rcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 cdef vm_area_struct *find_vma_prev(Cpu *cpu, mm_struct *mm, unsigned long addr, vm_area_struct **pprev) noexcept nogil
 # First VMA that intersects [start, end), or NULL. mmap_sem held.
 cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil

@@ -15,12 +15,13 @@ reader               holds                     against a writer (mmap_sem W)
 ==================== ========================= ==========================================================
 find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     retried while mm_seq changes; VMAs are freed after the section
+find_vma_rcu         RCU read section          not excluded: the caller checks mmap_seq; VMAs are freed after the section
 vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tell
 ==================== ========================= ==========================================================
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, srcu_lockdep_assert
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, rcu_lockdep_assert, srcu_lockdep_assert
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node, rb_parent,
 )
@@ -283,8 +284,8 @@ cdef vm_area_struct *find_vma(Cpu *cpu, mm_struct *mm, unsigned long addr) noexc
 
 
 cdef inline vm_area_struct *descend_lockless(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
-    """Context: srcu_read_lock(vma_srcu) held. Terminates whatever a writer does; its answer is one of the tree's only if
-    mm_seq did not change meanwhile."""
+    """Context: a read section after which VMAs are freed (vma_srcu, RCU). Terminates whatever a writer does; its answer is
+    one of the tree's only if nobody changed the tree meanwhile: mm_seq, mmap_seq."""
     cdef rb_node *node = <rb_node *>READ_ONCE_PTR(cpu, &mm.mm_rb.rb_node)
     cdef vm_area_struct *vma = NULL
     cdef vm_area_struct *tmp
@@ -299,6 +300,14 @@ cdef inline vm_area_struct *descend_lockless(Cpu *cpu, mm_struct *mm, unsigned l
 
 cdef vm_area_struct *__find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
     """Context: as descend_lockless."""
+    return descend_lockless(cpu, mm, addr)
+
+
+cdef vm_area_struct *find_vma_rcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
+    """Context: rcu_read_lock() held, and the strategy's free_vma waits for RCU. Never waits for writers: the caller finds
+    out whether one was there, and until then believes neither the VMA nor that there is none."""
+    if unlikely(cpu.engine != NULL):
+        rcu_lockdep_assert(cpu, b"find_vma_rcu")
     return descend_lockless(cpu, mm, addr)
 
 

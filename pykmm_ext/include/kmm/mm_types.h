@@ -247,6 +247,9 @@ struct mm_struct {
 	struct mm_struct *mmlist_prev;
 	u32 id;                         /* const; for reports */
 	u32 tlb_flush_pending;          /* atomic: zappers under mmap_sem R that may owe a TLB flush */
+	/* mmap_sem W, where the strategy's mmap_write_lock/unlock bump it (odd = held); SPF reads. A line of its own:
+	 * speculative faults read it several times each. */
+	unsigned long mmap_seq ____cacheline_aligned;
 };
 
 /* ---- a fault in progress (include/linux/mm.h) ---- */

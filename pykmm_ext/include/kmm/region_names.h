@@ -37,7 +37,7 @@ static const struct region_member region_members[] = {
 	KMM_MEMBER(mm_struct, rss_stat), KMM_MEMBER(mm_struct, mm_users), KMM_MEMBER(mm_struct, mm_count),
 	KMM_MEMBER(mm_struct, total_vm), KMM_MEMBER(mm_struct, locked_vm), KMM_MEMBER(mm_struct, brk),
 	KMM_MEMBER(mm_struct, mm_cpumask), KMM_MEMBER(mm_struct, strategy_data),
-	KMM_MEMBER(mm_struct, tlb_flush_pending),
+	KMM_MEMBER(mm_struct, tlb_flush_pending), KMM_MEMBER(mm_struct, mmap_seq),
 	KMM_MEMBER(page, flags), KMM_MEMBER(page, _refcount), KMM_MEMBER(page, _mapcount),
 	KMM_MEMBER(page, mapping), KMM_MEMBER(page, index), KMM_MEMBER(page, lru_next),
 	KMM_MEMBER(page, lru_prev), KMM_MEMBER(page, order), KMM_MEMBER(page, ptl),

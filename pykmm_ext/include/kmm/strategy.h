@@ -54,6 +54,12 @@ struct strategy_ops {
 	void (*mm_exit)(Cpu *cpu, struct mm_struct *mm);
 	/* Wait until every deferred free of this strategy is done (srcu_barrier()). At machine exit and before validate(). */
 	void (*quiesce)(Cpu *cpu, struct machine *machine);
+
+	/* -- reader side, continued -- */
+	/* Context: vmf->flags has FAULT_FLAG_SPECULATIVE, no PTL. The page of a file fault with a reference, or NULL with
+	 * VM_FAULT_RETRY in *ret. NULL: filemap_fault() as under mmap_sem, which allocates and may sleep; vmf->vma must
+	 * then keep its file. */
+	struct page *(*filemap_fault)(Cpu *cpu, struct vm_fault *vmf, vm_fault_t *ret);
 };
 
 static inline void vma_write_begin(Cpu *cpu, struct vm_area_struct *vma, int subclass)
