@@ -30,6 +30,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
     "strategies.spf_rfc5",
+    "strategies.per_vma_lock",
     "arch.x86",
     "importers.perf_trace",
     "importers.strace",
