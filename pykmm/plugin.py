@@ -31,6 +31,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.spf",
     "strategies.spf_rfc5",
     "strategies.spf_2021",
+    "strategies.per_vma_lock",
     "arch.x86",
     "arch.ppc64",
     "importers.perf_trace",
