@@ -28,7 +28,10 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned int VM_FAULT_OOM
     const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED
     const unsigned int VM_FAULT_RETRY, VM_FAULT_FALLBACK, VM_FAULT_BADMAP, VM_FAULT_BADACCESS, VM_FAULT_ERROR
-    const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM
+    const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
+    const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
+    enum:
+        KMM_FAULT_TRIES
     enum:
         MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES
         MAX_ORDER, MMU_GATHER_BUNDLE
@@ -258,6 +261,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long vm_max_map_count
         region *region
         u64 quirks
+        void *poison
 
     unsigned long page_to_pfn(const machine *m, const page *page)
     page *pfn_to_page(const machine *m, unsigned long pfn)

@@ -28,8 +28,11 @@ static inline bool weakened(struct check *c, struct vcpu *v, u32 kind)
 /* Where the vCPU is, for traces. Python code said so in op_enter(). */
 static inline void keep_frames(struct check *c, struct vcpu *v)
 {
-	if (unlikely(c->traced) && !c->prog.python)
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	if (likely(!c->traced) || c->prog.python == CHECK_PYTHON)
+		return;
+	v->nframes = (u32)backtrace(v->frames, v->where ? CHECK_FRAMES - 1 : CHECK_FRAMES);
+	if (v->where)
+		v->frames[v->nframes++] = (void *)(uintptr_t)(v->where | CHECK_PYTHON_LINE);
 }
 
 static inline u64 announce(struct check *c, struct vcpu *v, const struct pend *p)

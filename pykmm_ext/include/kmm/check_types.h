@@ -141,6 +141,7 @@ struct vcpu {
 	u32 nheld;
 	void *frames[CHECK_FRAMES];
 	u32 nframes;
+	u64 where;                  /* the line of Python that runs a primitive now (CHECK_PYTHON_INSIDE), 0 = none */
 	/* thread carrier */
 	u32 baton;                  /* futex: 1 = it may run */
 	/* data races: clocks over vCPUs of what synchronisation orders before it */
