@@ -144,7 +144,9 @@ cdef extern from "kmm/check_search.h" nogil:
         u32 failed_run, blocked_run
         char *kind
         char *message
-        void *cells
+        void *syncs
+        void *race_words
+        void *race_accesses
     int check_run(check_t *c, u64 max, bint stop)
     int next_part(check_t *c)
     u64 graph_hash(check_t *c)
@@ -185,6 +187,9 @@ EXPLORERS = {
     "dpor": EXPLORER_DPOR, "dfs": EXPLORER_DFS, "random": EXPLORER_RANDOM, "pct": EXPLORER_PCT,
     "replay": EXPLORER_REPLAY,
 }
+
+#: This build sees the plain accesses of the mm, of kernel/ and of strategies (PYKMM_PLAIN=1): their data races are found.
+PLAIN_ACCESSES = bool(KMM_PLAIN_BUILD)
 
 #: Kinds of barriers by name, for mutation tests.
 BARRIERS = {"mb": 0, "rmb": 1, "wmb": 2, "mb_light": 3, "mb_heavy": 4, "lwsync": 5, "release": 6, "acquire": 7,
@@ -427,7 +432,9 @@ cdef class Exploration:
         free(c.outcomes)
         free(c.outcome_slots)
         free(c.trace)
-        free(c.cells)
+        free(c.syncs)
+        free(c.race_words)
+        free(c.race_accesses)
         free(c)
 
     # vCPUs that run Python code: their threads live as long as one call of run(), replay() or split().

@@ -78,7 +78,8 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 static void begin_execution(struct check *c)
 {
 	c->epoch++;
-	c->nevents = c->naccesses = c->nanswers = c->ntouched = 0;
+	c->nevents = c->naccesses = c->nanswers = c->ntouched = c->nrace_accesses = 0;
+	c->handling = NULL;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
@@ -164,7 +165,9 @@ static int run_execution(struct check *c)
 		v->cpu->engine_priv = v;
 		v->irq_off = v->cpu->irq_disabled;
 	}
+	plain_begin(c);
 	run_vcpus(c);
+	plain_end();
 	c->executing = 0;
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		c->vcpus[i].cpu->engine = NULL;

@@ -372,6 +372,13 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 	return value;
 }
 
+static inline void race_join(u32 *to, const u32 *from)
+{
+	for (u32 i = 0; i < CHECK_MAX_VCPUS; i++)
+		if (from[i] > to[i])
+			to[i] = from[i];
+}
+
 /* Runs the oldest call to v, as its interrupt handler. */
 static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 {
@@ -379,9 +386,14 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	u32 direct = c->direct;
 
 	c->direct = 1;
+	c->handling = v;
+	race_join(v->sync, call->sync);
 	kmm_event(v->cpu, KMM_EV_IRQ_ENTER, NULL, 0);
 	call->func(v->cpu, call->info);
 	kmm_event(v->cpu, KMM_EV_IRQ_EXIT, NULL, 0);
+	race_join(call->sender->sync_irq, v->sync);
+	v->sync[v->id]++;
+	c->handling = NULL;
 	c->direct = direct;
 	call->event = e;
 	call->sender->calls_pending--;
@@ -604,7 +616,10 @@ static void step(struct check *c, u32 a, u32 choice)
 		break;
 	case P_IPI_SEND: {
 		struct vcpu *t = (struct vcpu *)(uintptr_t)p->b;
-		t->calls[t->call_last++ % CHECK_CALLS] = (struct call){ v, (kmm_ipi_func)(uintptr_t)p->a, v->ipi_info, e };
+		struct call *call = &t->calls[t->call_last++ % CHECK_CALLS];
+		*call = (struct call){ v, (kmm_ipi_func)(uintptr_t)p->a, v->ipi_info, e, { 0 } };
+		memcpy(call->sync, v->sync, sizeof(call->sync));
+		v->sync[v->id]++;
 		v->calls_pending++;
 		break;
 	}

@@ -96,6 +96,7 @@ struct call {
 	kmm_ipi_func func;
 	void *info;
 	u32 event;                  /* the send */
+	u32 sync[CHECK_MAX_VCPUS];  /* data races: what the sender published with it */
 };
 
 /* A full barrier that smp_mb_heavy() of another vCPU wants here. */
@@ -146,6 +147,7 @@ struct vcpu {
 	u32 baton;                  /* futex: 1 = it may run */
 	/* data races: clocks over vCPUs of what synchronisation orders before it */
 	u32 sync[CHECK_MAX_VCPUS], sync_rel[CHECK_MAX_VCPUS], sync_acq[CHECK_MAX_VCPUS];
+	u32 sync_irq[CHECK_MAX_VCPUS]; /* what the handlers of its IPIs published: until it has waited for them */
 };
 
 struct agent {
@@ -321,8 +323,13 @@ struct check {
 	u32 weaken;                 /* mutation tests: these barriers are not there; bit = enum kmm_fence, WEAKEN_* */
 	u64 weaken_which;           /* of each vCPU's barriers of such a kind only these, counted from 0 */
 	u32 races;                  /* plain accesses are looked at */
-	struct race_cell *cells;
-	u32 cells_mask;
+	struct vcpu *handling;      /* an interrupt handler runs: on this vCPU */
+	struct race_sync *syncs;
+	u32 syncs_mask, nsyncs;
+	struct race_word *race_words;
+	u32 race_words_mask, nrace_words;
+	struct race_access *race_accesses;
+	u32 nrace_accesses, race_access_cap;
 };
 
 /* What carries vCPUs. */
