@@ -345,7 +345,8 @@ def random_call(rng: random.Random, now: list[tuple[int, int, str]]) -> tuple[An
 def test_like_linux(seed: int) -> None:
     rng, host = random.Random(seed), Host()
     try:
-        with pykmm.Machine(arch="x86", strategy=rng.choice(["mmap_sem", "spf", "spf-2021"]), cpus=1, memory="16M") as machine:
+        strategy = rng.choice(["mmap_sem", "spf", "spf-2021"])
+        with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
             space = machine.mm()
             for _ in range(60):
                 op, *args = random_call(rng, host.layout())

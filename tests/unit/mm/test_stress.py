@@ -28,8 +28,8 @@ def corrected() -> Any:
     return SPFRFC5(fixes="all")
 
 
-@pytest.mark.parametrize(("arch", "strategy"), [(X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected), (X86, SPF2021),
-                                                  (X86Paravirt, SPF2021)],
+@pytest.mark.parametrize(("arch", "strategy"), [
+    (X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected), (X86, SPF2021), (X86Paravirt, SPF2021)],
                          ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5", "spf-2021", "spf-2021-paravirt"])
 @pytest.mark.parametrize("backed", [False, True], ids=["anonymous", "file"])
 @pytest.mark.parametrize(("workers", "nr_stable", "forks", "drops"), [
