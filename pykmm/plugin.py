@@ -33,6 +33,11 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "arch.x86",
     "importers.perf_trace",
     "importers.strace",
+    "workloads.will_it_scale",
+    "workloads.ebizzy",
+    "workloads.faults",
+    "workloads.cortenmm",
+    "workloads.mtest06",
     "scenarios.races",
     "scenarios.speculative",
 )
