@@ -25,7 +25,8 @@ def test_make() -> None:
 
 
 @pytest.mark.parametrize(("text", "threads", "message"), [
-    ("nope", None, "unknown workload 'nope'; known: page_fault1"), ("mmap1[colour=red]", None, "has no option 'colour'"),
+    ("nope", None, "unknown workload 'nope'; known: page_fault1"),
+    ("mmap1[colour=red]", None, "has no option 'colour'"),
     ("mmap1[threads=2]", 2, "exclude each other"), ("mmap1[size=big]", None, r"mmap1\[size=big\]: size: 'big' is not"),
 ])
 def test_bad_names(text: str, threads: int | None, message: str) -> None:
