@@ -311,7 +311,7 @@ def list_() -> None:
                     typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
             if registry is manager.workloads:
                 free = [f"{name}={value}" for name, value in parameters(entry.factory).items()
-                        if not entry.options.get(name)]
+                        if not entry.options.get(name) and name != "page"]
                 typer.echo(f"  {'':<{width}}   {', '.join(free)}")
         if not len(registry):
             typer.echo("  none")

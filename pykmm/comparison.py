@@ -231,8 +231,20 @@ def _cpu_counts(cpus: int | Iterable[int] | None) -> list[int | None]:
     return list(counts)
 
 
-def _tapes(what: Tape | str, counts: list[int | None]) -> list[tuple[Tape, int]]:
-    """The tape for each number of CPUs, and that number. Of a workload the number is that of its threads."""
+def _page_sizes(arches: Iterable[str]) -> dict[str, int]:
+    """Bytes in a page, per arch; "" is the host."""
+    from pykmm.plugin import get_plugin_manager
+
+    found = {"": 4096}
+    for arch in arches:
+        shift = get_plugin_manager().arches.make(arch).geometry()["page_shift"]
+        assert isinstance(shift, int)
+        found[arch] = 1 << shift
+    return found
+
+
+def _tapes(what: Tape | str, counts: list[int | None], pages: set[int]) -> list[tuple[dict[int, Tape], int]]:
+    """Tapes by the size of a page for each number of CPUs, and that number: of a workload that of its threads."""
     from pykmm import workload
 
     if not isinstance(what, str):
@@ -240,12 +252,13 @@ def _tapes(what: Tape | str, counts: list[int | None]) -> list[tuple[Tape, int]]
         for number in counts:
             if number is not None and number < needed:
                 raise ValueError(f"{what.source or 'the tape'} needs {needed} CPUs, not {number}")
-        return [(what, needed if number is None else number) for number in counts]
+        return [(dict.fromkeys(pages, what), needed if number is None else number) for number in counts]
     found = []
     for number in counts:
-        tape = workload.make(what, number)
-        assert tape.work is not None
-        found.append((tape, number or sum(bool(count) for count in tape.work.counts)))
+        tapes = {page: workload.make(what, number, page) for page in sorted(pages)}
+        work = next(iter(tapes.values())).work
+        assert work is not None
+        found.append((tapes, number or sum(bool(count) for count in work.counts)))
     return found
 
 
@@ -310,19 +323,21 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     whole: list[Tape | str] = [tape] if isinstance(tape, str) or not isinstance(tape, Sequence) else list(tape)
     if not whole:
         raise ValueError("nothing to compare")
-    made = [_tapes(what, counts) for what in whole]     # wrong names are found before anything runs
+    page = _page_sizes(arches)
+    sizes = {page[arch] for arch in arches if engines != ["host"]} | ({page[""]} if "host" in engines else set())
+    made = [_tapes(what, counts, sizes) for what in whole]      # wrong names are found before anything runs
     say = progress or (lambda text: None)
     base = baseline or (strategies[0] if engines[0] != "host" else "linux")
     rows: list[Row] = []
     for tapes in made:
         plans: list[_Plan] = []
-        for each, number in tapes:
-            room = memory_needed(each) if size is None else size
+        for by_page, number in tapes:
             for engine in engines:
                 if engine == "host":
-                    plans.append(_Plan(each, "linux", "host", "", number, 0))
+                    plans.append(_Plan(by_page[page[""]], "linux", "host", "", number, 0))
                 else:
-                    plans += [_Plan(each, strategy, engine, arch, number, room)
+                    plans += [_Plan(by_page[page[arch]], strategy, engine, arch, number,
+                                    memory_needed(by_page[page[arch]]) if size is None else size)
                               for arch in arches for strategy in strategies]
         timed = [plan for plan in plans if plan.engine != "check"]
         for turn in range(-warmup, repeats):
@@ -340,7 +355,7 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
                 mine.append(plan.row())
         _pair(mine, base)
         rows += mine
-    return Comparison(made[0][0][0], rows, repeats, base)
+    return Comparison(next(iter(made[0][0][0].values())), rows, repeats, base)
 
 
 def _search(plan: _Plan, max_executions: int) -> Row:

@@ -3,7 +3,8 @@
 
 A workload is a function whose keyword arguments all have defaults and that returns a :class:`pykmm.Tape` with
 ``tape.work`` set. A plugin offers it with :func:`register`; its parameters then work like options of a strategy:
-``page_fault1[size=64M,iterations=2]``. ``threads`` is the parameter that ``pykmm compare --cpus`` sets.
+``page_fault1[size=64M,iterations=2]``. ``threads`` is the parameter that ``pykmm compare --cpus`` sets, ``page``
+(bytes) the one that arches with other pages than 4 KiB set.
 
 A benchmark that counts what it does in a given time becomes a fixed amount of work here, of which the time is taken:
 the rate is the same figure, and every engine and strategy does the same operations.
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from pykmm.plugin import Registry
     from pykmm.tape import OpStream, Tape
 
-__all__ = ["PAGE", "count", "finish", "make", "parameters", "register", "start", "together", "whole_pages"]
+__all__ = [
+    "PAGE", "count", "finish", "make", "page_bytes", "parameters", "register", "start", "together", "whole_pages",
+]
 
 PAGE = 4096
 MODES = ("threads", "processes")
@@ -52,10 +55,11 @@ def parameters(factory: Callable[..., Tape]) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in inspect.signature(factory).parameters.values()}
 
 
-def make(text: str, threads: int | None = None) -> Tape:
-    """The tape of "name" or "name[parameter=value,...]", for so many threads.
+def make(text: str, threads: int | None = None, page: int = PAGE) -> Tape:
+    """The tape of "name" or "name[parameter=value,...]", for so many threads and an arch with pages of `page` bytes.
 
-    ValueError: an unknown name, parameter or value; ``threads`` given twice, or to a workload that has none.
+    ValueError: an unknown name, parameter or value; ``threads`` given twice, or to a workload that has none; large
+    pages for one that is written for small ones.
     """
     from pykmm.plugin import get_plugin_manager
 
@@ -67,6 +71,11 @@ def make(text: str, threads: int | None = None) -> Tape:
         if "threads" not in entry.options:
             raise ValueError(f"workload {entry.name!r} has no threads to vary")
         given["threads"] = threads
+    if page != PAGE and "page" not in given:
+        if "page" not in entry.options:
+            raise ValueError(f"workload {entry.name!r} is written for pages of {PAGE} bytes, not {page}: it has no "
+                             "parameter `page`")
+        given["page"] = page
     try:
         tape = entry.factory(**given)
     except ValueError as error:
@@ -90,7 +99,15 @@ def count(value: int | str, name: str, least: int = 1, most: int = 1 << 24) -> i
     return number
 
 
-def whole_pages(value: int | str, name: str = "size", least: int = PAGE) -> int:
+def page_bytes(value: int | str) -> int:
+    """The ``page`` parameter: bytes of a page of the arch. ValueError when that is no power of two from 4K to 1M."""
+    number = parse_size(value)
+    if not PAGE <= number <= 1 << 20 or number & (number - 1):
+        raise ValueError(f"page must be a power of two from 4K to 1M, not {value}")
+    return number
+
+
+def whole_pages(value: int | str, page: int = PAGE, name: str = "size", least: int = 1) -> int:
     """Bytes, in whole pages. ValueError names the parameter when it is no size, or less than `least`."""
     try:
         number = parse_size(value)
@@ -98,7 +115,7 @@ def whole_pages(value: int | str, name: str = "size", least: int = PAGE) -> int:
         raise ValueError(f"{name}: {error}") from None
     if not least <= number <= 1 << 44:
         raise ValueError(f"{name} must be at least {least} bytes and at most 16T, not {value}")
-    return (number + PAGE - 1) & -PAGE
+    return (number + page - 1) & -page
 
 
 def start(tape: Tape, threads: int | str, mode: str = "threads") -> list[OpStream]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The five microbenchmarks of the CortenMM paper (SOSP 2025): mmap, mmap-PF, PF, unmap-virt and unmap.
 
-Each thread makes a number of requests, each on a chunk of 16 KB (PF: a page). With ``contention=low`` the chunks of
-each thread lie together in page tables of its own; with ``contention=high`` the chunks of one range are dealt out to
-the threads at random, so that neighbours belong to different threads and page tables are shared. The figure is
-requests per second.
+Each thread makes a number of requests, each on a chunk of 16 KB, four pages (PF: a page). With ``contention=low`` the
+chunks of each thread lie together in page tables of its own; with ``contention=high`` the chunks of one range are
+dealt out to the threads at random, so that neighbours belong to different threads and page tables are shared. The
+figure is requests per second.
 
 simplified: the random order comes from ``seed`` and is part of the tape; a run is one pass over the chunks, after which
 nothing is repeated.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm.tape_builder import AddressLike
-from pykmm.workload import PAGE, count, finish, register, start
+from pykmm.workload import PAGE, count, finish, page_bytes, register, start
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -38,60 +38,62 @@ def _chunks(threads: int, requests: int, pages: int, contention: str, seed: int)
     return threads * requests * pages, [places[thread::threads] for thread in range(threads)]
 
 
-def _build(kind: str, threads: Number, requests: Number, pages: Number, contention: str, seed: Number) -> Tape:
+def _build(kind: str, threads: Number, requests: Number, pages: Number, contention: str, seed: Number,
+           page: Number) -> Tape:
     number, calls = count(threads, "threads", most=4096), count(requests, "requests", most=1 << 20)
     each = count(pages, "pages", most=1 << 16)
     whole, chunks = _chunks(number, calls, each, contention, count(seed, "seed", 0, 1 << 32))
-    length = each * PAGE
+    unit = page_bytes(page)
+    length = each * unit
     tape = Tape()
     base: AddressLike = BASE
     if kind in ("PF", "unmap-virt", "unmap"):
-        base = tape.setup.mmap(whole * PAGE)
+        base = tape.setup.mmap(whole * unit)
     if kind == "unmap":
         for mine in chunks:
-            for page in mine:
-                tape.setup.touch(base + page * PAGE, length, "write")
+            for place in mine:
+                tape.setup.touch(base + place * unit, length, "write")
     for thread, mine in zip(start(tape, number), chunks, strict=True):
-        for page in mine:
-            at = base + page * PAGE
+        for place in mine:
+            at = base + place * unit
             if kind in ("mmap", "mmap-PF"):
                 thread.mmap(length, fixed=at)
             if kind in ("mmap-PF", "PF"):
                 thread.touch(at, length, "write")
             if kind in ("unmap-virt", "unmap"):
                 thread.munmap(at, length)
-    touched = PAGE if kind in ("mmap", "unmap-virt") else length * calls * number
+    touched = unit if kind in ("mmap", "unmap-virt") else length * calls * number
     return finish(tape, "requests", [calls] * number, touched + whole * 8)
 
 
 def mmap(*, threads: Number = 1, requests: Number = 512, pages: Number = 4, contention: str = "low",
-         seed: Number = 1) -> Tape:
+         seed: Number = 1, page: Number = PAGE) -> Tape:
     """A request maps a chunk of its range (MAP_FIXED, so that the place is the benchmark's choice)."""
-    return _build("mmap", threads, requests, pages, contention, seed)
+    return _build("mmap", threads, requests, pages, contention, seed, page)
 
 
 def mmap_pf(*, threads: Number = 1, requests: Number = 512, pages: Number = 4, contention: str = "low",
-            seed: Number = 1) -> Tape:
+            seed: Number = 1, page: Number = PAGE) -> Tape:
     """A request maps a chunk and writes its pages."""
-    return _build("mmap-PF", threads, requests, pages, contention, seed)
+    return _build("mmap-PF", threads, requests, pages, contention, seed, page)
 
 
 def pf(*, threads: Number = 1, requests: Number = 4096, pages: Number = 1, contention: str = "low",
-       seed: Number = 1) -> Tape:
+       seed: Number = 1, page: Number = PAGE) -> Tape:
     """A request writes a page of a range that is mapped as a whole, and takes a page fault."""
-    return _build("PF", threads, requests, pages, contention, seed)
+    return _build("PF", threads, requests, pages, contention, seed, page)
 
 
 def unmap_virt(*, threads: Number = 1, requests: Number = 512, pages: Number = 4, contention: str = "low",
-               seed: Number = 1) -> Tape:
+               seed: Number = 1, page: Number = PAGE) -> Tape:
     """A request unmaps a chunk of a range that is mapped as a whole, and that nobody has touched."""
-    return _build("unmap-virt", threads, requests, pages, contention, seed)
+    return _build("unmap-virt", threads, requests, pages, contention, seed, page)
 
 
 def unmap(*, threads: Number = 1, requests: Number = 512, pages: Number = 4, contention: str = "low",
-          seed: Number = 1) -> Tape:
+          seed: Number = 1, page: Number = PAGE) -> Tape:
     """A request unmaps a chunk of a range whose pages are all there."""
-    return _build("unmap", threads, requests, pages, contention, seed)
+    return _build("unmap", threads, requests, pages, contention, seed, page)
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import OpStream, Tape
 from pykmm.tape_builder import Address
-from pykmm.workload import PAGE, count, finish, register, start, whole_pages
+from pykmm.workload import PAGE, count, finish, page_bytes, register, start, whole_pages
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -67,7 +67,7 @@ def _parse(flags: str) -> _Options:
     return options
 
 
-def _allocate(setup: OpStream, options: _Options) -> list[Address]:
+def _allocate(setup: OpStream, options: _Options, page: int) -> list[Address]:
     """The chunks, written; what keeps them from merging."""
     setup.mmap(options.chunks * RECORD)
     if options.holes:
@@ -76,9 +76,9 @@ def _allocate(setup: OpStream, options: _Options) -> list[Address]:
     for _ in range(options.chunks):
         chunks.append(setup.mmap(options.chunk_size))
         if options.holes:
-            holes.append(setup.mmap(PAGE))
+            holes.append(setup.mmap(page))
     for hole in holes:
-        setup.munmap(hole, PAGE)
+        setup.munmap(hole, page)
     for number, chunk in enumerate(chunks):
         setup.touch(chunk, options.chunk_size, "write")
         if options.permissions and number % 2 == 0:
@@ -95,7 +95,7 @@ def _record(thread: OpStream, options: _Options, source: Address, copy: Address,
         thread.touch(copy, length, "read")
 
 
-def ebizzy(*, flags: str = "-mTRp", threads: Number = 0, records: Number = 0) -> Tape:
+def ebizzy(*, flags: str = "-mTRp", threads: Number = 0, records: Number = 0, page: Number = PAGE) -> Tape:
     """ebizzy with its own flags: ``ebizzy[flags=-mTt 4]``. The figure is records per second of all threads.
 
     A record is: allocate, copy a chunk (``-T``: only touch the pages), search, free. ``-m``: mmap and munmap. ``-M``:
@@ -108,6 +108,7 @@ def ebizzy(*, flags: str = "-mTRp", threads: Number = 0, records: Number = 0) ->
     simplified: ``-S`` stands for 1000 records a thread and second (``records=`` sets the number directly), since the
     work is fixed and the time is taken; threads are two, not twice the CPUs, without ``-t`` or ``threads=``.
     """
+    unit = page_bytes(page)
     options = _parse(flags)
     if options.threads and count(threads, "threads", 0, 4096):
         raise ValueError("-t and threads= exclude each other")
@@ -117,22 +118,22 @@ def ebizzy(*, flags: str = "-mTRp", threads: Number = 0, records: Number = 0) ->
     turns = options.records or count(records, "records", 0) or RECORDS_PER_SECOND
     length = RECORD if options.random_size else options.chunk_size
     tape = Tape()
-    chunks = _allocate(tape.setup, options)
+    chunks = _allocate(tape.setup, options, unit)
     arenas = []
     for _ in range(number):
-        stack = tape.setup.mmap(STACK + PAGE, 0, flags="MAP_STACK")
-        tape.setup.mprotect(stack + PAGE, STACK, "rw")
+        stack = tape.setup.mmap(STACK + unit, 0, flags="MAP_STACK")
+        tape.setup.mprotect(stack + unit, STACK, "rw")
     if not options.always_mmap:
-        grown = (HEAP_START + length + PAGE - 1) & -PAGE
+        grown = (HEAP_START + length + unit - 1) & -unit
         for _ in range(number):
             arena = tape.setup.mmap(HEAP, 0, flags="MAP_NORESERVE")
             tape.setup.mprotect(arena, grown, "rw")
             arenas.append(arena)
     for i, thread in enumerate(start(tape, number)):
         if not options.always_mmap and not options.never_mmap and length >= 128 << 10:
-            copy = thread.mmap(length + PAGE)
+            copy = thread.mmap(length + unit)
             _record(thread, options, chunks[0], copy, length)
-            thread.munmap(copy, length + PAGE)
+            thread.munmap(copy, length + unit)
             left = turns - 1
         else:
             left = turns
@@ -142,10 +143,10 @@ def ebizzy(*, flags: str = "-mTRp", threads: Number = 0, records: Number = 0) ->
             _record(thread, options, chunks[0], copy, length)
             thread.munmap(copy, length)
         else:
-            copy = arenas[i] + PAGE
+            copy = arenas[i] + unit
             _record(thread, options, chunks[0], copy, length)
             if options.never_mmap and length >= 128 << 10:
-                thread.madvise(copy, whole_pages(length), "DONTNEED")
+                thread.madvise(copy, whole_pages(length, unit), "DONTNEED")
         if left:
             tape.repeat(first, left)
     resident = options.chunks * options.chunk_size + number * (length + HEAP_START)

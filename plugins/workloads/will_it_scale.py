@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import OpStream, Tape
-from pykmm.workload import MODES, PAGE, count, finish, register, start, whole_pages
+from pykmm.workload import MODES, PAGE, count, finish, page_bytes, register, start, whole_pages
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -37,81 +37,91 @@ def _tasks(mode: str, threads: Number, iterations: Number, body: Callable[[Tape,
 
 
 def page_fault1(*, mode: str = "threads", threads: Number = 1, size: Number = "128M",
-                iterations: Number = 1) -> Tape:
+                iterations: Number = 1, page: Number = PAGE) -> Tape:
     """Anonymous memory page fault: mmap of 128 MB, a write to every page, munmap."""
-    length = whole_pages(size)
+    unit = page_bytes(page)
+    length = whole_pages(size, unit)
 
     def body(tape: Tape, task: OpStream, number: int) -> None:
         area = task.mmap(length)
         task.touch(area, length, "write")
         task.munmap(area, length)
 
-    return _tasks(mode, threads, iterations, body, "faults", length // PAGE, length)
+    return _tasks(mode, threads, iterations, body, "faults", length // unit, length)
 
 
-def _file_faults(mode: str, threads: Number, size: Number, iterations: Number, shared: bool) -> Tape:
-    length = whole_pages(size)
+def _file_faults(mode: str, threads: Number, size: Number, iterations: Number, page: Number,
+                 shared: bool) -> Tape:
+    unit = page_bytes(page)
+    length = whole_pages(size, unit)
 
     def body(tape: Tape, task: OpStream, number: int) -> None:
         area = task.mmap(length, file=f"willitscale.{number}", shared=shared)
         task.touch(area, length, "write")
         task.munmap(area, length)
 
-    return _tasks(mode, threads, iterations, body, "faults", length // PAGE, length, length)
+    return _tasks(mode, threads, iterations, body, "faults", length // unit, length, length)
 
 
 def page_fault2(*, mode: str = "threads", threads: Number = 1, size: Number = "128M",
-                iterations: Number = 1) -> Tape:
+                iterations: Number = 1, page: Number = PAGE) -> Tape:
     """Separate file private mapping page fault: as page_fault1, on a private mapping of a file: every write copies."""
-    return _file_faults(mode, threads, size, iterations, False)
+    return _file_faults(mode, threads, size, iterations, page, False)
 
 
 def page_fault3(*, mode: str = "threads", threads: Number = 1, size: Number = "128M",
-                iterations: Number = 1) -> Tape:
+                iterations: Number = 1, page: Number = PAGE) -> Tape:
     """Separate file shared mapping page fault: as page_fault1, on a shared mapping of a file."""
-    return _file_faults(mode, threads, size, iterations, True)
+    return _file_faults(mode, threads, size, iterations, page, True)
 
 
-def mmap1(*, mode: str = "threads", threads: Number = 1, size: Number = "128M", iterations: Number = 5000) -> Tape:
+def mmap1(*, mode: str = "threads", threads: Number = 1, size: Number = "128M", iterations: Number = 5000,
+          page: Number = PAGE) -> Tape:
     """Anonymous memory mmap and munmap of 128 MB; nothing is touched."""
-    length = whole_pages(size)
+    unit = page_bytes(page)
+    length = whole_pages(size, unit)
 
     def body(tape: Tape, task: OpStream, number: int) -> None:
         task.munmap(task.mmap(length), length)
 
-    return _tasks(mode, threads, iterations, body, "iterations", 1, PAGE)
+    return _tasks(mode, threads, iterations, body, "iterations", 1, unit)
 
 
-def mmap2(*, mode: str = "threads", threads: Number = 1, size: Number = "128M", iterations: Number = 5000) -> Tape:
+def mmap2(*, mode: str = "threads", threads: Number = 1, size: Number = "128M", iterations: Number = 5000,
+          page: Number = PAGE) -> Tape:
     """Separate file mmap and munmap of 128 MB, private; nothing is touched."""
-    length = whole_pages(size)
+    unit = page_bytes(page)
+    length = whole_pages(size, unit)
 
     def body(tape: Tape, task: OpStream, number: int) -> None:
         task.munmap(task.mmap(length, file=f"willitscale.{number}"), length)
 
-    return _tasks(mode, threads, iterations, body, "iterations", 1, PAGE, length)
+    return _tasks(mode, threads, iterations, body, "iterations", 1, unit, length)
 
 
-def brk1(*, mode: str = "threads", threads: Number = 1, iterations: Number = 5000) -> Tape:
+def brk1(*, mode: str = "threads", threads: Number = 1, iterations: Number = 5000,
+          page: Number = PAGE) -> Tape:
     """Brk increase and decrease of one page; each of the two counts. Threads share one break, as in the original."""
-    turns = count(iterations, "iterations")
+    unit, turns = page_bytes(page), count(iterations, "iterations")
     tape = Tape()
     heap = tape.setup.brk()
     streams = start(tape, threads, mode)
     for task in streams:
         first = len(tape)
-        task.brk(heap + PAGE)
+        task.brk(heap + unit)
         task.brk(heap)
         tape.repeat(first, turns)
-    return finish(tape, "iterations", [2 * turns] * len(streams), PAGE * len(streams))
+    return finish(tape, "iterations", [2 * turns] * len(streams), unit * len(streams))
 
 
-def tlb_flush1(*, mode: str = "threads", threads: Number = 1, size: Number = "2M", iterations: Number = 1) -> Tape:
+def tlb_flush1(*, mode: str = "threads", threads: Number = 1, size: Number = "2M", iterations: Number = 1,
+               page: Number = PAGE) -> Tape:
     """TLB flush of separate file private mapping: every page is written, given back with MADV_DONTNEED, and read.
 
     simplified: 2 MB of the file instead of 128 MB unless ``size=`` says otherwise, since each page is three operations.
     """
-    length = whole_pages(size)
+    unit = page_bytes(page)
+    length = whole_pages(size, unit)
     turns = count(iterations, "iterations")
     tape = Tape()
     for number in range(count(threads, "threads", most=4096)):
@@ -120,25 +130,27 @@ def tlb_flush1(*, mode: str = "threads", threads: Number = 1, size: Number = "2M
     for number, task in enumerate(streams):
         first = len(tape)
         area = task.mmap(length, file=f"willitscale.{number}")
-        for at in range(0, length, PAGE):
+        for at in range(0, length, unit):
             task.touch(area + at, 0, "write")
-            task.madvise(area + at, PAGE, "DONTNEED")
+            task.madvise(area + at, unit, "DONTNEED")
             task.touch(area + at, 0, "read")
         task.munmap(area, length)
         tape.repeat(first, turns)
-    return finish(tape, "iterations", [turns * (length // PAGE)] * len(streams), 3 * length * len(streams))
+    return finish(tape, "iterations", [turns * (length // unit)] * len(streams), 3 * length * len(streams))
 
 
-def malloc1(*, mode: str = "threads", threads: Number = 1, size: Number = "128M", iterations: Number = 3000) -> Tape:
+def malloc1(*, mode: str = "threads", threads: Number = 1, size: Number = "128M", iterations: Number = 3000,
+            page: Number = PAGE) -> Tape:
     """Malloc and free of 128 MB, above glibc's largest mmap threshold: mmap, a write to the chunk's header, munmap."""
-    length = whole_pages(size, least=32 << 20) + PAGE
+    unit = page_bytes(page)
+    length = whole_pages(size, unit, least=32 << 20) + unit
 
     def body(tape: Tape, task: OpStream, number: int) -> None:
         area = task.mmap(length)
         task.touch(area, 0, "write")
         task.munmap(area, length)
 
-    return _tasks(mode, threads, iterations, body, "iterations", 1, PAGE)
+    return _tasks(mode, threads, iterations, body, "iterations", 1, unit)
 
 
 @hookimpl

@@ -170,13 +170,26 @@ def test_low_contention_shares_no_page_table() -> None:
     ("ebizzy[flags=-n none]", "-n must be a number"), ("ebizzy[flags=-S 2,records=3]", "-S and records="),
     ("ebizzy[flags=fast]", "flags only"), ("ebizzy[flags=-t 2,threads=3]", "-t and threads="),
     ("mtest06[threads=1]", "threads must be 2"), ("multi-fault[stride=4K]", "stride must be at least"),
-    ("page_fault1[size=1]", "size must be at least"), ("malloc1[size=1M]", "size must be at least"),
+    ("page_fault1[size=0]", "size must be at least"), ("malloc1[size=1M]", "size must be at least"),
     ("mmap1[mode=fibers]", "unknown mode"), ("mmap1[iterations=many]", "iterations must be a number"),
     ("mmap1[threads=0]", "threads must be 1"),
 ])
 def test_bad_parameters(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_larger_pages(name: str) -> None:
+    """With pages of 64 KB every length and address is a multiple of them, but for what a program asks for in bytes."""
+    ops = make(f"{name}[{SMALL[name][0]}]", 2, 1 << 16).ops
+    known = np.isin(ops["op"], [OPCODES[op] for op in ("MMAP", "MUNMAP", "MPROTECT", "MADVISE")])
+    assert not (ops["addr"][known & (ops["addr_ref"] < 0)] % np.uint64(1 << 16)).any()
+    if name != "ebizzy":        # bytes, as the original has them
+        assert not (ops["len"][known] % np.uint64(1 << 16)).any()
+    assert make("page_fault1[size=1M]", 1, 1 << 16).work.counts == (16,)
+    with pytest.raises(ValueError, match="page must be a power of two"):
+        make("mmap1[page=5K]")
 
 
 # -- ebizzy beside the recordings of the real one ---------------------------------------------------------
