@@ -68,7 +68,7 @@ def _timed_table(comparison: Comparison, workload: str, rows: list[Row]) -> Tabl
     table = Table(title=escape(workload), title_justify="left", title_style="bold")
     for name in ("CPUs", "strategy", "engine"):
         table.add_column(name, no_wrap=True, justify="right" if name == "CPUs" else "left")
-    for name in ("median", "spread", "fastest", f"time / {comparison.baseline}", "quartiles",
+    for name in ("median", "spread", "fastest", f"{'rate' if counted else 'time'} / {comparison.baseline}", "quartiles",
                  *([f"rate / {comparison.baseline} on {min(row.cpus for row in rows)}"] if scaled else []), "faults"):
         table.add_column(name, justify="right", no_wrap=name != "faults")
     table.add_column("outcome of faults")
@@ -82,11 +82,11 @@ def _timed_table(comparison: Comparison, workload: str, rows: list[Row]) -> Tabl
                        format_rate(max(row.rates))]
         else:
             figures = [format_time(row.time.median), f"±{row.time.percent:.1f} %", format_time(row.elapsed)]
-        spread = Spread.of(row.ratios)
+        ratio = Spread.of([1 / value if value else 0.0 for value in row.ratios] if counted else row.ratios)
         name = row.strategy if len({other.arch for other in rows if other.engine != "host"}) < 2 or \
             row.engine == "host" else f"{row.strategy} ({row.arch})"
         table.add_row(
-            cpus_label(row), escape(name), row.engine, *figures, f"{row.ratio:.2f}", _spread(spread.low, spread.high),
+            cpus_label(row), escape(name), row.engine, *figures, f"{ratio.median:.2f}", _spread(ratio.low, ratio.high),
             *([f"{statistics.median(row.scaling):.2f}"] if scaled else []), f"{row.faults:,}", _outcome(row))
     return table
 
@@ -172,7 +172,9 @@ def footnotes(comparison: Comparison) -> list[str]:
         runs = f"{comparison.repeats} runs" if comparison.repeats > 1 else "1 run"
         lines.append(f"median of {runs}, ± half the distance of the quartiles; ratios are medians of ratios run by run")
         if any(row.rates for row in timed):
-            lines.append("of a workload the time is that of the threads' work, without setup; CPUs are its threads")
+            lines.append("rates are those of the threads' work, without setup; above 1 is faster")
+        if not all(row.rates for row in timed):
+            lines.append("times: a ratio below 1 is faster")
     if any(row.oversubscribed for row in timed):
         lines.append(f"* oversubscribed: more threads than processors ({processors()}), so the figures depend on the "
                      "scheduler as much as on locks")

@@ -95,7 +95,7 @@ def test_compare_workloads(tmp_path: Path) -> None:
     done = pykmm("compare", "page_fault1[size=64K]", "mmap1[iterations=9]", "--strategies", "mmap_sem,spf", "--arches",
                  "x86", "--engines", "native,host", "--cpus", "1,2", "--repeats", "2", "--json", out, "--plot", picture)
     assert done.returncode == 0, done.stderr
-    for word in ("page_fault1[size=64K]", "mmap1[iterations=9]", "faults/s", "iterations/s", "linux", "time / mmap_sem",
+    for word in ("page_fault1[size=64K]", "mmap1[iterations=9]", "faults/s", "iterations/s", "linux", "rate / mmap_sem",
                  "rate / rate of mmap_sem on 1 CPU", "median of 2 runs"):
         assert word in done.stdout
     rows = json.loads(out.read_text())["rows"]

@@ -100,7 +100,7 @@ def test_engines_arches_and_json() -> None:
     assert values["rows"][-1]["check"]["executions"] >= 1
     assert {"rate", "rates", "unit", "median_s", "quartiles_s", "ratios", "oversubscribed"} <= set(values["rows"][0])
     shown = text(comparison)
-    for word in ("searched for races", "no violation", "spf (x86-paravirt)", "linux", "time / spf"):
+    for word in ("searched for races", "no violation", "spf (x86-paravirt)", "linux", "rate / spf"):
         assert word in shown
 
 
