@@ -30,7 +30,10 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
     "strategies.spf_rfc5",
+    "strategies.spf_2021",
+    "strategies.per_vma_lock",
     "arch.x86",
+    "arch.ppc64",
     "importers.perf_trace",
     "importers.strace",
     "workloads.will_it_scale",
@@ -40,6 +43,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "workloads.mtest06",
     "scenarios.races",
     "scenarios.speculative",
+    "scenarios.spf_2021",
 )
 
 
