@@ -68,6 +68,8 @@ class RunResult:
     mismatch_count: int
     notes: Notes                            #: what the importer met
     tape: Tape = field(repr=False)
+    #: why an access failed: 1 = MAPERR, 2 = ACCERR, 3 = SIGBUS, 4 = out of memory; 0x80: other bytes than expected
+    codes: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def faults_per_s(self) -> float:
@@ -284,7 +286,7 @@ def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: 
     return RunResult(
         engine=engine, strategy=strategy, arch=arch, cpus=cpus, elapsed=elapsed, faults=faults, counters=counters,
         vmstat=vmstat, results=by_tape, errnos=errnos, durations=durations, maps=maps, streams=streams,
-        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape)
+        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape, codes=codes_by_tape)
 
 
 _ADDRESS = ("MMAP", "MREMAP", "BRK")
