@@ -22,7 +22,7 @@ from pykmm_ext.mm.mm_types cimport (
     vma_pages,
 )
 from pykmm_ext.mm.page_alloc cimport validate_zone
-from pykmm_ext.mm.pgtable cimport table_entry
+from pykmm_ext.mm.pgtable cimport table_entry, table_order
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 
 
@@ -140,7 +140,7 @@ cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u3
     cdef unsigned long i, val
     cdef page *pg
     cdef const char *message
-    counts.tables += 1
+    counts.tables += <unsigned long>1 << table_order(pfn_to_page(m, table >> arch.page_shift))
     where[0] = addr
     if not pfn_to_page(m, table >> arch.page_shift).flags & PG_table:
         return b"page table in a frame that is none"

@@ -14,6 +14,7 @@ from pykmm_ext.mm.memory_test import Board, page_info, stress_mutator, stress_wo
 from pykmm_plugins.arch._x86 import X86, X86Paravirt
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 from pykmm_plugins.strategies._spf_rfc5 import SPFRFC5
 
 PAGE = 0x1000
@@ -27,8 +28,9 @@ def corrected() -> Any:
     return SPFRFC5(fixes="all")
 
 
-@pytest.mark.parametrize(("arch", "strategy"), [(X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected)],
-                         ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5"])
+@pytest.mark.parametrize(("arch", "strategy"), [(X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected), (X86, SPF2021),
+                                                  (X86Paravirt, SPF2021)],
+                         ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5", "spf-2021", "spf-2021-paravirt"])
 @pytest.mark.parametrize("backed", [False, True], ids=["anonymous", "file"])
 @pytest.mark.parametrize(("workers", "nr_stable", "forks", "drops"), [
     (1, 12, True, False), (2, 12, True, False), (2, 12, False, True), (1, 12, True, True), (2, 300, True, False),
@@ -79,7 +81,7 @@ def test_faults_against_changes(arch: Any, strategy: Any, workers: int, nr_stabl
         mm.exit()
 
 
-@pytest.mark.parametrize("strategy", [MmapSem, SPF], ids=["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021], ids=["mmap_sem", "spf", "spf-2021"])
 def test_faults_and_changes_against_truncation(strategy: Any) -> None:
     """Three address spaces map a file, shared and private; one thread cuts it and lets it grow again."""
     pages, turns = 8, 1500
