@@ -36,6 +36,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "importers.strace",
     "scenarios.races",
     "scenarios.speculative",
+    "scenarios.per_vma_lock",
 )
 
 
