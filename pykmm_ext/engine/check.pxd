@@ -9,6 +9,7 @@ cdef extern from "kmm/plain.h" nogil:
 cdef extern from "kmm/check.h" nogil:
     enum:
         CHECK_MAX_VCPUS
+        CHECK_PYTHON, CHECK_PYTHON_INSIDE
         KMM_QUERY_PENDING, KMM_QUERY_STALE, KMM_QUERY_SEQ, KMM_QUERY_LAST, KMM_QUERY_FLUSHED
         KMM_TLB_FILLED
     cdef enum kmm_lock_op:
@@ -29,6 +30,7 @@ cdef extern from "kmm/check.h" nogil:
     const char *CHECK_ASSERTION
     const char *CHECK_LOCK_HELD
     const char *CHECK_CRASH
+    const char *CHECK_EXCEPTION
     cdef struct check_program:
         size_t size
         const char *name

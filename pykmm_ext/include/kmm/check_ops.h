@@ -29,8 +29,11 @@ static inline bool weakened(struct check *c, struct vcpu *v, u32 kind)
 /* Where the vCPU is, for traces. Python code said so in op_enter(). */
 static inline void keep_frames(struct check *c, struct vcpu *v)
 {
-	if (unlikely(c->traced) && !c->prog.python)
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	if (likely(!c->traced) || c->prog.python == CHECK_PYTHON)
+		return;
+	v->nframes = (u32)backtrace(v->frames, v->where ? CHECK_FRAMES - 1 : CHECK_FRAMES);
+	if (v->where)
+		v->frames[v->nframes++] = (void *)(uintptr_t)(v->where | CHECK_PYTHON_LINE);
 }
 
 static inline u64 announce(struct check *c, struct vcpu *v, const struct pend *p)
@@ -77,13 +80,6 @@ static u64 op_load(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_or
 }
 
 static u32 op_last_load(Cpu *cpu) { return vcpu_of(cpu)->loads; }
-
-/* pso, power: later stores may not pass earlier ones. */
-static inline void new_epoch(struct vcpu *v)
-{
-	v->epoch += v->epoch_used;
-	v->epoch_used = 0;
-}
 
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
 			 enum kmm_order order)
@@ -165,6 +161,28 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 	return old;
 }
 
+/*
+ * smp_mb_light(): what waits in the buffer is stored before a barrier that comes from now on. So the step before this,
+ * which is the newest one of all, does not commute with the barriers that others want of this vCPU.
+ */
+static void stores_firm(struct check *c, struct vcpu *v)
+{
+	s64 last = c->agents[v->id].last, mb = c->agents[c->first_mb + v->id].last;
+
+	if (v->firm == v->nbuffered)
+		return;
+	v->firm = v->nbuffered;
+	v->last_light = last;
+	c->nodes[c->nevents].sleep &= ~bit(c->first_mb + v->id);
+	if (last < 0)
+		return;
+	c->nodes[last].lights |= bit(v->id);
+	if (mb >= 0 && (c->explorer == EXPLORER_DPOR || c->want_graphs) && !clk_has(c, clk_of(c, (u64)last), (u32)mb)) {
+		race(c, (u32)mb, (u32)last, v->id, clk_of(c, (u64)last));
+		clk_join(clk_of(c, (u64)last), clk_of(c, (u64)mb), c->nr_agents);
+	}
+}
+
 static void op_fence(Cpu *cpu, enum kmm_fence kind)
 {
 	struct vcpu *v = vcpu_of(cpu);
@@ -176,8 +194,17 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 	if (c->model == MODEL_SC)
 		return;
 	switch (kind) {
-	case KMM_MB: case KMM_MB_LIGHT: case KMM_MB_HEAVY:
+	case KMM_MB:
 		v->drain = 1;
+		v->want_sync = 1;
+		break;
+	case KMM_MB_LIGHT:
+		stores_firm(c, v);
+		break;
+	case KMM_MB_HEAVY:
+		v->want_sync = 1;
+		announce(c, v, &(struct pend){ .op = P_MB_SEND, .width = 8, .addr = &c->mb_queue });
+		announce(c, v, &(struct pend){ .op = P_MB_WAIT });
 		v->want_sync = 1;
 		break;
 	case KMM_WMB:
@@ -388,7 +415,7 @@ static u32 op_query(Cpu *cpu, int what)
 	case KMM_QUERY_SEQ: return c->agents[v->id].seq;
 	case KMM_QUERY_LAST: return (u32)(c->agents[v->id].last + 1);
 	case KMM_QUERY_FLUSHED:
-		last = c->model == MODEL_TSO ? c->agents[2 * c->nr_vcpus + v->id].last : -1;
+		last = c->model == MODEL_TSO ? c->agents[c->first_flush + v->id].last : -1;
 		return (u32)(last + 1);
 	default: return 0;
 	}
@@ -410,15 +437,18 @@ static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 {
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
-	u32 kept = 0;
+	u32 kept = 0, firm = 0;
 
 	if (c->direct || c->over)
 		return;
 	announce(c, v, &(struct pend){ .op = P_FREE, .addr = p, .a = n });
 	for (u32 i = 0; i < v->nbuffered; i++)
-		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n)
+		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n) {
+			firm += i < v->firm;
 			v->buffer[kept++] = v->buffer[i];
+		}
 	v->nbuffered = kept;
+	v->firm = firm;
 	if (c->races && c->prog.shared_size && !c->over) {
 		/* Whoever has accessed it must have done so before: the free is a plain store of all of it. */
 		race_access(c, v, p, n, RACE_PLAIN | RACE_WRITE | RACE_FREE, NULL);

@@ -317,7 +317,7 @@ static void race_acquire(struct check *c, struct vcpu *v, const volatile void *l
 
 static void race_fence(struct check *c, struct vcpu *v, enum kmm_fence kind)
 {
-	if (likely(!c->races))
+	if (likely(!c->races) || kind == KMM_MB_LIGHT)
 		return;
 	if (kind != KMM_WMB)
 		race_join(v->sync, v->sync_acq);
@@ -325,6 +325,19 @@ static void race_fence(struct check *c, struct vcpu *v, enum kmm_fence kind)
 		memcpy(v->sync_rel, v->sync, sizeof(v->sync));
 		v->sync[v->id]++;
 	}
+}
+
+/* b executes a full barrier for a, which waits for it: each has seen what the other did before. */
+static void race_handshake(struct check *c, struct vcpu *a, struct vcpu *b)
+{
+	if (likely(!c->races))
+		return;
+	race_join(b->sync, b->sync_acq);
+	race_join(b->sync, a->sync);
+	race_join(a->sync, b->sync);
+	memcpy(b->sync_rel, b->sync, sizeof(b->sync));
+	a->sync[a->id]++;
+	b->sync[b->id]++;
 }
 
 static void race_begin(struct vcpu *v)
