@@ -32,8 +32,8 @@ Options make it wrong in one point each (see the scenarios): those of per_vma_lo
 before the reference is taken), ``vm_mm=ignored``, ``wake=plain``.
 """
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, atomic_add_return_32, cmpxchg_32, kmm_await_futex, kmm_is_not_equal,
-    kmm_wake_32, smp_load_acquire_32, smp_store_release_32,
+    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, atomic_add_return_32, cmpxchg_32, data_race_32, kmm_await_futex,
+    kmm_is_not_equal, kmm_wake_32, smp_load_acquire_32, smp_store_release_32,
 )
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
@@ -184,8 +184,8 @@ cdef void wait_for_readers(Cpu *cpu, vm_area_struct *vma, u32 others) noexcept n
 cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     if is_vma_write_locked(vma):
         return
-    if vma.vm_refcnt == 0:
-        # Nobody can get at it.
+    if data_race_32(&vma.vm_refcnt) == 0:
+        # Nobody can get at it. (Readers come and go, but only this Cpu makes it 0, or anything of 0.)
         if not vma_lock_options(cpu) & VMA_LOCK_NEW_UNLOCKED:
             WRITE_ONCE(cpu, &vma.vm_lock_seq, vma.vm_mm.mm_lock_seq)
         return

@@ -66,7 +66,9 @@ mmap_seq does not wrap (64 bits).
 
 simplified: nothing in this mm downgrades mmap_sem, so no section ends by a downgrade.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, data_race_copy, kmm_cpu_relax, smp_rmb, smp_wmb,
+)
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_write, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_trylock, spin_unlock, spinlock_t
@@ -287,7 +289,8 @@ cdef inline bint copy_vma_rcu(Cpu *cpu, attempt *a, unsigned long address, vm_ar
         return False
     if unlikely(late):
         rcu_read_unlock(cpu)
-    pvma[0] = vma[0]
+    # Writers are at work meanwhile, as in the series; the check below throws a torn copy away.
+    data_race_copy(pvma, vma, sizeof(vm_area_struct))
     pvma.vm_start = READ_ONCE(cpu, &vma.vm_start)
     pvma.vm_end = READ_ONCE(cpu, &vma.vm_end)
     pvma.vm_flags = READ_ONCE(cpu, &vma.vm_flags)
