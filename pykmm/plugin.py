@@ -30,13 +30,16 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
     "strategies.spf_rfc5",
+    "strategies.spf_2021",
     "strategies.per_vma_lock",
     "arch.x86",
+    "arch.ppc64",
     "importers.perf_trace",
     "importers.strace",
     "scenarios.races",
     "scenarios.speculative",
     "scenarios.per_vma_lock",
+    "scenarios.spf_2021",
 )
 
 

@@ -28,7 +28,10 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned int VM_FAULT_OOM
     const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED
     const unsigned int VM_FAULT_RETRY, VM_FAULT_FALLBACK, VM_FAULT_BADMAP, VM_FAULT_BADACCESS, VM_FAULT_ERROR
-    const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM
+    const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
+    const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
+    enum:
+        KMM_FAULT_TRIES
     enum:
         MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES
         MAX_ORDER, MMU_GATHER_BUNDLE
@@ -169,6 +172,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         mm_struct *mmlist_prev
         u32 id
         u32 tlb_flush_pending
+        unsigned long mmap_seq
         unsigned long mm_lock_seq
         u32 vma_writer_wait
     cdef struct vm_fault:
@@ -257,6 +261,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long vm_max_map_count
         region *region
         u64 quirks
+        void *poison
 
     unsigned long page_to_pfn(const machine *m, const page *page)
     page *pfn_to_page(const machine *m, unsigned long pfn)
@@ -291,6 +296,7 @@ cdef extern from "kmm/strategy.h" nogil:
         int (*mm_init)(Cpu *cpu, mm_struct *mm) noexcept nogil
         void (*mm_exit)(Cpu *cpu, mm_struct *mm) noexcept nogil
         void (*quiesce)(Cpu *cpu, machine *machine) noexcept nogil
+        page *(*filemap_fault)(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil
         void (*vma_start_write)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
         void (*vma_mark_attached)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
         void (*vma_mark_detached)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
@@ -310,6 +316,7 @@ cdef extern from "kmm/arch.h" nogil:
     const unsigned int KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_ACCESS_EXEC
     enum:
         KMM_MODEL_TSO, KMM_MODEL_WEAK
+    unsigned long be64_to_cpu(unsigned long value)
     cdef struct arch_ops:
         size_t size
         const char *name
@@ -358,6 +365,8 @@ cdef extern from "kmm/arch.h" nogil:
         unsigned long (*hw_walk)(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil
         u32 vcpu_preemption
         unsigned long (*table_descend)(pmd_t entry, u32 level) noexcept nogil
+        u64 map_window
+        u32 tlb_broadcast
 
 cdef inline machine *machine_of(Cpu *cpu) noexcept nogil:
     return <machine *>cpu.machine

@@ -22,7 +22,7 @@ from pykmm_ext.mm.mm_types cimport (
     vma_pages,
 )
 from pykmm_ext.mm.page_alloc cimport validate_zone
-from pykmm_ext.mm.pgtable cimport table_entry
+from pykmm_ext.mm.pgtable cimport table_entry, table_order
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 
 
@@ -91,6 +91,10 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
             return b"rb_subtree_gap is wrong"
         if READ_ONCE_32(cpu, &vma.vm_sequence.sequence) & 1:
             return b"vm_sequence is odd: a write section was left open"
+        if vma.detached:
+            return b"a detached vma is in the tree"
+        if mm.strategy.vma_typesafe and vma.vm_refcnt != 1:
+            return b"vm_refcnt: somebody was left inside the vma, or it is not attached"
         if vma.vm_file != NULL and vma.shared_prev == NULL and vma.vm_file.f_mapping.i_mmap != vma:
             return b"vma is not on its file's i_mmap"
         if vma.anon_vma != NULL and vma.anon_vma_chain == NULL:
@@ -140,7 +144,7 @@ cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u3
     cdef unsigned long i, val
     cdef page *pg
     cdef const char *message
-    counts.tables += 1
+    counts.tables += <unsigned long>1 << table_order(pfn_to_page(m, table >> arch.page_shift))
     where[0] = addr
     if not pfn_to_page(m, table >> arch.page_shift).flags & PG_table:
         return b"page table in a frame that is none"

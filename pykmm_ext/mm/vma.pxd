@@ -58,7 +58,8 @@ cdef vm_area_struct *__find_vma(mm_struct *mm, unsigned long addr) noexcept nogi
 cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 # One descent of the above, without asking mm_seq whether its answer holds.
 cdef vm_area_struct *__find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
-# One descent under rcu_read_lock() instead: any VMA, or NULL; the caller must lock it and look whether it is the one.
+# One descent under rcu_read_lock() instead: any VMA, or NULL. The caller finds out whether it is the one: by the mm's
+# mmap_seq, or by locking it and looking again.
 cdef vm_area_struct *find_vma_rcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 cdef vm_area_struct *find_vma_prev(Cpu *cpu, mm_struct *mm, unsigned long addr, vm_area_struct **pprev) noexcept nogil
 # First VMA that intersects [start, end), or NULL. mmap_sem held.

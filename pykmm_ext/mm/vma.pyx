@@ -15,7 +15,8 @@ reader               holds                     against a writer (mmap_sem W)
 ==================== ========================= ==========================================================
 find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     retried while mm_seq changes; VMAs are freed after the section
-find_vma_rcu         RCU read section          not noticed: any VMA, or none; the caller locks what it gets and looks again
+find_vma_rcu         RCU read section          not noticed: any VMA, or none; the caller checks mmap_seq, or locks what it gets
+                                               and looks again
 vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tell
 ==================== ========================= ==========================================================
 """
@@ -309,8 +310,8 @@ cdef vm_area_struct *find_vma(Cpu *cpu, mm_struct *mm, unsigned long addr) noexc
 
 
 cdef inline vm_area_struct *descend_lockless(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
-    """Context: srcu_read_lock(vma_srcu) held. Terminates whatever a writer does; its answer is one of the tree's only if
-    mm_seq did not change meanwhile."""
+    """Context: a read section after which VMAs are freed (vma_srcu, RCU). Terminates whatever a writer does; its answer is
+    one of the tree's only if nobody changed the tree meanwhile: mm_seq, mmap_seq."""
     cdef rb_node *node = <rb_node *>READ_ONCE_PTR(cpu, &mm.mm_rb.rb_node)
     cdef vm_area_struct *vma = NULL
     cdef vm_area_struct *tmp

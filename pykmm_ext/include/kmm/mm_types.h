@@ -97,6 +97,10 @@ typedef unsigned int vm_fault_t;
 #define KMM_SEGV_ACCERR 2
 #define KMM_BUS_ADRERR  3
 #define KMM_FAULT_OOM   4
+#define KMM_FAULT_RETURN  5 /* the strategy's handle_fault returned what it must not (Cpu.fault_detail) */
+#define KMM_FAULT_ENDLESS 6 /* it said KMM_FAULT_TRIES times that the fault is resolved, and it is not */
+#define KMM_FAULT_KILLED  7 /* the watchdog gave up (Cpu.killed) */
+#define KMM_FAULT_TRIES 100000 /* of one access in a row; a zapper may undo a few */
 
 enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 
@@ -255,6 +259,9 @@ struct mm_struct {
 	struct mm_struct *mmlist_prev;
 	u32 id;                         /* const; for reports */
 	u32 tlb_flush_pending;          /* atomic: zappers under mmap_sem R that may owe a TLB flush */
+	/* mmap_sem W, where the strategy's mmap_write_lock/unlock bump it (odd = held); SPF reads. A line of its own:
+	 * speculative faults read it several times each. */
+	unsigned long mmap_seq ____cacheline_aligned;
 	unsigned long mm_lock_seq;      /* per-VMA locks: mmap_sem W; a new value unlocks all VMAs. R: acquire, no lock */
 	u32 vma_writer_wait;            /* atomic, counts: readers of a VMA's vm_refcnt leave while its writer waits */
 };
@@ -367,6 +374,8 @@ struct machine {
 	unsigned long vm_max_map_count; /* 65530 */
 	struct region *region;          /* const: where all of this lies (region.h), NULL = the host's heap */
 	u64 quirks;                     /* const after creation: enum kmm_quirk, 0 = every fix is there */
+	void *poison;                   /* owned Python exception: why nobody may use the machine any more, NULL = usable.
+					 * Written once, under the GIL; read without it by a strategy's adapter (atomic) */
 };
 
 /* ---- conversions ---- */

@@ -55,6 +55,11 @@ struct strategy_ops {
 	/* Wait until every deferred free of this strategy is done (srcu_barrier()). At machine exit and before validate(). */
 	void (*quiesce)(Cpu *cpu, struct machine *machine);
 
+	/* -- reader side, continued -- */
+	/* Context: vmf->flags has FAULT_FLAG_SPECULATIVE, no PTL. The page of a file fault with a reference, or NULL with
+	 * VM_FAULT_RETRY in *ret. NULL: filemap_fault() as under mmap_sem, which allocates and may sleep; vmf->vma must
+	 * then keep its file. */
+	struct page *(*filemap_fault)(Cpu *cpu, struct vm_fault *vmf, vm_fault_t *ret);
 	/* -- writer side, VMA by VMA; context of the first three: mmap_sem W (or the last user of the mm), may sleep -- */
 	/* Before the first change of the VMA's range, flags, protection, policy or anon_vma, of what lies in its page
 	 * tables, or of whether it is in the tree; repeated calls do nothing. Lasts until mmap_write_unlock() or

@@ -16,6 +16,7 @@ from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._per_vma_lock import PerVMALock
 from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 from pykmm_plugins.strategies._spf_rfc5 import SPFRFC5
 
 PAGE = 0x1000
@@ -30,8 +31,10 @@ def corrected() -> Any:
 
 
 @pytest.mark.parametrize(("arch", "strategy"), [
-    (X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected), (X86, PerVMALock), (X86, PerVMALockRefcount),
-], ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5", "per_vma_lock", "per_vma_lock-refcount"])
+    (X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected), (X86, SPF2021), (X86Paravirt, SPF2021),
+    (X86, PerVMALock), (X86, PerVMALockRefcount),
+], ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5", "spf-2021", "spf-2021-paravirt", "per_vma_lock",
+        "per_vma_lock-refcount"])
 @pytest.mark.parametrize("backed", [False, True], ids=["anonymous", "file"])
 @pytest.mark.parametrize(("workers", "nr_stable", "forks", "drops"), [
     (1, 12, True, False), (2, 12, True, False), (2, 12, False, True), (1, 12, True, True), (2, 300, True, False),
@@ -82,8 +85,8 @@ def test_faults_against_changes(arch: Any, strategy: Any, workers: int, nr_stabl
         mm.exit()
 
 
-@pytest.mark.parametrize("strategy", [MmapSem, SPF, PerVMALock, PerVMALockRefcount],
-                         ids=["mmap_sem", "spf", "per_vma_lock", "per_vma_lock-refcount"])
+@pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
+                         ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def test_faults_and_changes_against_truncation(strategy: Any) -> None:
     """Three address spaces map a file, shared and private; one thread cuts it and lets it grow again."""
     pages, turns = 8, 1500
