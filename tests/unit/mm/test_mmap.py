@@ -233,8 +233,7 @@ OPS = st.lists(st.tuples(st.sampled_from(["mmap", "munmap", "mprotect", "store"]
 
 
 @settings(max_examples=60, deadline=None)
-@given(ops=OPS,
-       strategy=st.sampled_from(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"]))
+@given(ops=OPS, strategy=st.sampled_from(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"]))
 def test_model(ops: list[tuple[str, int, int, int]], strategy: str) -> None:
     with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
         space = machine.mm()
