@@ -28,10 +28,10 @@ import inspect
 from pykmm_ext.engine.check cimport CHECK_EXCEPTION, CHECK_LOCK_HELD, check_fail
 from pykmm_ext.handle cimport pykmm_errors
 from pykmm_ext.kernel.primitives cimport copy_error
-from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, u64, unlikely
+from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
 from pykmm_ext.mm.mm_types cimport (
-    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
-    VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, machine, machine_of, mm_struct, vm_area_struct, vm_fault_t,
+    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS, machine, machine_of, mm_struct, vm_area_struct, vm_fault_t,
 )
 from pykmm_ext.mm.speculative cimport spf_free_vma
 from pykmm_ext.pykernel cimport (
@@ -130,7 +130,6 @@ cdef object plugin_error(PythonStrategy s, str text):
 
 
 cdef long as_result(PythonStrategy s, int m, object value) except? -1:
-    cdef unsigned long bits
     cdef int gives = members[m].gives
     cdef str what = members[m].name.decode() + "()"
     if gives == GIVES_NOTHING:
@@ -201,8 +200,8 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
         on = cpu_handle(f.cpu, f.held, s.counter_index)
         method = s.methods[m]
         if takes == TAKES_FAULT:
-            if state.held.n:
-                state.held.n = 0
+            if before:
+                before = 0
                 error = plugin_error(s, f"CPU {f.cpu.id} has left an earlier callback with {held_words(f.held, 0)} held")
                 error.lock_held = True
                 raise error
@@ -462,8 +461,8 @@ cdef class PythonStrategy(Strategy):
         self.name = class_text(cls, "name")
         if self.name is None:
             raise pykmm_errors().PluginError(f"{cls.__qualname__} has no name: a strategy's class needs name = \"…\"")
-        doc = inspect.getdoc(cls) if "__doc__" in cls.__dict__ else None
-        self.description = class_text(cls, "description") or (doc or "a strategy in Python").partition("\n")[0]
+        doc = inspect.cleandoc(cls.__dict__.get("__doc__") or "a strategy in Python")
+        self.description = class_text(cls, "description") or doc.partition("\n")[0]
         self.cpus = {}
         self.methods = []
         self.texts = []

@@ -42,7 +42,8 @@ from pykmm_ext.kernel.lockdep_watch cimport (
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SRCU_LOCK, KMM_EV_SRCU_UNLOCK, KMM_EV_SYSCALL, KMM_EV_SYSRET,
+    KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
     s64, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport (
@@ -56,12 +57,13 @@ from pykmm_ext.mm.filemap cimport fput
 from pykmm_ext.mm.mm_types cimport machine, page, page_to_pfn, vm_area_struct
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
 cdef struct tape_vcpu:
     u32 first, last
     u32 held                # locks
+    u32 srcu                # SRCU read sections
     u32 op                  # the operation under way
 
 cdef struct tape_check:
@@ -107,7 +109,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     memcpy(run.streams, t.streams, run.nstreams * sizeof(stream))
     memset(t.loads, 0, t.nloads)
     for i in range(t.nvcpus):
-        t.vcpus[i].held = 0
+        t.vcpus[i].held = t.vcpus[i].srcu = 0
     shadow_reset(&t.shadow)
     lockdep_watch_reset(&t.watch)
     if t.python != NULL:
@@ -162,6 +164,8 @@ cdef void tape_vcpu_main(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns with IRQs off")
         if cpu.rcu_nesting:
             fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns inside of an RCU read section")
+        if t.vcpus[id].srcu:
+            fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns inside of an SRCU read section")
         if t.awaited[i]:
             smp_store_release_32(cpu, &s.progress, i + 1 - s.first)    # pairs with the acquire of kmm_await_32()
 
@@ -312,6 +316,8 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
         copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
         return
     if ev != KMM_EV_FREE:
+        if (ev == KMM_EV_SRCU_LOCK or ev == KMM_EV_SRCU_UNLOCK) and cpu.id < t.nvcpus:
+            t.vcpus[cpu.id].srcu += 1 if ev == KMM_EV_SRCU_LOCK else <u32>-1
         if ev != KMM_EV_ALLOC:
             report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
         return
@@ -423,7 +429,7 @@ cdef class TapeCheck(Program):
         t.run = run
         t.nvcpus = run.nstreams
         run.no_maps = True
-        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_get_ops(strategy), strategy.priv, &err)
+        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_check_ops(strategy), strategy.priv, &err)
         if t.m == NULL:
             raise OSError(-err, os.strerror(-err))
         region_of(t.m).bug = tape_bug

@@ -46,6 +46,8 @@ cdef struct stream:
     mm_struct *mm           # with a reference
     u64 start_ns, end_ns, aside_ns
     u8 *loaded              # where what a LOAD read goes as well, or NULL
+    u32 at                  # native: the operation under way; read by the watchdog (atomic)
+    u32 waiting             # native: it waits for another stream; the same
     char pad2[128]
 
 # A program on its way. Everything but streams, mms, results, codes and durations is const while it runs.
