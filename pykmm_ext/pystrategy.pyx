@@ -265,7 +265,9 @@ cdef inline void end(frame *f) noexcept nogil:
 
 # ---- the members ----
 
-# Contexts: as in strategy_ops. A new member: a function like these, a line in members[], its name in MEMBERS.
+# A new member: a function like these, an M_ constant, and a line with add() below.
+
+# Context: as strategy_ops.handle_fault.
 cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
     cdef frame f
     if not begin(&f, cpu):
@@ -276,7 +278,7 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
     return <vm_fault_t>f.result if f.result >= 0 else VM_FAULT_SIGBUS
 
 
-# Poisoned, or when Python has failed: mmap_sem, so that the change that comes is alone.
+# Context: as strategy_ops.mmap_write_lock. Poisoned, or when Python has failed: mmap_sem, so that the change that comes is alone.
 cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long last) noexcept nogil:
     cdef frame f
     cdef held_locks *held = NULL
@@ -294,6 +296,7 @@ cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned
         take_mmap_write(cpu, held, mm)
 
 
+# Context: as strategy_ops.mmap_write_unlock.
 cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     cdef held_locks *held = NULL
@@ -311,6 +314,7 @@ cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
         release_held(cpu, held, 0)
 
 
+# Context: as strategy_ops.vma_write_begin.
 cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -319,6 +323,7 @@ cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept 
         end(&f)
 
 
+# Context: as strategy_ops.vma_write_end.
 cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -327,6 +332,7 @@ cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.tree_write_begin.
 cdef void tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -335,6 +341,7 @@ cdef void tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.tree_write_end.
 cdef void tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -343,7 +350,7 @@ cdef void tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
         end(&f)
 
 
-# Poisoned, or when Python has not freed it: after a grace period of vma_srcu.
+# Context: as strategy_ops.free_vma. Poisoned, or when Python has not freed it: after a grace period of vma_srcu.
 cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -355,6 +362,7 @@ cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     spf_free_vma(cpu, vma)
 
 
+# Context: as strategy_ops.vma_init.
 cdef void vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -363,6 +371,7 @@ cdef void vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.mm_init.
 cdef int mm_init(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if not begin(&f, cpu):
@@ -373,6 +382,7 @@ cdef int mm_init(Cpu *cpu, mm_struct *mm) noexcept nogil:
     return -ENOMEM if f.result == -1 else <int>f.result
 
 
+# Context: as strategy_ops.mm_exit.
 cdef void mm_exit(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -381,6 +391,7 @@ cdef void mm_exit(Cpu *cpu, mm_struct *mm) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.quiesce.
 cdef void quiesce(Cpu *cpu, machine *m) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
