@@ -31,11 +31,21 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
     "strategies.spf_rfc5",
+    "strategies.spf_2021",
+    "strategies.per_vma_lock",
     "arch.x86",
+    "arch.ppc64",
     "importers.perf_trace",
     "importers.strace",
+    "workloads.will_it_scale",
+    "workloads.ebizzy",
+    "workloads.faults",
+    "workloads.cortenmm",
+    "workloads.mtest06",
     "scenarios.races",
     "scenarios.speculative",
+    "scenarios.spf_2021",
+    "scenarios.per_vma_lock",
 )
 
 
@@ -301,6 +311,7 @@ def get_plugin_manager() -> PluginManager:
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that can be named, by kind: rows of name, description, source, plugin and options, ready for JSON."""
     from pykmm.machine import ENGINE_DESCRIPTIONS
+    from pykmm.workload import parameters
 
     manager = get_plugin_manager()
     kinds = {"strategies": manager.strategies, "arch_backends": manager.arches, "importers": manager.importers,
@@ -308,6 +319,9 @@ def inventory() -> dict[str, list[dict[str, Any]]]:
     found = {title: [{"name": entry.name, "description": entry.description, "source": entry.source,
                       "plugin": entry.origin, "options": {key: list(values) for key, values in entry.options.items()}}
                      for entry in registry] for title, registry in kinds.items()}
+    for row, entry in zip(found["workloads"], manager.workloads, strict=True):
+        row["parameters"] = {name: value for name, value in parameters(entry.factory).items()
+                             if not entry.options.get(name) and name != "page"}
     found["engines"] = [{"name": name, "description": text, "source": BUILT_IN, "plugin": "", "options": {}}
                         for name, text in ENGINE_DESCRIPTIONS.items()]
     return found

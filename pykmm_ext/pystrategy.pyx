@@ -400,6 +400,33 @@ cdef void quiesce(Cpu *cpu, machine *m) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.vma_start_write.
+cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    cdef frame f
+    if begin(&f, cpu):
+        with gil:
+            invoke(&f, M_VMA_START_WRITE, vma, 0, 0)
+        end(&f)
+
+
+# Context: as strategy_ops.vma_mark_attached.
+cdef void vma_mark_attached(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    cdef frame f
+    if begin(&f, cpu):
+        with gil:
+            invoke(&f, M_VMA_MARK_ATTACHED, vma, 0, 0)
+        end(&f)
+
+
+# Context: as strategy_ops.vma_mark_detached.
+cdef void vma_mark_detached(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    cdef frame f
+    if begin(&f, cpu):
+        with gil:
+            invoke(&f, M_VMA_MARK_DETACHED, vma, 0, 0)
+        end(&f)
+
+
 # Context: GIL held. NULL: no memory.
 cdef held_locks *held_of(Cpu *cpu) noexcept:
     try:
@@ -410,7 +437,8 @@ cdef held_locks *held_of(Cpu *cpu) noexcept:
 
 cdef enum:
     M_HANDLE_FAULT, M_MMAP_WRITE_LOCK, M_MMAP_WRITE_UNLOCK, M_VMA_WRITE_BEGIN, M_VMA_WRITE_END, M_TREE_WRITE_BEGIN
-    M_TREE_WRITE_END, M_FREE_VMA, M_VMA_INIT, M_MM_INIT, M_MM_EXIT, M_QUIESCE, NR_MEMBERS
+    M_TREE_WRITE_END, M_FREE_VMA, M_VMA_INIT, M_MM_INIT, M_MM_EXIT, M_QUIESCE, M_VMA_START_WRITE, M_VMA_MARK_ATTACHED
+    M_VMA_MARK_DETACHED, NR_MEMBERS
 
 cdef member_t members[NR_MEMBERS]
 
@@ -438,12 +466,16 @@ add(M_VMA_INIT, "vma_init", <size_t>&no.vma_init, <void *>vma_init, TAKES_VMA)
 add(M_MM_INIT, "mm_init", <size_t>&no.mm_init, <void *>mm_init, TAKES_MM, GIVES_ERRNO, True)
 add(M_MM_EXIT, "mm_exit", <size_t>&no.mm_exit, <void *>mm_exit, TAKES_MM)
 add(M_QUIESCE, "quiesce", <size_t>&no.quiesce, <void *>quiesce, TAKES_MACHINE)
+add(M_VMA_START_WRITE, "vma_start_write", <size_t>&no.vma_start_write, <void *>vma_start_write, TAKES_VMA)
+add(M_VMA_MARK_ATTACHED, "vma_mark_attached", <size_t>&no.vma_mark_attached, <void *>vma_mark_attached, TAKES_VMA)
+add(M_VMA_MARK_DETACHED, "vma_mark_detached", <size_t>&no.vma_mark_detached, <void *>vma_mark_detached, TAKES_VMA)
 
 # Members of which a strategy has both or none.
 cdef list PAIRS = [("mmap_write_lock", "mmap_write_unlock"), ("vma_write_begin", "vma_write_end"),
                    ("tree_write_begin", "tree_write_end")]
 # Members that Python cannot fill.
-cdef tuple COMPILED_ONLY = ("pte_map_lock", "pte_spinlock", "gup_fast")
+cdef tuple COMPILED_ONLY = ("pte_map_lock", "pte_spinlock", "gup_fast", "filemap_fault", "mmap_write_downgrade",
+                            "vma_typesafe")
 
 MEMBERS = tuple([members[i].name.decode() for i in range(NR_MEMBERS)])
 

@@ -22,7 +22,7 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
     CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_STALE_TLB, CHECK_UAF,
-    CHECK_PYTHON_INSIDE, CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
+    CHECK_PYTHON_INSIDE, CHECK_WRONG_VALUE, KMM_PLAIN_BUILD, Program, check_fail, check_forget, check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm,
@@ -492,6 +492,12 @@ cdef class TapeCheck(Program):
         self.prog.event = tape_event
         self.prog.lock = tape_lock
         self.prog.describe = tape_describe
+        if KMM_PLAIN_BUILD:
+            self.prog.plain = True
+            self.prog.shared = region_of(t.m)
+            self.prog.shared_size = region_of(t.m).bytes
+            self.prog.frames = t.m.mem_base
+            self.prog.frames_size = region_of(t.m).frame_bytes
 
     cdef find_stored(self):
         cdef tape_check *t = self.t

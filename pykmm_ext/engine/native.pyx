@@ -27,7 +27,7 @@ from time import monotonic
 
 from pykmm_ext.binding cimport Machine
 from pykmm_ext.engine.tape_ops cimport (
-    TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, leave_mm, now_ns, run_op, run_state, stream, tape_end,
+    KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, leave_mm, now_ns, run_op, run_state, stream, tape_end,
     tape_start,
 )
 from pykmm_ext.handle cimport cpu_disown, cpu_own, machine_get, machine_put, pykmm_errors, take_exception
@@ -130,15 +130,61 @@ cdef inline void publish(Cpu *cpu, stream *s, u32 count) noexcept nogil:
         kmm_wake_32(cpu, &s.progress, 0x7fffffff)
 
 
+# Context: the stream's thread, no locks, may sleep. Wait for what operation `i` waits for.
+cdef inline void await_others(native_run *native, run_state *run, Cpu *cpu, u32 i) noexcept nogil:
+    cdef u32 k
+    for k in range(run.dep_start[i], run.dep_start[i + 1]):
+        WRITE_ONCE_32(cpu, &run.streams[cpu.id].waiting, 1)
+        await_progress(cpu, &run.streams[run.dep_stream[k]], run.dep_pos[k] + 1, native.polls)
+        WRITE_ONCE_32(cpu, &run.streams[cpu.id].waiting, 0)
+
+
+# Context: the stream's thread, no locks, may sleep. Operations [first, last) of the stream, each after what it waits for.
+cdef void run_range(native_run *native, stream *s, u32 first, u32 last) noexcept nogil:
+    cdef run_state *run = s.run
+    cdef Cpu *cpu = s.cpu
+    cdef u64 before = 0
+    cdef u32 i
+    for i in range(first, last):
+        await_others(native, run, cpu, i)
+        if unlikely(READ_ONCE_32(cpu, &native.stop)):
+            return
+        WRITE_ONCE_32(cpu, &s.at, i)
+        if run.durations != NULL:
+            before = now_ns()
+        run_op(s, i)
+        if run.durations != NULL:
+            run.durations[i] = now_ns() - before
+        if unlikely(cpu.py_exception != NULL or cpu.fault_code >= KMM_FAULT_RETURN):
+            WRITE_ONCE_32(cpu, &native.stop, 1)
+            return
+        if run.awaited[i]:
+            publish(cpu, s, i + 1 - s.first)
+
+
+# Context: no stream runs. Which operations of each stream are the threads' phase.
+cdef void find_work(run_state *state) noexcept nogil:
+    cdef stream *s
+    cdef u32 i, k
+    for k in range(state.nstreams):
+        s = &state.streams[k]
+        i = s.first
+        while i < s.last and (state.ops[i].phase == 0
+                              or (state.ops[i].phase == 1 and state.ops[i].op == KMM_OP_NOP)):
+            i += 1
+        s.work_first = i
+        while i < s.last and state.ops[i].phase == 1:
+            i += 1
+        s.work_last = i
+
+
 # Context: a new OS thread without a Python thread state; drives one Cpu.
 cdef void *stream_main(void *arg) noexcept nogil:
     cdef native_thread *t = <native_thread *>arg
     cdef native_run *native = t.run
     cdef stream *s = t.s
-    cdef run_state *run = s.run
     cdef Cpu *cpu = s.cpu
-    cdef u32 i, k
-    cdef u64 before = 0
+    cdef u64 aside
     cdef u32 polls = native.polls
     cdef cpu_set_t host_cpus
     cdef PyGILState_STATE gil_state
@@ -160,25 +206,14 @@ cdef void *stream_main(void *arg) noexcept nogil:
         polls -= 1
     kmm_await_futex(cpu, &native.go, kmm_is_nonzero, 0)
     s.start_ns = now_ns()
-    for i in range(s.first, s.last):
-        if unlikely(READ_ONCE_32(cpu, &native.stop)):
-            break
-        for k in range(run.dep_start[i], run.dep_start[i + 1]):
-            WRITE_ONCE_32(cpu, &s.waiting, 1)
-            await_progress(cpu, &run.streams[run.dep_stream[k]], run.dep_pos[k] + 1,
-                           native.polls)
-            WRITE_ONCE_32(cpu, &s.waiting, 0)
-        WRITE_ONCE_32(cpu, &s.at, i)
-        if run.durations != NULL:
-            before = now_ns()
-        run_op(s, i)
-        if run.durations != NULL:
-            run.durations[i] = now_ns() - before
-        if unlikely(cpu.py_exception != NULL or cpu.fault_code >= KMM_FAULT_RETURN):
-            WRITE_ONCE_32(cpu, &native.stop, 1)
-            break
-        if run.awaited[i]:
-            publish(cpu, s, i + 1 - s.first)
+    run_range(native, s, s.first, s.work_first)
+    if s.work_first < s.work_last:
+        await_others(native, s.run, cpu, s.work_first)
+        aside = s.aside_ns
+        s.work_start_ns = now_ns()
+        run_range(native, s, s.work_first, s.work_last)
+        s.work_end_ns = now_ns() - (s.aside_ns - aside)
+    run_range(native, s, s.work_last, s.last)
     s.end_ns = now_ns()
     if unlikely(READ_ONCE_32(cpu, &native.stop)):
         publish(cpu, s, 0xffffffff)
@@ -296,7 +331,8 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
 
     Fills `results` (an address, 0 or -errno), `codes` (why an access failed) and `durations` (nanoseconds, or None),
     all by operation. Returns the elapsed nanoseconds, those of each stream, and the maps with which each address space
-    ended, as tuples (start, end, vm_flags, offset, major, minor, ino, name). ValueError for more streams than CPUs,
+    ended, as tuples (start, end, vm_flags, offset, major, minor, ino, name); and of each stream when the operations of the
+    threads' phase began and ended, in nanoseconds of one clock (0, 0 where it has none). ValueError for more streams than CPUs,
     MemoryError, OSError(EAGAIN) when the host refuses threads. Every blob has a zero byte behind its `blob_lens`.
 
     What a strategy in Python raises is raised here. `watchdog`: seconds without a fault or a completed operation, after
@@ -330,6 +366,7 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
                 cpu_own(machine.m.cpus[i])
         try:
             tape_start(arrays, machine.m)
+            find_work(state)
             native.nthreads = n
             native.python = isinstance(machine.strategy_object, PythonStrategy)
             # About half a millisecond of polling; none where the streams share processors.
@@ -363,7 +400,9 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
             if started < n:
                 raise OSError(EAGAIN, f"the host refuses {n} threads")
             streams = []
+            spans = []
             for i in range(n):
+                spans.append((state.streams[i].work_start_ns, state.streams[i].work_end_ns))
                 if state.streams[i].last > state.streams[i].first:
                     first = min(first, state.streams[i].start_ns)
                     last = max(last, state.streams[i].end_ns - state.streams[i].aside_ns)
@@ -387,7 +426,7 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
                     else:
                         lines.append((v.start, v.end, v.flags, 0, 0, 0, 0, os.fsdecode(<bytes>v.name)))
                 maps[i] = lines
-            return (last - first if last else 0), streams, maps
+            return (last - first if last else 0), streams, maps, spans
         finally:
             if not lost:
                 tape_end(arrays)

@@ -11,6 +11,12 @@ cdef void tlb_destroy_cpu(Cpu *cpu) noexcept nogil
 cdef void local_flush_tlb_mm(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void local_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
 
+# Is no Cpu but this one in the mm's cpumask? Context: any, after a full barrier that follows what was changed.
+cdef bint tlb_mm_is_local(Cpu *cpu, mm_struct *mm) noexcept nogil
+# For an arch with tlb_broadcast: [start, end) of the mm is gone from the TLB of every Cpu, without an interrupt; end = ~0:
+# all of it. Context: as arch_ops.flush_tlb_range; spinlocks may be held, IRQs on or off elsewhere.
+cdef void tlb_broadcast_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
+
 # Make `mm` the address space of `cpu` (NULL = none): mm_cpumask, TLB, per-CPU rss. IRQs on.
 cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil
 

@@ -91,6 +91,15 @@ class Full(Plain):
     def mm_exit(self, cpu: Any, mm: Any) -> None:
         self.log.append("mm_exit")
 
+    def vma_start_write(self, cpu: Any, vma: Any) -> None:
+        self.log.append("vma_start_write")
+
+    def vma_mark_attached(self, cpu: Any, vma: Any) -> None:
+        self.log.append("vma_mark_attached")
+
+    def vma_mark_detached(self, cpu: Any, vma: Any) -> None:
+        self.log.append("vma_mark_detached")
+
     def quiesce(self, cpu: Any, machine: Any) -> None:
         assert machine.nr_cpus == 2
         kernel.rcu_barrier(cpu, machine)

@@ -55,6 +55,10 @@ struct check_program {
 	/* vcpu() runs Python code: vCPUs are threads that pass a baton. It is called without the GIL; Python code enters
 	 * primitives through engine_ops.enter(). Executions that do something else under the same schedule are noticed. */
 	u32 python;                 /* CHECK_PYTHON: all of vcpu() is Python; CHECK_PYTHON_INSIDE: C that calls Python */
+	/* plain: the memory that vCPUs share, and in it the frames of page tables. Plain accesses that instrumented code
+	 * (plain.h) makes there are looked at; a load that returns an address of it orders what depends on that. 0 = none. */
+	const void *shared, *frames;
+	size_t shared_size, frames_size;
 };
 
 /* Kinds of violations; the texts are part of the interface (reports, scenarios, JSON). */
