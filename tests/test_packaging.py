@@ -169,3 +169,22 @@ def test_third_party_builds_against_the_wheel(distributions: tuple[pathlib.Path,
                                 cwd=tmp_path)
     # Left out by its entry point's name.
     assert "reader_only" not in run(pykmm_command, "list", cwd=tmp_path, PYKMM_DISABLE_PLUGINS="reader-only")
+
+    # The same package compiled against headers of another version, where a vm_fault is longer.
+    headers = tmp_path / "headers"
+    shutil.copytree(packages / "pykmm_ext" / "include", headers)
+    types = headers / "kmm" / "mm_types.h"
+    grown = re.sub(r"(struct vm_fault \{.*?)\n\};", r"\1\n\tunsigned long one_more;\n};", types.read_text("utf-8"),
+                   count=1, flags=re.DOTALL)
+    assert grown != types.read_text("utf-8")
+    types.write_text(grown, "utf-8")
+    setup = (source / "setup.py").read_text("utf-8").replace("pykmm_ext.get_include()", repr(str(headers)))
+    shutil.rmtree(source / "build", ignore_errors=True)
+    (source / "setup.py").write_text(setup, "utf-8")
+    run(*pip, "--no-build-isolation", "--force-reinstall", source, cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    done = subprocess.run([pykmm_command, "replay", "--example", "--strategy", "reader_only"], cwd=tmp_path,
+                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 2, done.stdout
+    assert re.search(r"strategy 'reader_only': .*_reader_only.* was compiled against another pykmm: struct vm_fault "
+                     r"has \d+ bytes there and \d+ here; compile it again", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
