@@ -26,6 +26,11 @@ class PythonTapeCheck(TapeCheck):
 
     watchdog: float = 10.0
 
+    @property
+    def what_runs(self) -> str:
+        """For the watchdog's error."""
+        return f"strategy {self.strategy_name!r}: Python code"
+
     @contextmanager
     def traced(self) -> Iterator[Callable[[list[int]], Sequence[Symbol | PythonLine]]]:
         """Steps of executions inside of the block keep the lines of Python that led to them."""

@@ -42,7 +42,7 @@ from pykmm_ext.kernel.lockdep_watch cimport (
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SRCU_LOCK, KMM_EV_SRCU_UNLOCK, KMM_EV_SYSCALL, KMM_EV_SYSRET,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET,
     KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
     s64, u8, u32, u64,
 )
@@ -63,7 +63,6 @@ from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 cdef struct tape_vcpu:
     u32 first, last
     u32 held                # locks
-    u32 srcu                # SRCU read sections
     u32 op                  # the operation under way
 
 cdef struct tape_check:
@@ -109,7 +108,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     memcpy(run.streams, t.streams, run.nstreams * sizeof(stream))
     memset(t.loads, 0, t.nloads)
     for i in range(t.nvcpus):
-        t.vcpus[i].held = t.vcpus[i].srcu = 0
+        t.vcpus[i].held = 0
     shadow_reset(&t.shadow)
     lockdep_watch_reset(&t.watch)
     if t.python != NULL:
@@ -164,8 +163,6 @@ cdef void tape_vcpu_main(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns with IRQs off")
         if cpu.rcu_nesting:
             fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns inside of an RCU read section")
-        if t.vcpus[id].srcu:
-            fail_op(t, cpu, CHECK_LOCK_HELD, i, b"returns inside of an SRCU read section")
         if t.awaited[i]:
             smp_store_release_32(cpu, &s.progress, i + 1 - s.first)    # pairs with the acquire of kmm_await_32()
 
@@ -316,8 +313,6 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
         copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
         return
     if ev != KMM_EV_FREE:
-        if (ev == KMM_EV_SRCU_LOCK or ev == KMM_EV_SRCU_UNLOCK) and cpu.id < t.nvcpus:
-            t.vcpus[cpu.id].srcu += 1 if ev == KMM_EV_SRCU_LOCK else <u32>-1
         if ev != KMM_EV_ALLOC:
             report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
         return
@@ -570,6 +565,11 @@ cdef class TapeCheck(Program):
         free(t.mms)
         free(t.streams)
         free(t)
+
+    @property
+    def strategy_name(self):
+        """What the strategy calls itself."""
+        return self.strategy.name
 
     @property
     def snapshot_bytes(self):

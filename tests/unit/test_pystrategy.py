@@ -611,6 +611,22 @@ def test_code_that_depends_on_more_than_the_schedule_is_noticed(registered: None
         check(make(handle_fault=handle_fault))
 
 
+def test_the_watchdog_of_the_check_engine(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pykmm.checking.python_tape import PythonTapeCheck
+
+    def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        while True:
+            pass
+
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x3000, prot="rw")
+    tape.thread().store(a, b"B")
+    monkeypatch.setattr(PythonTapeCheck, "watchdog", 0.3)
+    with pytest.raises(RuntimeError, match=r"(?s)strategy 'made': Python code of Cpu 0 has not come to a primitive for 0.3 s.*"
+                                           r"while True"):
+        check(make(handle_fault=handle_fault), tape)
+
+
 def test_python_threads_share_a_machine() -> None:
     with pykmm.Machine(strategy=Plain(), memory="16M") as machine:
         mm = machine.mm()

@@ -95,9 +95,9 @@ def mistakes() -> Iterator[None]:
     ("bits", "assertion", "returned 0x80000000, which is no result of a fault"),
     ("resolved", "livelock", "strategy 'mistake': handle_fault said 1000 times in a row"),
     ("sleeps", "deadlock", "waits for a change of"),
-    ("leaks_sem", "lock-held", "returns with a lock held"),
-    ("leaks_rcu", "lock-held", "returns inside of an RCU read section"),
-    ("leaks_srcu", "lock-held", "returns inside of an SRCU read section"),
+    ("leaks_sem", "lock-held", "locks are still held at the end of the operation; holds mm_struct.mmap_sem"),
+    ("leaks_rcu", "lock-held", "still held at the end of the operation; holds rcu_read_lock"),
+    ("leaks_srcu", "lock-held", "still held at the end of the operation; holds vma_srcu"),
     ("leaks_irq", "lock-held", "returns with IRQs off"),
 ])
 def test_the_check_engine_says_what_is_wrong(mistakes: None, what: str, kind: str, message: str) -> None:

@@ -59,3 +59,11 @@ def test_as_linux_does_it():
     native, vma_lock, linux = (row.result for row in comparison.rows)
     assert linux.mismatch_count == vma_lock.mismatch_count == 0
     assert list(vma_lock.errnos) == list(native.errnos) == list(linux.errnos)
+
+
+class TestConformance(pykmm.testing.StrategyConformance):
+    """What every strategy promises."""
+
+    strategy = "vma-lock"
+    arches = ("x86",)
+    effort = "quick"
