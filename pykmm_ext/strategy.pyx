@@ -72,11 +72,10 @@ cdef const strategy_ops *strategy_get_ops(Strategy s) noexcept:
     return s.ops
 
 
-# Members of which a table has both or none.
+# Members of which a table has both or none. (mmap_write_unlock alone is possible: down_write() and what it undoes.)
 cdef int half_of_a_pair(const strategy_ops *ops, str name) except -1:
     cdef list halves = [
         ("pte_map_lock", "pte_spinlock", ops.pte_map_lock != NULL, ops.pte_spinlock != NULL),
-        ("mmap_write_lock", "mmap_write_unlock", ops.mmap_write_lock != NULL, ops.mmap_write_unlock != NULL),
         ("vma_write_begin", "vma_write_end", ops.vma_write_begin != NULL, ops.vma_write_end != NULL),
         ("tree_write_begin", "tree_write_end", ops.tree_write_begin != NULL, ops.tree_write_end != NULL)]
     for first, second, has_first, has_second in halves:
