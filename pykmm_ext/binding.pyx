@@ -40,7 +40,7 @@ from pykmm_ext.mm.page_alloc cimport nr_used_pages
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.mm_binding cimport MmStruct as mm_object
 from pykmm_ext.mm_binding cimport mm_default_brk, wrap_mm
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # Public names of this module. (A cimported name alone is none: hence the other names for the types above.)
 from pykmm_ext.handle import File  # no-cython-lint
@@ -84,7 +84,7 @@ cdef class Machine(MachineHandle):
         cdef unsigned long around
         cdef u64 quirk_bits = 0
         cdef const arch_ops *ops = arch_get_ops(arch)
-        cdef const strategy_ops *sops = strategy_get_ops(strategy)
+        cdef const strategy_ops *sops = strategy_check_ops(strategy)
         cdef void *priv = strategy.priv
         if self.m != NULL:
             raise ValueError("this machine is already built")

@@ -42,7 +42,8 @@ from pykmm_ext.kernel.lockdep_watch cimport (
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET,
+    KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
     s64, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport (
@@ -56,7 +57,7 @@ from pykmm_ext.mm.filemap cimport fput
 from pykmm_ext.mm.mm_types cimport machine, page, page_to_pfn, vm_area_struct
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
 cdef struct tape_vcpu:
@@ -423,7 +424,7 @@ cdef class TapeCheck(Program):
         t.run = run
         t.nvcpus = run.nstreams
         run.no_maps = True
-        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_get_ops(strategy), strategy.priv, &err)
+        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_check_ops(strategy), strategy.priv, &err)
         if t.m == NULL:
             raise OSError(-err, os.strerror(-err))
         region_of(t.m).bug = tape_bug
@@ -564,6 +565,11 @@ cdef class TapeCheck(Program):
         free(t.mms)
         free(t.streams)
         free(t)
+
+    @property
+    def strategy_name(self):
+        """What the strategy calls itself."""
+        return self.strategy.name
 
     @property
     def snapshot_bytes(self):

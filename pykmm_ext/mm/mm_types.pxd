@@ -31,7 +31,7 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
     const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
     enum:
-        KMM_FAULT_TRIES
+        KMM_FAULT_TRIES, KMM_FAULT_TRIES_CHECKED
     enum:
         MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES
         MAX_ORDER, MMU_GATHER_BUNDLE
