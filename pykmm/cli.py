@@ -296,6 +296,7 @@ def list_() -> None:
       pykmm list
     """
     from pykmm.plugin import get_plugin_manager
+    from pykmm.suites import SUITES
     from pykmm.workload import parameters
 
     manager = get_plugin_manager()
@@ -309,15 +310,19 @@ def list_() -> None:
             for option, values in entry.options.items():
                 if values:
                     typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
-            if registry is manager.workloads:
-                free = [f"{name}={value}" for name, value in parameters(entry.factory).items()
-                        if not entry.options.get(name) and name != "page"]
-                typer.echo(f"  {'':<{width}}   {', '.join(free)}")
+            free = [name for name, values in entry.options.items() if not values and name != "page"]
+            if registry is manager.workloads and free:
+                defaults = parameters(entry.factory)
+                typer.echo(f"  {'':<{width}}   {', '.join(f'{name}={defaults.get(name)}' for name in free)}")
         if not len(registry):
             typer.echo("  none")
     typer.echo("engines:")
     typer.echo("  native         one thread per simulated CPU in this process, wall clock")
     typer.echo("  host           real system calls and touches on the running kernel, wall clock")
+    typer.echo("  check          virtual CPUs under every schedule that can make a difference, no clock (check, compare)")
+    typer.echo("suites (pykmm compare --suite):")
+    for name, suite in SUITES.items():
+        typer.echo(f"  {name:<14} {suite.description}")
 
 
 app.command("compare")(_clear_errors(compare))
