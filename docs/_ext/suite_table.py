@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The figures of a suite as tables for a page: ``python docs/_ext/suite_table.py figures.json``.
+"""The figures of a suite as tables for a page: ``python docs/_ext/suite_table.py figures.json [page.rst]``.
 
 ``figures.json`` is what ``pykmm compare --suite NAME --json figures.json`` wrote. Prints the same two tables as
-``--summary``, as reStructuredText.
+``--summary``, as reStructuredText; with a page, puts them between its lines ``.. suite: begin`` and ``.. suite: end``.
 """
 from __future__ import annotations
 
@@ -40,5 +40,19 @@ def tables(values: dict[str, Any]) -> str:
     return "\n".join(out)
 
 
+def main(figures: str, page: str = "") -> None:
+    """Print, or replace in `page`."""
+    text = tables(json.loads(pathlib.Path(figures).read_text("utf-8")))
+    if not page:
+        print(text)
+        return
+    path = pathlib.Path(page)
+    head, begin, rest = path.read_text("utf-8").partition(".. suite: begin\n")
+    _, end, tail = rest.partition(".. suite: end\n")
+    if not begin or not end:
+        sys.exit(f"{page}: no lines '.. suite: begin' and '.. suite: end'")
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", "utf-8")
+
+
 if __name__ == "__main__":
-    print(tables(json.loads(pathlib.Path(sys.argv[1]).read_text("utf-8"))))
+    main(*sys.argv[1:])
