@@ -6,8 +6,9 @@
 It replays the recording that is shipped in :mod:`pykmm.data`. Everything heavy is imported by the command that
 needs it.
 
-Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, or ``check``
-has found a violation; 2 = wrong usage or bad input (the message says which file and line); 130 = interrupted.
+Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, ``check``
+has found a violation, or a check of ``conformance`` has failed; 2 = wrong usage or bad input (the message says which
+file and line); 130 = interrupted.
 """
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ import typer
 
 from pykmm.checking.cli import check
 from pykmm.compare_cli import compare
+from pykmm.conformance.cli import conformance
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +43,8 @@ app = typer.Typer(
     name="pykmm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Replay recorded memory behaviour under different page-fault strategies, and check them for races.",
-    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones or a check found something, 2 wrong usage or "
-           "bad input.",
+    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones, or check or conformance found something, "
+           "2 wrong usage or bad input.",
 )
 
 Traces = Annotated[list[Path] | None, typer.Argument(
@@ -327,6 +329,7 @@ def list_() -> None:
 
 app.command("compare")(_clear_errors(compare))
 app.command("check")(_clear_errors(check))
+app.command("conformance")(_clear_errors(conformance))
 
 
 def main() -> None:

@@ -71,6 +71,8 @@ class RunResult:
     #: per simulated CPU: when the operations of the threads' phase began and ended, in seconds of one clock, without
     #: the NOPs that it begins with; (0, 0) where there are none
     spans: list[tuple[float, float]] = field(default_factory=list)
+    #: why an access failed: 1 = MAPERR, 2 = ACCERR, 3 = SIGBUS, 4 = out of memory; 0x80: other bytes than expected
+    codes: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def faults_per_s(self) -> float:
@@ -306,7 +308,7 @@ def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: 
     return RunResult(
         engine=engine, strategy=strategy, arch=arch, cpus=cpus, elapsed=elapsed, faults=faults, counters=counters,
         vmstat=vmstat, results=by_tape, errnos=errnos, durations=durations, maps=maps, streams=streams,
-        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape, spans=spans)
+        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape, spans=spans, codes=codes_by_tape)
 
 
 _ADDRESS = ("MMAP", "MREMAP", "BRK")

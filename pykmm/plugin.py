@@ -44,6 +44,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.races",
     "scenarios.speculative",
     "scenarios.spf_2021",
+    "scenarios.per_vma_lock",
 )
 
 
