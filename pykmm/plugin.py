@@ -46,6 +46,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.speculative",
     "scenarios.spf_2021",
     "scenarios.per_vma_lock",
+    "scenarios.plain",
 )
 
 
