@@ -30,12 +30,21 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
     "strategies.spf_rfc5",
+    "strategies.spf_2021",
+    "strategies.per_vma_lock",
     "arch.x86",
     "arch.ppc64",
     "importers.perf_trace",
     "importers.strace",
+    "workloads.will_it_scale",
+    "workloads.ebizzy",
+    "workloads.faults",
+    "workloads.cortenmm",
+    "workloads.mtest06",
     "scenarios.races",
     "scenarios.speculative",
+    "scenarios.spf_2021",
+    "scenarios.per_vma_lock",
 )
 
 

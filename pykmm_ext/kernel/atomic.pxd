@@ -55,6 +55,11 @@ cdef extern from "kmm/barrier.h" nogil:
     void smp_mb_heavy(Cpu *cpu)
     bint kmm_membarrier_register()
 
+cdef extern from "kmm/plain.h" nogil:
+    unsigned long data_race "kmm_data_race"(const unsigned long *p)
+    u32 data_race_32 "kmm_data_race_32"(const u32 *p)
+    void *data_race_ptr "kmm_data_race_ptr"(const void *p)
+
 cdef extern from "kmm/wait.h" nogil:
     void kmm_cpu_relax()
     u64 kmm_await(Cpu *cpu, const unsigned long *p, kmm_pred pred, u64 arg)

@@ -22,7 +22,8 @@ cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil
 
 # User accesses of cpu->active_mm; through TLB, walk (which sets A/D), fault (strategy->handle_fault).
 # Context: process, IRQs on, no locks; may sleep. 0, or -EFAULT with cpu->fault_address/fault_code set
-# (KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR), or -ENOMEM (KMM_FAULT_OOM).
+# (KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR; the strategy's mistakes: KMM_FAULT_RETURN, _ENDLESS, _KILLED), or
+# -ENOMEM (KMM_FAULT_OOM).
 cdef int user_touch(Cpu *cpu, unsigned long address, u32 access) noexcept nogil   # access: KMM_ACCESS_*
 cdef int copy_from_user(Cpu *cpu, void *to, unsigned long address, unsigned long n) noexcept nogil
 cdef int copy_to_user(Cpu *cpu, unsigned long address, const void *src, unsigned long n) noexcept nogil

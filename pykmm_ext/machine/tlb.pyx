@@ -14,6 +14,7 @@ A stale translation may exist between the change of an entry and its flush, as i
 simplified: translations carry no address-space tag, switch_mm() flushes; no paging-structure caches.
 """
 from libc.errno cimport EFAULT, ENOMEM
+from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, fetch_and, fetch_or, kmm_emit, kmm_user_load, kmm_user_store, smp_mb
@@ -27,8 +28,9 @@ from pykmm_ext.machine.region cimport machine_free, machine_zalloc
 from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_KILLABLE, FAULT_FLAG_USER, FAULT_FLAG_WRITE,
-    KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_MAX_LEVELS,
-    KMM_SEGV_ACCERR, KMM_SEGV_MAPERR, VM_FAULT_BADACCESS, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_OOM,
+    KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_BUS_ADRERR, KMM_FAULT_ENDLESS, KMM_FAULT_KILLED,
+    KMM_FAULT_OOM, KMM_FAULT_RETURN, KMM_FAULT_TRIES, KMM_MAX_LEVELS, KMM_SEGV_ACCERR, KMM_SEGV_MAPERR,
+    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM,
     VM_FAULT_SIGSEGV, arch_ops, machine_of, mm_struct, vm_fault_t,
 )
 from pykmm_ext.mm.pgtable cimport table_entry
@@ -56,6 +58,10 @@ cdef extern from "kmm/tlb.h" nogil:
 
 cdef extern from *:
     u32 ctz "__builtin_ctzl"(unsigned long bits) nogil
+
+cdef extern from "kmm/check.h" nogil:
+    const char *CHECK_ASSERTION
+    void check_fail(Cpu *cpu, const char *kind, const char *message)
 
 cdef extern from "kmm/clear_page.h" nogil:
     void kmm_prefetch_step(Cpu *cpu)
@@ -254,11 +260,27 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
     kmm_prefetch_step(cpu)
     ret = mm.strategy.handle_fault(cpu, mm, address, flags)
     kmm_prefetch_step(cpu)
-    if likely(not ret & VM_FAULT_ERROR):
-        if unlikely(ret & VM_FAULT_MAJOR):
+    if likely(ret == 0):
+        return 0
+    return fault_result(cpu, address, ret)
+
+
+# Context: as user_fault. The result is not plain success: the same.
+cdef int fault_result(Cpu *cpu, unsigned long address, vm_fault_t ret) noexcept nogil:
+    cdef char text[200]
+    cpu.fault_address = address
+    if unlikely(ret & ~(VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP | VM_FAULT_BADACCESS)):
+        if cpu.engine != NULL:
+            snprintf(text, sizeof(text), b"strategy '%s': handle_fault returned %#x, which is no result of a fault",
+                     machine_of(cpu).strategy.name, ret)
+            check_fail(cpu, CHECK_ASSERTION, text)
+        cpu.fault_code = KMM_FAULT_RETURN
+        cpu.fault_detail = ret
+        return -EFAULT
+    if not ret & VM_FAULT_ERROR:
+        if ret & VM_FAULT_MAJOR:
             count_vm_event(cpu, PGMAJFAULT)
         return 0
-    cpu.fault_address = address
     if ret & VM_FAULT_OOM:
         count_vm_event(cpu, FAULT_OOM)
         cpu.fault_code = KMM_FAULT_OOM
@@ -278,6 +300,7 @@ cdef inline void *user_access_begin(Cpu *cpu, unsigned long address, u32 access,
     cdef tlb_t *t = <tlb_t *>cpu.tlb
     cdef tlb_entry *entry
     cdef u64 use
+    cdef u32 tries = 0
     while True:
         tlb_access_begin(cpu)
         use = access
@@ -292,8 +315,18 @@ cdef inline void *user_access_begin(Cpu *cpu, unsigned long address, u32 access,
             return tlb_host_pointer(t, entry, address)
         tlb_access_end(cpu)
         err[0] = user_fault(cpu, address, access)
-        if unlikely(err[0] != 0):
+        tries += 1
+        if unlikely(err[0] != 0 or tries >= <u32>KMM_FAULT_TRIES or cpu.killed):
+            if err[0] == 0:
+                err[0] = give_up(cpu, address)
             return NULL
+
+
+# Context: as user_fault. It says that the fault is resolved, and it is not.
+cdef int give_up(Cpu *cpu, unsigned long address) noexcept nogil:
+    cpu.fault_address = address
+    cpu.fault_code = KMM_FAULT_KILLED if cpu.killed else KMM_FAULT_ENDLESS
+    return -EFAULT
 
 
 # Context: process, IRQs on, no locks; may sleep. A write is an atomic OR of zero to the word around `address`: it

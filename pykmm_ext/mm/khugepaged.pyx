@@ -9,7 +9,7 @@ back. simplified: mmap_sem is held for writing from the beginning; only private 
 
 Who runs against whom (the pmd)
     collapse_huge_page    mmap_sem W, anon_vma root W, page_table_lock for each store to the pmd
-    classic fault         mmap_sem R: excluded
+    classic fault         mmap_sem R: excluded, as is one under the lock of the VMA, which is write-locked
     speculative fault     IRQs off for the walk and for taking the PTL; serialize_against_pte_lookup() waits for it.
                           Afterwards it must not believe a pmd that it has read before (R10)
     hardware walker       IRQs off: as before; it finds the pmd empty and faults
@@ -19,7 +19,9 @@ from libc.errno cimport EINVAL, ENOMEM
 from pykmm_ext.kernel.atomic cimport READ_ONCE, smp_store_release, xchg
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
-from pykmm_ext.mm.mm_types cimport VM_HUGETLB, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, mm_struct, pmd_t
+from pykmm_ext.mm.mm_types cimport (
+    VM_HUGETLB, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, mm_struct, pmd_t, vma_start_write,
+)
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr
 
 cdef enum:
@@ -37,6 +39,7 @@ cdef int collapse_huge_page(Cpu *cpu, vm_area_struct *vma, unsigned long address
     cdef pmd_t old
     if pmd == NULL or mm.arch.table_none(READ_ONCE(cpu, pmd)) or mm.arch.table_bad(READ_ONCE(cpu, pmd)):
         return SCAN_PMD_NULL
+    vma_start_write(cpu, vma)
     if anon != NULL:
         down_write(cpu, anon)
     spin_lock(cpu, &mm.page_table_lock)

@@ -103,11 +103,11 @@ static inline void own_stores_hide(struct vcpu *v)
 
 static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
 {
-	u32 first = 2 * c->nr_vcpus, per, i, spare;
+	u32 first = c->first_flush, per, i, spare;
 
 	if (c->model == MODEL_TSO)
 		return first + vcpu;
-	per = (c->nr_agents - first) / c->nr_vcpus;
+	per = (c->first_mb - first) / c->nr_vcpus;
 	first += vcpu * per;
 	spare = first + per - 1; /* words beyond the last share it: they stay in order */
 	for (i = first; i < spare; i++) {
