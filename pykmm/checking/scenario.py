@@ -55,11 +55,9 @@ class Config:
     @property
     def page_size(self) -> int:
         """Bytes in a page of the arch. ValueError: no such arch."""
-        from pykmm.plugin import get_plugin_manager
+        from pykmm.machine import page_size
 
-        shift = get_plugin_manager().arches.make(self.arch).geometry()["page_shift"]
-        assert isinstance(shift, int)
-        return 1 << shift
+        return page_size(self.arch)
 
     def scaled(self) -> Config:
         """The same with `memory` and `fault_around` in bytes of the arch's pages: not to be scaled again."""

@@ -50,7 +50,7 @@ def scenarios() -> Iterator[Scenario]:
 def _tape(scenario: Scenario, subject: Subject) -> Tape:
     """For the arch's page size, where the scenario is written for more than one."""
     if "page" in inspect.signature(scenario.build).parameters:
-        return scenario.build(page=subject.page)    # type: ignore[call-arg]
+        return scenario.build(page=subject.page)
     return scenario.tape()
 
 
