@@ -36,9 +36,15 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "arch.ppc64",
     "importers.perf_trace",
     "importers.strace",
+    "workloads.will_it_scale",
+    "workloads.ebizzy",
+    "workloads.faults",
+    "workloads.cortenmm",
+    "workloads.mtest06",
     "scenarios.races",
     "scenarios.speculative",
     "scenarios.spf_2021",
+    "scenarios.per_vma_lock",
 )
 
 

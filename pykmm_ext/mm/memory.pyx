@@ -25,7 +25,7 @@ step. The zero page is the one page without a struct page of its own (pte_specia
 """
 from libc.string cimport memcpy
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, atomic_add, cmpxchg, kmm_emit, xchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, atomic_add, cmpxchg, kmm_emit, xchg
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.machine.cpu cimport (
@@ -465,7 +465,7 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
             vmf.orig_pmd = 0
             vmf.orig_pte = 0
         else:
-            vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, pmdval, vmf.address))
+            vmf.orig_pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, vmf.address), 1)
     if arch.pte_none(vmf.orig_pte):
         vmf.pte = NULL
         if vma.vm_file == NULL and (vma.vm_ops == NULL or not vma.vm_ops.no_fault):

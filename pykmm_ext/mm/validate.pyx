@@ -116,6 +116,8 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
         return b"total_vm is wrong"
     if READ_ONCE_32(cpu, &mm.mm_seq.seqcount.sequence) & 1:
         return b"mm_seq is odd: a write section was left open"
+    if READ_ONCE(cpu, &mm.mmap_seq) & 1:
+        return b"mmap_seq is odd: mmap_sem was left held for writing"
     if mm.pgd:
         message = validate_table_vmas(cpu, mm, mm.pgd, mm.arch.levels - 1, 0, addr)
         if message != NULL:

@@ -23,7 +23,9 @@ vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tel
 from libc.errno cimport ENOMEM
 from libc.string cimport memset
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, rcu_lockdep_assert, srcu_lockdep_assert
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, READ_ONCE_DEP, READ_ONCE_DEP_PTR, READ_ONCE_PTR, WRITE_ONCE, rcu_lockdep_assert, srcu_lockdep_assert,
+)
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node, rb_parent,
 )
@@ -318,9 +320,9 @@ cdef inline vm_area_struct *descend_lockless(Cpu *cpu, mm_struct *mm, unsigned l
     cdef unsigned long above
     while node != NULL:
         tmp = vma_of(node)
-        above = READ_ONCE(cpu, &tmp.vm_end) > addr
+        above = READ_ONCE_DEP(cpu, &tmp.vm_end, 1) > addr
         vma = <vm_area_struct *>(<unsigned long>vma ^ ((<unsigned long>vma ^ <unsigned long>tmp) & -above))
-        node = <rb_node *>READ_ONCE_PTR(cpu, &(&node.rb_right)[above])
+        node = <rb_node *>READ_ONCE_DEP_PTR(cpu, &(&node.rb_right)[above], 2)  # `node` was read before vm_end
     return vma
 
 

@@ -81,13 +81,6 @@ static u64 op_load(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_or
 
 static u32 op_last_load(Cpu *cpu) { return vcpu_of(cpu)->loads; }
 
-/* pso, power: later stores may not pass earlier ones. */
-static inline void new_epoch(struct vcpu *v)
-{
-	v->epoch += v->epoch_used;
-	v->epoch_used = 0;
-}
-
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
 			 enum kmm_order order)
 {

@@ -335,9 +335,7 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
  */
 static void answer_load(struct check *c, struct vcpu *v, struct buffered *b, const struct pend *p, u32 e)
 {
-	v->loads++;
-	if (v->loads <= CHECK_LOADS)
-		v->load_view[v->loads - 1] = NULL;
+	v->load_view[v->loads++ % CHECK_LOADS] = NULL;
 	c->answers[c->nanswers] = (struct answer){ e, b->answered, byte_mask(p->addr, p->width) };
 	b->answered = (s32)c->nanswers++;
 }
@@ -357,10 +355,8 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 		value = raw_load(p->addr, p->width);
 	else
 		value = word_extract(x ? x->new : w->initial, p->addr, p->width);
-	i = view_index(c, w);
-	v->loads++;
-	if (v->loads <= CHECK_LOADS)
-		v->load_view[v->loads - 1] = x ? x->view : NULL;
+	i = w->versions ? view_index(c, w) : -1; /* what nobody has written has one value */
+	v->load_view[v->loads++ % CHECK_LOADS] = x ? x->view : NULL;
 	if (i >= 0) {
 		if (version > v->view[i])
 			v->view[i] = (u16)version;
@@ -487,9 +483,21 @@ static void step(struct check *c, u32 a, u32 choice)
 	bool words = dpor || c->model == MODEL_POWER || c->traced || c->want_graphs;
 	u32 *clk = clk_of(c, e);
 
-	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && v->want_sync) {
-		power_sync(c, v); /* an smp_mb() before this step */
-		v->want_sync = 0;
+	if (c->model == MODEL_POWER) {
+		if (ag->kind == AGENT_VCPU && v->want_sync) {
+			power_sync(c, v); /* an smp_mb() before this step */
+			v->want_sync = 0;
+		}
+		if (op == P_RMW && (p->order == KMM_RELEASE || p->order == KMM_SEQ_CST)) {
+			new_epoch(v);
+			if (p->order == KMM_SEQ_CST)
+				power_sync(c, v); /* the barrier before it; the one after it comes below */
+			else
+				power_release(v);
+		}
+		/* simplified: an interrupt is a full barrier of both, when it is sent, handled, and waited for. */
+		if (op == P_IPI_SEND || op == P_IPI_WAIT || op == P_HANDLER)
+			power_sync(c, v);
 	}
 	ev = &c->events[e];
 	node = &c->nodes[e];
@@ -680,6 +688,13 @@ static void step(struct check *c, u32 a, u32 choice)
 		x = access_push(c, w, e, f.kind, f.mask);
 		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
 			power_store(c, v, w, x, v->rel, v->epoch);
+		if (c->model == MODEL_POWER && op == P_RMW && x->view && x->version > 1) {
+			struct access *from = power_version(c, w, x->version - 1u);
+			if (from)
+				view_join(x->view, from->view); /* a read-modify-write hands on what it found released */
+		}
+		if (c->model == MODEL_POWER && op == P_LOCK && f.kind > A_WRITE)
+			power_rwsem(c, v, x);
 	}
 	if (x) {
 		x->old = old;

@@ -28,9 +28,9 @@
 #define CHECK_BUFFER 64          /* stores that wait in one vCPU's buffer */
 #define CHECK_CALLS 32           /* IPIs under way to one vCPU */
 #define CHECK_HELD 48            /* locks that one vCPU holds */
-#define CHECK_VIEW 48            /* words that may be read stale under `power`; further ones never are */
+#define CHECK_VIEW 96            /* written words that may be read stale under `power`; further ones never are */
 #define CHECK_FRAMES 12          /* return addresses kept for a step of a traced execution */
-#define CHECK_LOADS 64           /* loads of a vCPU that another may depend on */
+#define CHECK_LOADS 64           /* newest loads of a vCPU that another may depend on */
 #define CHECK_MESSAGE 1024
 
 enum check_model { MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER };
@@ -136,7 +136,7 @@ struct vcpu {
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
 	u32 flush_epoch;
-	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL */
+	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL; a ring */
 	/* reports */
 	struct held held[CHECK_HELD];
 	u32 nheld;
