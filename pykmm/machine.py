@@ -143,7 +143,7 @@ def _frames_needed(program: TapeProgram) -> int:
     from pykmm.tape import OPCODES
 
     ops = program.ops
-    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")])
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
     small = touch & (ops["len"] <= 4096) & (ops["addr_ref"] < 0)
     keys = (ops["addr"][small] >> np.uint64(12)) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
     pages = len(np.unique(keys))
@@ -197,13 +197,9 @@ def _maps_line(start: int, end: int, vm_flags: int, offset: int, major: int, min
 def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
     import numpy as np
 
-    from pykmm.tape import OPCODES
     from pykmm_ext.engine import native
 
     program = tape.program()
-    unknown = np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]])
-    if unknown.any():
-        raise ValueError("the native engine has no pinned pages: the tape has PIN or UNPIN operations")
     n = len(program)
     if program.nstreams > machine.cpus:
         raise ValueError(f"the tape needs {program.nstreams} CPUs, this machine has {machine.cpus}: "

@@ -30,11 +30,13 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.mmap_sem",
     "strategies.spf",
     "strategies.spf_rfc5",
+    "strategies.lockless_gup",
     "arch.x86",
     "importers.perf_trace",
     "importers.strace",
     "scenarios.races",
     "scenarios.speculative",
+    "scenarios.gup",
 )
 
 

@@ -24,7 +24,7 @@ __all__ = ["KINDS", "MEMORY_MODELS", "Config", "Scenario", "get", "register"]
 #: Kinds of violations that the check engine reports.
 KINDS = frozenset({
     "use-after-free", "stale-tlb", "wrong-value", "deadlock", "livelock", "lock-order", "sleep-in-atomic",
-    "rcu-not-held", "data-race", "leak", "broken-structure", "assertion", "lock-held", "crash",
+    "rcu-not-held", "data-race", "leak", "broken-structure", "assertion", "lock-held", "crash", "pinned-page",
 })
 #: What the check engine can put under the primitives; None in a Config: what the arch has.
 MEMORY_MODELS = ("sc", "tso", "pso", "power")

@@ -14,7 +14,8 @@ write-back and need no such flush.
 
 Context of the structure: it lives on the caller's stack and belongs to one Cpu.
 """
-from pykmm_ext.machine.cpu cimport Cpu, u8, u32
+from pykmm_ext.machine.cpu cimport Cpu, u8, u32, unlikely
+from pykmm_ext.mm.lockless_walk cimport lockless_remove_tables
 from pykmm_ext.mm.mm_types cimport (
     MMU_GATHER_BUNDLE, mm_struct, mmu_gather, mmu_gather_batch, page, page_to_pfn, pfn_to_page,
 )
@@ -129,7 +130,10 @@ cdef void tlb_flush_mmu(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
         batch = batch.next
     tlb.active = tlb.batches
     if tlb.tables != NULL:
-        tlb.mm.arch.tlb_remove_tables(cpu, tlb)
+        if unlikely(tlb.mm.lockless_walk != NULL):
+            lockless_remove_tables(cpu, tlb)
+        else:
+            tlb.mm.arch.tlb_remove_tables(cpu, tlb)
         tlb.tables = NULL
 
 

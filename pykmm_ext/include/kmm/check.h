@@ -68,6 +68,7 @@ struct check_program {
 #define CHECK_ASSERTION      "assertion"
 #define CHECK_LOCK_HELD      "lock-held"
 #define CHECK_CRASH          "crash"
+#define CHECK_PIN            "pinned-page"
 
 /* A finding. Ends the execution: does not return on a vCPU; in finish() it returns and the first one counts.
  * `message` is copied. Context: any vCPU, or finish/reset. */
