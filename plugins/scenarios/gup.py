@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Pins: lockless walks against whoever changes page tables, and what a pin promises.
 
-A ``pin`` stands for a driver that hands pages to a device, ``unpin`` for the end of its transfer: it says what the device
-must read from the pages, or what it writes to them. R19 is not here: nothing reaches the page tables of an address
+A ``pin`` stands for a driver that hands pages to a device, ``unpin`` for the end of its transfer: it says what the
+device must read from the pages, or what it writes to them. R19 is not here: nothing reaches the page tables of an address
 space without a lock from a CPU that is not in its ``mm_cpumask`` (there are no huge pages of files, and pins of another
 process take mmap_sem).
 """
@@ -71,7 +71,7 @@ def pin_fork() -> Tape:
 
 
 def _against(writer: Callable[[OpStream, Address], object], *, write: bool = False) -> Callable[[], Tape]:
-    """One page is pinned and given up, against `writer`. A device that reads finds what was stored, if it pins at all."""
+    """One page is pinned and given up, against `writer`."""
     def build() -> Tape:
         t = Tape()
         a = t.setup.mmap(2 * PAGE)

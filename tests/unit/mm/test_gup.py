@@ -16,7 +16,7 @@ STRATEGIES = ("mmap_sem", "spf", "lockless_gup", "lockless_gup[monitor=atomic]",
               "lockless_gup[monitor=percpu,serialize=rcu]", "lockless_gup[monitor=percpu,serialize=ipi]")
 
 
-@pytest.fixture(params=[(s, a) for s in STRATEGIES for a in ("x86", "x86-paravirt")], ids=lambda p: "-".join(p))
+@pytest.fixture(params=[(s, a) for s in STRATEGIES for a in ("x86", "x86-paravirt")], ids="-".join)
 def m(request: pytest.FixtureRequest) -> Iterator[pykmm.Machine]:
     strategy, arch = request.param
     with pykmm.Machine(arch=arch, strategy=strategy, cpus=2, memory="16M") as machine:
@@ -58,7 +58,6 @@ def test_a_pinned_page_outlives_its_mapping_and_its_address_space(m: pykmm.Machi
     a = mm.mmap(0, PAGE)
     mm.store(a, b"data")
     pin = mm.pin(a, PAGE, write=True)
-    free = m.vmstat["nr_free_pages"] if "nr_free_pages" in m.vmstat else None
     mm.munmap(a, PAGE)
     assert pin.read(0, 4) == b"data"
     b = mm.mmap(0, 64 * PAGE)
@@ -68,7 +67,6 @@ def test_a_pinned_page_outlives_its_mapping_and_its_address_space(m: pykmm.Machi
     pin.write(b"DATA")
     assert pin.read(0, 4) == b"DATA"
     pin.unpin()
-    assert free is None or m.vmstat["nr_free_pages"] >= free
 
 
 def test_fork_copies_what_is_pinned(m: pykmm.Machine) -> None:
