@@ -16,9 +16,10 @@ from pykmm_ext.mm.memory_test import bench_cow, bench_faults, bench_host_faults,
 from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 
 PAGES, ROUNDS = 2000, 20
-STRATEGIES = pytest.mark.parametrize("strategy", [MmapSem, SPF], ids=["mmap_sem", "spf"])
+STRATEGIES = pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021], ids=["mmap_sem", "spf", "spf-2021"])
 
 
 def best_host(write: bool) -> float:

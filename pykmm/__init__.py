@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from pykmm.hookspecs import hookimpl
     from pykmm.machine import File, Machine, MmStruct, RunResult, Vma
     from pykmm.plugin import Registry, get_plugin_manager
+    from pykmm.strategy import PythonStrategy
     from pykmm.tape import Tape
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BusError", "CheckReport", "Comparison", "File", "InvariantViolation", "Machine", "MmStruct", "PluginError",
-    "PykmmError", "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Violation", "Vma", "check",
+    "PykmmError", "PythonStrategy", "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Violation", "Vma", "check",
     "compare", "explore", "get_plugin_manager", "hookimpl",
 ]
 
@@ -36,6 +37,7 @@ _WHERE = {
     "hookspecs": ("hookimpl",),
     "machine": ("File", "Machine", "MmStruct", "RunResult", "Vma"),
     "plugin": ("Registry", "get_plugin_manager"),
+    "strategy": ("PythonStrategy",),
     "tape": ("Tape",),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}

@@ -6,15 +6,16 @@
 It replays the recording that is shipped in :mod:`pykmm.data`. Everything heavy is imported by the command that
 needs it.
 
-Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, or ``check``
-has found a violation; 2 = wrong usage or bad input (the message says which file and line); 130 = interrupted.
+Exit status: 0 = done, and where end maps were recorded, every replay ended with them; 1 = the maps differ, ``check``
+has found a violation, or a check of ``conformance`` has failed; 2 = wrong usage or bad input (the message says which
+file and line); 130 = interrupted.
 """
 from __future__ import annotations
 
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -22,11 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from pykmm.checking.cli import check
+from pykmm.compare_cli import compare
+from pykmm.conformance.cli import conformance
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pykmm.comparison import Comparison
+    from pykmm.comparison import Comparison, Row
     from pykmm.tape import Tape
 
 EXAMPLE = "python-threads.perf-trace.txt.xz"
@@ -40,8 +43,8 @@ app = typer.Typer(
     name="pykmm", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Replay recorded memory behaviour under different page-fault strategies, and check them for races.",
-    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones or a check found something, 2 wrong usage or "
-           "bad input.",
+    epilog="Exit status: 0 done, 1 the maps differ from the recorded ones, or check or conformance found something, "
+           "2 wrong usage or bad input.",
 )
 
 Traces = Annotated[list[Path] | None, typer.Argument(
@@ -130,42 +133,53 @@ def _load(path: Path) -> Tape:
     return Tape.load(path)
 
 
-def _title(path: Path, tape: Tape) -> str:
+def tape_title(name: str, tape: Tape) -> str:
+    """What a recording holds, in a line."""
     summary = tape.summary()
     faults = ", ".join(f"{count:,} {kind}" for kind, count in tape.notes.faults.items()) or "none"
 
     def some(count: int, what: str) -> str:
         return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
-    return (f"{path.name}: {some(summary['operations'], 'operation')}, {some(summary['threads'], 'thread')}, "
+    return (f"{name}: {some(summary['operations'], 'operation')}, {some(summary['threads'], 'thread')}, "
             f"{some(summary['address_spaces'], 'address space')}; recorded faults: {faults}")
 
 
 def _print_comparison(console: Console, path: Path, comparison: Comparison, repeat: int) -> None:
-    from pykmm.report import comparison_table, note_lines
+    from pykmm.report import comparison_table
 
     def say(text: str = "") -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     tape = comparison.tape
-    say(_title(path, tape))
+    say(tape_title(path.name, tape))
     console.print(comparison_table(comparison))
     if repeat > 1:
-        say(f"time: the fastest of {repeat} runs")
+        say(f"time: the fastest of {repeat} runs; ratio: the median of {repeat} ratios, run by run")
+    print_replay(say, tape, comparison.rows)
+
+
+def print_replay(say: Callable[[str], None], tape: Tape, rows: Sequence[Row]) -> None:
+    """Notes, results that differ, and the maps at the end. `rows` are those of the tape."""
+    from pykmm.report import note_lines
+
     for line in note_lines(tape.notes):
         say(f"note: {line}")
-    for row in comparison.rows:
-        if row.result.mismatch_count:
-            say(f"results: {row.result.mismatch_count:,} of {len(tape):,} differ under {row.strategy} on {row.engine}, "
-                "first:")
-            for text in row.result.mismatches[:3]:
+    done = [(row, row.result) for row in rows if row.result is not None]
+    for row, result in done:
+        if result.mismatch_count:
+            say(f"results: {result.mismatch_count:,} of {len(result.tape):,} differ under {row.strategy} on "
+                f"{row.engine}, first:")
+            for text in result.mismatches[:3]:
                 say(f"  {text}")
+    if tape.work is not None:
+        return
     if not tape.end_maps:
         say("maps: no end maps recorded, nothing to compare with")
         return
     mappings = sum(line.name != "[vsyscall]" for lines in tape.end_maps.values() for line in lines)
-    for row in comparison.rows:
-        diff = row.result.maps_diff()
+    for row, result in done:
+        diff = result.maps_diff()
         if diff:
             say(f"maps: {row.strategy} on {row.engine} DIFFERS from the recorded end maps:")
             for text in diff:
@@ -244,41 +258,6 @@ def replay(
 
 @app.command()
 @_clear_errors
-def compare(
-    trace: Trace,
-    strategy: Annotated[str, typer.Option(
-        "--strategy", "-s", metavar="A,B", help="Fault strategies; all if not given.")] = "",
-    engine: EngineOption = "native,host",
-    arch: ArchOption = "x86",
-    cpus: Annotated[int | None, typer.Option(
-        "--cpus", min=1, help="Simulated CPUs; as many as the tape needs if not given.")] = None,
-    memory: MemoryOption = None,
-    repeat: RepeatOption = 5,
-    json: JsonOption = None,
-) -> None:
-    """Compare every strategy on one tape: as replay, several runs per row.
-
-    \b
-    Example:
-      pykmm compare recording.perf-trace.txt.xz --repeat 20
-    """
-    from pykmm.comparison import compare as run_comparison
-    from pykmm.plugin import get_plugin_manager
-
-    strategies = _names(strategy) or get_plugin_manager().strategies.names()
-    with _progress() as progress:
-        comparison = run_comparison(_load(trace), strategies, _names(engine), _names(arch), cpus=cpus, memory=memory,
-                                    repeats=repeat, progress=progress)
-    if json != "-":
-        _print_comparison(_console(), trace, comparison, repeat)
-    if json is not None:
-        _write_json(json, comparison.to_dict())
-    if not comparison.maps_ok:
-        raise typer.Exit(EXIT_MAPS_DIFFER)
-
-
-@app.command()
-@_clear_errors
 def maps(
     trace: Trace,
     which: Annotated[str, typer.Option(
@@ -319,6 +298,7 @@ def list_() -> None:
       pykmm list
     """
     from pykmm.plugin import get_plugin_manager
+    from pykmm.workload import parameters
 
     manager = get_plugin_manager()
     for title, registry in (("strategies", manager.strategies), ("arch backends", manager.arches),
@@ -329,7 +309,12 @@ def list_() -> None:
         for entry in registry:
             typer.echo(f"  {entry.name:<{width}} {entry.description}  [{entry.origin}]")
             for option, values in entry.options.items():
-                typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
+                if values:
+                    typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
+            if registry is manager.workloads:
+                free = [f"{name}={value}" for name, value in parameters(entry.factory).items()
+                        if not entry.options.get(name) and name != "page"]
+                typer.echo(f"  {'':<{width}}   {', '.join(free)}")
         if not len(registry):
             typer.echo("  none")
     typer.echo("engines:")
@@ -337,7 +322,9 @@ def list_() -> None:
     typer.echo("  host           real system calls and touches on the running kernel, wall clock")
 
 
+app.command("compare")(_clear_errors(compare))
 app.command("check")(_clear_errors(check))
+app.command("conformance")(_clear_errors(conformance))
 
 
 def main() -> None:

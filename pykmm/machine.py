@@ -68,11 +68,30 @@ class RunResult:
     mismatch_count: int
     notes: Notes                            #: what the importer met
     tape: Tape = field(repr=False)
+    #: per simulated CPU: when the operations of the threads' phase began and ended, in seconds of one clock, without
+    #: the NOPs that it begins with; (0, 0) where there are none
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    #: why an access failed: 1 = MAPERR, 2 = ACCERR, 3 = SIGBUS, 4 = out of memory; 0x80: other bytes than expected
+    codes: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def faults_per_s(self) -> float:
         """Page faults per second of elapsed time."""
         return self.faults / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def work_seconds(self) -> float:
+        """Seconds in which the threads did the work that a workload counts, without setup; 0 where none is counted."""
+        if self.tape.work is None:
+            return 0.0
+        spans = [span for span, count in zip(self.spans, self.tape.work.counts, strict=False) if count and span[1]]
+        return max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0.0
+
+    @property
+    def rate(self) -> float:
+        """What a workload counts (``tape.work.unit``), per second of ``work_seconds``; 0 where none is counted."""
+        seconds = self.work_seconds
+        return self.tape.work.total / seconds if self.tape.work is not None and seconds > 0 else 0.0
 
     @property
     def recorded(self) -> dict[str, int]:
@@ -143,6 +162,9 @@ def _frames_needed(program: TapeProgram) -> int:
     from pykmm.tape import OPCODES
 
     ops = program.ops
+    if program.tape.work is not None and program.tape.work.resident:
+        pages = program.tape.work.resident >> 12
+        return pages + pages // 4 + 4 * program.mms + 4096
     touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
     small = touch & (ops["len"] <= 4096) & (ops["addr_ref"] < 0)
     keys = (ops["addr"][small] >> np.uint64(12)) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
@@ -214,7 +236,7 @@ def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
     host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     commit = min(_frames_needed(program) * 4096, machine.memory, host) // page
     before, counted = machine.vmstat, machine.counters
-    elapsed, streams, maps = native.run(
+    elapsed, streams, maps, spans = native.run(
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,
         program.dep_stream, program.dep_pos, awaited, closing_execs(program), results, codes, times, program.roots,
         program.mms, [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
@@ -225,7 +247,8 @@ def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
     return _result(
         program, tape, "native", machine.strategy, machine.arch, program.nstreams, elapsed / 1e9, vmstat["pgfault"],
         counters, vmstat, results, codes, times,
-        {mm: [_maps_line(*line) for line in lines] for mm, lines in maps.items()}, [t / 1e9 for t in streams])
+        {mm: [_maps_line(*line) for line in lines] for mm, lines in maps.items()}, [t / 1e9 for t in streams],
+        [(start / 1e9, end / 1e9) for start, end in spans])
 
 
 def run_host(tape: Tape, *, durations: bool = False) -> RunResult:
@@ -247,7 +270,8 @@ def run_host(tape: Tape, *, durations: bool = False) -> RunResult:
     result = _result(
         program, tape, "host", "linux", os.uname().machine, program.nstreams, out.elapsed_ns / 1e9,
         int(np.sum(out.minor_faults)) + int(np.sum(out.major_faults)), {}, {}, results, codes,
-        out.duration_ns.astype(np.uint64) if out.duration_ns is not None else None, maps, [])
+        out.duration_ns.astype(np.uint64) if out.duration_ns is not None else None, maps, [],
+        [(start / 1e9, end / 1e9) for start, end in out.spans])
     for index, data in out.loads.items():
         want = int(program.ops["data"][index])
         if want >= 0 and bytes(data)[:len(program.blobs[want])] != program.blobs[want][:len(bytes(data))]:
@@ -260,7 +284,7 @@ def run_host(tape: Tape, *, durations: bool = False) -> RunResult:
 def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: str, cpus: int, elapsed: float,
             faults: int, counters: dict[str, int], vmstat: dict[str, int], results: npt.NDArray[np.int64],
             codes: npt.NDArray[np.uint8], times: npt.NDArray[np.uint64] | None, maps: dict[int, list[MapsLine]],
-            streams: list[float]) -> RunResult:
+            streams: list[float], spans: list[tuple[float, float]]) -> RunResult:
     """Put what an engine gave into the order of the tape and compare it with what was recorded or expected."""
     import numpy as np
 
@@ -280,7 +304,7 @@ def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: 
     return RunResult(
         engine=engine, strategy=strategy, arch=arch, cpus=cpus, elapsed=elapsed, faults=faults, counters=counters,
         vmstat=vmstat, results=by_tape, errnos=errnos, durations=durations, maps=maps, streams=streams,
-        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape)
+        mismatches=examples, mismatch_count=count, notes=tape.notes, tape=tape, spans=spans, codes=codes_by_tape)
 
 
 _ADDRESS = ("MMAP", "MREMAP", "BRK")

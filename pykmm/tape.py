@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCESS", "NO_RESULT", "OPCODES", "OP_DTYPE", "Address", "AddressLike", "MapsLine", "Notes", "OpStream", "Tape",
-    "TapeFile", "TapeThread", "parse_maps",
+    "TapeFile", "TapeThread", "Work", "parse_maps",
 ]
 
 #: Names of the operations, in the order of enum kmm_tape_opcode.
@@ -62,6 +62,24 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     name: (-float("inf"), float("inf")) if OP_DTYPE[name].kind == "f"
     else (int(np.iinfo(OP_DTYPE[name]).min), int(np.iinfo(OP_DTYPE[name]).max)) for name in _FIELDS}
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a generated tape does that is worth counting, so that a run has a rate.
+
+    ``counts``: units per thread, in the order of the tape's threads (0: a thread that only disturbs the others).
+    ``resident``: bytes of memory that are in use at most at one time, 0 = unknown.
+    """
+
+    unit: str                   #: plural, like "faults"
+    counts: tuple[int, ...]
+    resident: int = 0
+
+    @property
+    def total(self) -> int:
+        """Units of all threads."""
+        return sum(self.counts)
 
 
 @dataclass
@@ -163,6 +181,8 @@ class Tape:
         self.source: str = ""
         self.importer: str = ""
         self.main_mm = 0
+        self.work: Work | None = None               #: of a generated tape: what a run's rate counts
+        self._built: tuple[Any, TapeProgram] | None = None
         self._done = np.zeros(0, OP_DTYPE)
         self._rows: list[tuple[Any, ...]] = []
         self._mms = 1
@@ -214,6 +234,22 @@ class Tape:
                     raise TapeError(f"{name} {value:#x} does not fit an operation")
         self._rows.append(tuple(row))
         return len(self) - 1
+
+    def repeat(self, first: int, times: int) -> None:
+        """The operations from index `first` to the last one, `times` times instead of once: the body of a loop.
+
+        Addresses that are results of operations of the body are those of the same turn.
+        """
+        body = self.ops[first:]
+        n = len(body)
+        if not 0 <= first < len(self) or times < 1:
+            raise TapeError(f"cannot repeat the operations from {first} on {times} times")
+        more = np.tile(body, times - 1)
+        shift = np.repeat(np.arange(1, times, dtype=np.int64) * n, n)
+        for name in ("addr_ref", "new_addr_ref"):
+            refs = more[name].astype(np.int64)
+            more[name] = np.where(refs >= first, refs + shift, refs)
+        self._done = np.concatenate([self._done, more])
 
     def extend(self, rows: list[tuple[Any, ...]]) -> None:
         """Adds operations as tuples in the order of OP_DTYPE."""
@@ -349,7 +385,12 @@ class Tape:
         """
         from pykmm.tape_program import build
 
-        return build(self, max_streams)
+        # Runs of one tape come in series, and building takes longer than most of them.
+        key = (max_streams, self.recorded, self._mms, hash(self.ops.tobytes()), hash(tuple(self.edges)),
+               tuple((thread.kind, thread.start_after) for thread in self.threads), len(self.files), len(self.blobs))
+        if self._built is None or self._built[0] != key:
+            self._built = key, build(self, max_streams)
+        return self._built[1]
 
     # -- files on disk ---------------------------------------------------------------------------------
 
@@ -363,6 +404,7 @@ class Tape:
             "start_maps": {str(mm): [asdict(line) for line in lines] for mm, lines in self.start_maps.items()},
             "end_maps": {str(mm): [asdict(line) for line in lines] for mm, lines in self.end_maps.items()},
             "edges": [list(edge) for edge in self.edges], "notes": asdict(self.notes),
+            "work": None if self.work is None else asdict(self.work),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -398,6 +440,9 @@ class Tape:
             tape.end_maps = {int(mm): [MapsLine(**x) for x in lines] for mm, lines in meta["end_maps"].items()}
             tape.edges = [(int(before), int(after)) for before, after in meta["edges"]]
             tape.notes = Notes(**meta["notes"])
+            work = meta.get("work")
+            tape.work = None if work is None else Work(str(work["unit"]), tuple(map(int, work["counts"])),
+                                                       int(work["resident"]))
             at = 0
             for end in ends.tolist():
                 tape.blobs.append(blobs[at:end])

@@ -456,9 +456,11 @@ def _wanted(tape: Tape, canonical: npt.NDArray[np.int64], rank: npt.NDArray[np.i
         for last in lasts.values():
             need(final_start, last, "waits for the threads")
     for name in ("addr_ref", "new_addr_ref"):
-        refs = ops[name]
-        for index in np.nonzero(refs >= 0)[0].tolist():
-            need(ranks[index], ranks[int(refs[index])], "uses a result")
+        users = np.nonzero(ops[name] >= 0)[0]
+        user, used = rank[users], rank[ops[name][users]]
+        # Within a stream the order is there already.
+        for at in np.nonzero((streams[user] != streams[used]) | (used >= user))[0].tolist():
+            need(int(user[at]), int(used[at]), "uses a result")
     for before, after in tape.edges:
         need(ranks[after], ranks[before], "waits for an operation")
     if not tape.recorded:

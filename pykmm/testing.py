@@ -1,19 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Helpers for tests of pykmm and of programs and plugins that use it.
+"""Helpers for tests of pykmm and of programs and plugins that use it, and the conformance kit for plugins.
 
-``machine`` is a pytest fixture: import it into a ``conftest.py``. The rest needs no pytest.
+A strategy's own pytest suite has, for all checks on all arches::
+
+    import pykmm.testing
+
+    class TestMine(pykmm.testing.StrategyConformance):
+        strategy = "mine"
+
+and without pytest there is :func:`check_conformance`. ``machine`` is a pytest fixture: import it into a
+``conftest.py``; it alone needs pytest.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-
-import pytest
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pykmm.checking.report import CheckReport
+from pykmm.conformance.checks import STRATEGY_CHECKS, Session, check_conformance
+from pykmm.conformance.report import CheckResult, ConformanceReport, Failure
+from pykmm.conformance.subject import Subject
 from pykmm.machine import Machine, MmStruct
 
-__all__ = ["assert_checked", "assert_no_leaks", "machine", "quiet_machine", "resident"]
+if TYPE_CHECKING:
+    from pykmm.conformance.subject import ArchLike, StrategyLike
+
+try:
+    import pytest
+except ImportError:     # programs may use the rest
+    HAVE_PYTEST = False
+else:
+    HAVE_PYTEST = True
+
+__all__ = [
+    "CheckResult", "ConformanceReport", "Failure", "StrategyConformance", "assert_checked", "assert_no_leaks",
+    "check_conformance", "machine", "quiet_machine", "resident",
+]
+
+
+def _fail(text: str) -> NoReturn:
+    """A failed test without the traceback of this module; without pytest an AssertionError."""
+    __tracebackhide__ = True
+    if HAVE_PYTEST:
+        pytest.fail(text, pytrace=False)
+    raise AssertionError(text)
 
 
 @contextmanager
@@ -31,9 +62,9 @@ def assert_checked(report: CheckReport, *, complete: bool = True) -> None:
     `complete`: a search that has not seen every schedule (or every one up to the bound asked for) fails, too.
     """
     if not report.ok:
-        pytest.fail(str(report), pytrace=False)
+        _fail(str(report))
     if complete and not (report.complete or report.bounded_complete):
-        pytest.fail(f"{report.title}: {report.footer}", pytrace=False)
+        _fail(f"{report.title}: {report.footer}")
 
 
 @contextmanager
@@ -51,8 +82,7 @@ def assert_no_leaks(machine: Machine) -> Iterator[None]:
         raise AssertionError(f"{after - before} frames more in use than before")
 
 
-@pytest.fixture
-def machine() -> Iterator[Callable[..., Machine]]:
+def _machines() -> Iterator[Callable[..., Machine]]:
     """A function that makes machines (arguments as Machine); at the end each is validated and closed."""
     made: list[Machine] = []
 
@@ -68,6 +98,135 @@ def machine() -> Iterator[Callable[..., Machine]]:
             one.close()
 
 
+if TYPE_CHECKING or HAVE_PYTEST:
+    machine = pytest.fixture(name="machine")(_machines)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "machine":
+        raise ImportError("pykmm.testing.machine is a pytest fixture, and pytest is not installed: "
+                          "pip install 'pykmm[test]'")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def resident(mm: MmStruct, addr: int, length: int) -> int:
     """How many pages of the range are resident."""
     return sum(byte & 1 for byte in mm.mincore(addr, length))
+
+
+# ---- the conformance kit -------------------------------------------------------------------------
+
+_sessions: dict[tuple[type, str], Session] = {}
+
+
+class StrategyConformance:
+    """What every strategy promises, as a class of tests: derive from it, and say which strategy.
+
+    Each test is one check of :func:`check_conformance`; its failure shows what was expected, what came out, and how to
+    see it again. The class needs no fixture and no plugin of pytest.
+
+    :cvar strategy: name of a registered strategy, with options as in "spf-rfc5[ptl=spin]"; a Strategy; or a class or
+        staticmethod that makes one
+    :cvar arches: what it runs on: names or Arch objects; None = every registered arch
+    :cvar effort: "quick" (a second or two on each arch), "normal" (some ten) or "full" (minutes)
+    :cvar seed: of generated programs, stress and sampled schedules
+    """
+
+    strategy: ClassVar[StrategyLike]
+    arches: ClassVar[Sequence[ArchLike] | None] = None
+    effort: ClassVar[str] = "normal"
+    seed: ClassVar[int] = 0
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Every test once per arch."""
+        from pykmm.plugin import get_plugin_manager
+
+        arches = type(self).arches
+        if arches is None:
+            arches = get_plugin_manager().arches.names()
+        metafunc.parametrize("arch", arches, ids=[one if isinstance(one, str) else getattr(one, "name", None)
+                                                  for one in arches])
+
+    def check(self, name: str, arch: ArchLike) -> CheckResult:
+        """The result of one check, made once for all tests of the class."""
+        cls = type(self)
+        if not hasattr(cls, "strategy"):
+            _fail(f"{cls.__name__} does not say which strategy: strategy = \"name\"")
+        key = cls, arch if isinstance(arch, str) else str(id(arch))
+        if key not in _sessions:
+            _sessions[key] = Session(Subject(cls.strategy, arch, effort=self.effort, seed=self.seed), STRATEGY_CHECKS)
+        return _sessions[key].result(name)
+
+    def _test(self, name: str, arch: ArchLike) -> None:
+        __tracebackhide__ = True
+        result = self.check(name, arch)
+        if result.status == "fail":
+            _fail(str(result))
+        if result.status == "skip" and HAVE_PYTEST:
+            pytest.skip(result.detail)
+
+    def test_interface(self, arch: ArchLike) -> None:
+        """The table of C functions is whole, and names and counters are there and unique.
+
+        Failed: pykmm cannot use the strategy at all, or its reports would be misleading. Everything else is skipped.
+        """
+        self._test("interface", arch)
+
+    def test_basics(self, arch: ArchLike) -> None:
+        """Thirty accesses on an idle machine: each ends with the bytes or the signal that Linux gives.
+
+        Failed: a fault is not resolved, or one is that must not be. "not done after": the access faults for ever.
+        """
+        self._test("basics", arch)
+
+    def test_catalogue(self, arch: ArchLike) -> None:
+        """Every scenario under every schedule (or as many as the effort allows) of the check engine.
+
+        Failed: there is an order of events that breaks the machine or gives a wrong result. The report shows it step by
+        step. The kind says what: use-after-free (a VMA or page table went while the fault used it), assertion and
+        wrong-value (an access ended as it must not), stale-tlb, deadlock, livelock, leak, lock-held, lock-order.
+        """
+        self._test("catalogue", arch)
+
+    def test_semantics_single(self, arch: ArchLike) -> None:
+        """Generated programs of one thread do what they do on the running Linux: errno, signal, contents, mappings.
+
+        Failed: without any concurrency, the strategy changes what a program sees. The report has the shortest program.
+        """
+        self._test("semantics-single", arch)
+
+    def test_semantics_ordered(self, arch: ArchLike) -> None:
+        """Programs of three threads, one operation after the other.
+
+        Failed: what one CPU did is not seen by the next: a stale translation, a VMA from a cache.
+        """
+        self._test("semantics-ordered", arch)
+
+    def test_semantics_disjoint(self, arch: ArchLike) -> None:
+        """Programs of three threads at the same time, each in its own window, where no order may matter.
+
+        Failed: a fault is disturbed by changes to another part of the address space.
+        """
+        self._test("semantics-disjoint", arch)
+
+    def test_counters(self, arch: ArchLike) -> None:
+        """Attempts, successes, retried faults and reasons add up and agree with what the machine counted.
+
+        Failed: comparisons with this strategy would show wrong figures.
+        """
+        self._test("counters", arch)
+
+    def test_leaks(self, arch: ArchLike) -> None:
+        """Frames, page tables and VMAs of address spaces that are gone are free again.
+
+        Failed: something is not freed, or freed later than quiesce() waits.
+        """
+        self._test("leaks", arch)
+
+    def test_stress(self, arch: ArchLike) -> None:
+        """Threads that fault and threads that unmap, move, protect and fork, without order; every byte is known.
+
+        Failed: a write was lost, an access failed that may not, or a structure is broken. It may need several runs to
+        come back; the catalogue is the place to find out why.
+        """
+        self._test("stress", arch)

@@ -33,10 +33,12 @@ cdef class Arch:
             "level_bits": tuple([ops.level_bits[i] for i in range(ops.levels)]),
             "task_size": ops.task_size,
             "mmap_base": ops.mmap_base,
+            "map_window": ops.map_window if ops.map_window else ops.task_size,
             "stack_top": ops.stack_top,
             "mmap_min_addr": ops.mmap_min_addr,
             "big_endian": bool(ops.big_endian),
             "rcu_table_free": bool(ops.rcu_table_free),
+            "tlb_broadcast": bool(ops.tlb_broadcast),
         }
 
     @property

@@ -6,6 +6,7 @@ pykmm.machine adds what is not the core's business (names of plugins, tapes).
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF
 from libc.errno cimport ENOMEM
 
 import os
@@ -14,7 +15,7 @@ from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.handle cimport File as file_object
 from pykmm_ext.handle cimport (
     MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_get, machine_leave, machine_put,
-    machine_reap, pykmm_errors, raise_alloc,
+    machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.machine.cpu cimport (
@@ -24,7 +25,7 @@ from pykmm_ext.machine.cpu cimport (
     PGALLOC, PGFAULT, PGFREE, PGMAJFAULT, TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, TLB_HIT, TLB_MISS,
     VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, u8, u32, u64,
 )
-from pykmm_ext.machine.memory cimport machine_create, machine_destroy, machine_leaks
+from pykmm_ext.machine.memory cimport machine_create, machine_destroy, machine_leaks, machine_quiesce
 from pykmm_ext.machine.tlb cimport switch_mm
 from pykmm_ext.mm.filemap cimport file_create, fput
 from pykmm_ext.mm.fork cimport mm_alloc, mmput
@@ -191,7 +192,9 @@ cdef class Machine(MachineHandle):
                 raise RuntimeError("the machine is in use by another thread")
             if self.exports:
                 raise BufferError("a view of physical_memory still exists: release() it first")
-            _shut(self, &leaks)
+            error = _shut(self, &leaks)
+        if error is not None:
+            raise error
         left = {
             "address spaces": leaks.mms, "vm_area_structs": leaks.vmas, "anon_vmas": leaks.anon_vmas,
             "anon_vma_chains": leaks.avcs, "files": leaks.files,
@@ -369,6 +372,7 @@ cdef class Machine(MachineHandle):
                 validate_machine(self.m, &found)
                 for i in range(self.m.nr_cpus):
                     cpu_disown(self.m.cpus[i])
+            raise_exceptions(self.m)
             if found.message != NULL:
                 raise pykmm_errors().InvariantViolation(found.message.decode(), os.fsdecode(<bytes>found.place))
         finally:
@@ -396,9 +400,14 @@ cdef list _VM_EVENTS = [
 ]
 
 
-cdef void _shut(Machine self, machine_leaks *leaks) noexcept:
-    """Tear the machine down. Context: GIL held (released meanwhile); no call in progress, no buffer exported."""
+cdef object _shut(Machine self, machine_leaks *leaks):
+    """Tear the machine down. Context: GIL held (released meanwhile); no call in progress, no buffer exported.
+
+    Returns what a strategy in Python has raised meanwhile, or None."""
     cdef machine_t *m = self.m
+    cdef void *poison = m.poison
+    cdef object error = None
+    cdef object one
     cdef Cpu *c = m.cpus[0]
     cdef u32 i
     cdef mm_struct *mm
@@ -428,4 +437,15 @@ cdef void _shut(Machine self, machine_leaks *leaks) noexcept:
     self.orphan_files.clear()
     self.orphan_mms.clear()
     with nogil:
+        machine_quiesce(m)
+    for i in range(m.nr_cpus):
+        one = take_exception(m.cpus[i])
+        if error is None:
+            error = one
+    if m.poison != NULL:
+        Py_DECREF(<object>m.poison)
+        if poison != NULL:
+            error = None    # whoever uses the machine has heard of it
+    with nogil:
         machine_destroy(m, leaks)
+    return error

@@ -41,7 +41,13 @@ cdef void cpu_own(Cpu *cpu) noexcept nogil
 cdef void cpu_disown(Cpu *cpu) noexcept nogil
 # Context: GIL held, released to wait. machine_get() and cpu_own() of the Cpu that `cpu` names / the reverse.
 cdef Cpu *machine_enter(MachineHandle self, object cpu) except NULL
-cdef void machine_leave(MachineHandle self, Cpu *c) noexcept
+# The reverse raises what a strategy in Python has left in the Cpu.
+cdef int machine_leave(MachineHandle self, Cpu *c) except -1
+# Context: GIL held, the Cpu owned, or nobody uses the machine. What a strategy in Python has raised on it, or what its
+# last access says of a strategy that makes mistakes (PluginError), or None.
+cdef object take_exception(Cpu *c)
+# Context: the same, of all CPUs of a machine that nobody else uses: the first one; raised when there is one.
+cdef int raise_exceptions(machine_t *m) except -1
 # Context: `c` owned, no other Cpu is; GIL not held; nobody else uses `mm`. Takes `mm` off every Cpu and drops it.
 cdef void end_mm(machine_t *m, Cpu *c, mm_struct *mm) noexcept nogil
 # Context: `c` owned, machine open, GIL held. Ends what garbage collection left behind.

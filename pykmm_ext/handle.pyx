@@ -7,6 +7,7 @@ Python threads may share a Machine: those that name different Cpus run at the sa
 same one take turns.
 """
 cimport cython
+from cpython.ref cimport Py_DECREF
 from libc.errno cimport ENOMEM
 
 import operator
@@ -17,6 +18,7 @@ from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.machine.tlb cimport switch_mm
 from pykmm_ext.mm.filemap cimport do_truncate, fput
 from pykmm_ext.mm.fork cimport mmput
+from pykmm_ext.mm.mm_types cimport KMM_FAULT_ENDLESS, KMM_FAULT_RETURN, KMM_FAULT_TRIES, VM_FAULT_RETRY, machine_of
 
 
 # ---- arguments ----
@@ -79,8 +81,16 @@ cdef int machine_get(MachineHandle self) except -1:
     with cython.critical_section(self):
         if self.m == NULL:
             raise ValueError("the machine is closed")
+        if self.m.poison != NULL:
+            raise_poison(<object>self.m.poison)
         self.users += 1
     return 0
+
+
+cdef int raise_poison(object error) except -1:
+    raise pykmm_errors().PluginError(
+        f"this machine can only be closed: its strategy has raised {type(error).__name__}: {error}; "
+        f"{'; '.join(getattr(error, '__notes__', ()))}") from error
 
 
 cdef void machine_put(MachineHandle self) noexcept:
@@ -121,9 +131,52 @@ cdef Cpu *machine_enter(MachineHandle self, object cpu) except NULL:
     return c
 
 
-cdef void machine_leave(MachineHandle self, Cpu *c) noexcept:
+cdef int machine_leave(MachineHandle self, Cpu *c) except -1:
+    cdef object error = None
+    if c.py_exception != NULL or c.fault_code >= KMM_FAULT_RETURN:
+        error = take_exception(c)
     cpu_disown(c)
     machine_put(self)
+    if error is not None:
+        raise error
+    return 0
+
+
+cdef object take_exception(Cpu *c):
+    cdef object error
+    cdef u32 code = c.fault_code
+    cdef str who
+    if c.py_exception != NULL:
+        error = <object>c.py_exception
+        c.py_exception = NULL
+        Py_DECREF(error)
+        return error
+    if code < KMM_FAULT_RETURN:
+        return None
+    c.fault_code = 0
+    name = machine_of(c).strategy.name.decode("utf-8", "replace")
+    who = f"strategy {name!r}: handle_fault on CPU {c.id}, address {c.fault_address:#x},"
+    if code == KMM_FAULT_RETURN:
+        text = f"{who} returned {c.fault_detail:#x}, which is no result of a fault"
+        if c.fault_detail & VM_FAULT_RETRY:
+            text += ": there is nobody to retry; fall back to handle_fault_mmap_sem()"
+    elif code == KMM_FAULT_ENDLESS:
+        text = f"{who} said {KMM_FAULT_TRIES} times in a row that the fault is resolved, and the access still faults"
+    else:
+        text = f"{who} was given up by the watchdog"
+    return pykmm_errors().PluginError(text, name)
+
+
+cdef int raise_exceptions(machine_t *m) except -1:
+    cdef object error, first = None
+    cdef u32 i
+    for i in range(m.nr_cpus):
+        error = take_exception(m.cpus[i])
+        if first is None:
+            first = error
+    if first is not None:
+        raise first
+    return 0
 
 
 cdef void end_mm(machine_t *m, Cpu *c, mm_struct *mm) noexcept nogil:

@@ -26,7 +26,7 @@ from pykmm_ext.mm.mm_types cimport (
     MM_FILEPAGES, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE,
 )
 from pykmm_ext.mm.mm_types cimport file as file_t
-from pykmm_ext.mm.mm_types cimport mm_struct, vm_area_struct
+from pykmm_ext.mm.mm_types cimport be64_to_cpu, mm_struct, vm_area_struct
 from pykmm_ext.mm.mmap cimport find_vma, ksys_mmap, mmap_read_lock, mmap_read_unlock, vm_munmap
 from pykmm_ext.mm.mprotect cimport do_mprotect
 from pykmm_ext.mm.mremap cimport sys_mremap
@@ -573,7 +573,10 @@ cdef class MmStruct:
         return result
 
     def walk(self, addr, *, cpu=0):
-        """What the hardware walker reads, root first: (level, physical address of the table, index, raw entry)."""
+        """What the hardware walker reads, root first: (level, physical address of the table, index, raw entry).
+
+        The entry is the number that a processor of the arch reads, whatever its byte order.
+        """
         cdef unsigned long a = as_ulong(addr, "addr")
         cdef unsigned long paddrs[8]
         cdef unsigned long raw[8]
@@ -584,6 +587,9 @@ cdef class MmStruct:
             mmap_read_lock(c, self.mm)
             levels = walk_page_table(c, self.mm, a, paddrs, index, raw)
             mmap_read_unlock(c, self.mm)
+            if self.mm.arch.big_endian:
+                for i in range(levels):
+                    raw[i] = be64_to_cpu(raw[i])
         top = self.mm.arch.levels - 1
         machine_leave(self.machine, c)
         return [(top - i, paddrs[i], index[i], raw[i]) for i in range(levels)]

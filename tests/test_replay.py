@@ -30,7 +30,7 @@ def test_a_recording_is_shipped() -> None:
     assert all(path.stat().st_size < 100_000 for path in DATA.iterdir() if path.is_file())
 
 
-@pytest.mark.parametrize("strategy", ["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021"])
 @pytest.mark.parametrize("path", TRACES, ids=[path.name.split(".")[0] + ("" if path.parent == DATA else "-more")
                                               for path in TRACES])
 def test_ends_with_the_recorded_maps(path: Path, strategy: str) -> None:

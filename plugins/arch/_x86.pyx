@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # (the line above: everything here works on 64-bit words)
-"""arch/x86/include/asm/pgtable.h, arch/x86/mm/tlb.c: 4-level x86-64 page tables and TLB shootdown by IPI.
+"""arch/x86/include/asm/pgtable.h, arch/x86/mm/tlb.c: x86-64 page tables of 4 and 5 levels, TLB shootdown by IPI.
 
 Entries are bit-exact: an MMU that is given the root and the memory image translates as this module does (Intel SDM,
-volume 3, chapter "Paging", 4-level). Software bits are those of Linux 4.12: special (9), soft-dirty (11), PROT_NONE as
+volume 3, chapter "Paging", 4-level and 5-level). Software bits are those of Linux 4.12: special (9), soft-dirty (11), PROT_NONE as
 bit 8 (global) in an entry that is not present. As Linux since 4.19, the frame number of a PROT_NONE entry is stored
 inverted, so that a processor with L1TF cannot reach memory through it.
 
@@ -20,6 +20,9 @@ read mm_cpumask                    walk the table, fill the TLB
 
 One of the two sees the other: either the flush finds the bit and interrupts the Cpu, or the Cpu reads the new entry.
 
+x86-5level (CR4.LA57) has one table more above; everything else is the same. mmap() gives out addresses of more than 47
+bits only to who asks for one (map_window).
+
 x86-paravirt is the same processor as the guest of a hypervisor (arch/x86/kernel/kvm.c): a flush does not interrupt a
 vCPU that the host has stopped, even where it stopped with IRQs off; the hypervisor flushes its TLB for it. So a walker
 with IRQs off no longer holds a flush up, and page tables are freed by RCU (MMU_GATHER_RCU_TABLE_FREE). simplified:
@@ -29,22 +32,19 @@ simplified: no lazy TLB mode (switch_mm(NULL) flushes and clears the bit), no PC
 takes one TLB entry per 4 KiB used, reserved bits of entries are not checked.
 """
 from pykmm_ext.arch cimport Arch
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_dec, cmpxchg, ipi_lockdep_wait, smp_mb
-from pykmm_ext.kernel.rcu cimport call_rcu
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, cmpxchg, ipi_lockdep_wait, smp_mb
 from pykmm_ext.machine.cpu cimport (
-    NR_PGTABLE_FREE, TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, Cpu, count_vm_event, rcu_head, u8, u32,
-    unlikely,
+    TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, Cpu, count_vm_event, u8, u32, unlikely,
 )
 from pykmm_ext.machine.irq cimport (
     local_irq_disable, local_irq_enable, smp_call_function_many, vcpu_flush_begin, vcpu_flush_end,
 )
-from pykmm_ext.machine.tlb cimport local_flush_tlb_mm, local_flush_tlb_range
+from pykmm_ext.machine.tlb cimport local_flush_tlb_mm, local_flush_tlb_range, tlb_mm_is_local
 from pykmm_ext.mm.mm_types cimport (
     KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_MODEL_TSO, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, arch_ops,
-    mm_struct, mmu_gather, page, pgprot_t, pmd_t, pte_t,
+    mm_struct, pgprot_t, pmd_t, pte_t,
 )
-from pykmm_ext.mm.page_alloc cimport put_page
-from pykmm_ext.mm.pgtable cimport table_page_free
+from pykmm_ext.mm.mmu_gather cimport tlb_remove_table_sync_one, tlb_remove_tables_now, tlb_remove_tables_rcu
 
 cdef extern from *:
     """
@@ -216,42 +216,49 @@ cdef int x86_access_permitted(pte_t pte, u32 access) noexcept nogil:
 
 # ---- the MMU ----
 
-# One step down: the entry, with A set in it if it is used. 0 = not present.
-cdef inline unsigned long walk_step(Cpu *cpu, u8 *base, unsigned long table, unsigned long address, u32 shift,
-                                    unsigned long **slot) noexcept nogil:
-    cdef unsigned long *p = <unsigned long *>(base + table) + ((address >> shift) & 511)
-    slot[0] = p
-    return READ_ONCE(cpu, p)
+cdef extern from *:
+    """
+    /* A copy for each caller, with its constant. */
+    static inline unsigned long kmm_x86_walk(Cpu *cpu, struct mm_struct *mm, unsigned long address, u32 access, u32 top)
+        __attribute__((always_inline));
+    """
 
 
-# Context: IRQs off, address < task_size. The walk of the SDM: permissions are the AND of all levels, A is set in
-# every entry used, D in the leaf of a write, each with a locked update that fails when the entry has changed
-# (then the walk starts again). See arch.h for the result.
-cdef unsigned long x86_hw_walk(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil:
+# The walk of the SDM from a root whose entries map 1 << top bytes: permissions are the AND of all levels, A is set in
+# every entry used, D in the leaf of a write, each with a locked update that fails when the entry has changed (then the
+# walk starts again). See arch.h for context and result. `top` is a constant of each caller.
+cdef inline unsigned long hw_walk "kmm_x86_walk"(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access,
+                                                 u32 top) noexcept nogil:
     cdef u8 *base = mm.machine.mem_base
     cdef unsigned long *slot = NULL
     cdef unsigned long entry, allow, deny, table, wanted
-    cdef u32 shift
+    cdef u32 shift, dep
+    cdef bint leaf
     while True:
         table = mm.pgd
         allow = _PAGE_RW | _PAGE_USER
         deny = 0
-        shift = 39
+        dep = 0
+        shift = top
+        leaf = False
         while True:
-            entry = walk_step(cpu, base, table, address, shift, &slot)
+            slot = <unsigned long *>(base + table) + ((address >> shift) & 511)
+            entry = READ_ONCE_DEP(cpu, slot, dep)
             if not entry & _PAGE_PRESENT:
                 return 0
             allow &= entry
             deny |= entry
             if shift == PAGE_SHIFT or (entry & _PAGE_PSE and shift < 39):
+                leaf = True
                 break
             if unlikely(not entry & _PAGE_ACCESSED):
                 if cmpxchg(cpu, slot, entry, entry | _PAGE_ACCESSED) != entry:
-                    break
+                    break # a table entry changed under the walk
             table = entry & PTE_PFN_MASK
+            dep = 1
             shift -= 9
-        if unlikely(shift != PAGE_SHIFT and not entry & _PAGE_PSE):
-            continue # a table entry changed under the walk
+        if unlikely(not leaf):
+            continue
         if not allow & _PAGE_USER:
             return 0
         wanted = entry | _PAGE_ACCESSED
@@ -272,6 +279,14 @@ cdef unsigned long x86_hw_walk(Cpu *cpu, mm_struct *mm, unsigned long address, u
         if not deny & _PAGE_NX:
             table |= <unsigned long>1 << KMM_ACCESS_EXEC
         return table
+
+
+cdef unsigned long x86_hw_walk(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil:
+    return hw_walk(cpu, mm, address, access, 39)
+
+
+cdef unsigned long la57_hw_walk(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil:
+    return hw_walk(cpu, mm, address, access, 48)
 
 
 # ---- TLB flush; context of all: IRQs on, no lock that an IRQ-off section spins on ----
@@ -295,19 +310,6 @@ cdef void flush_tlb_func(Cpu *target, void *info) noexcept nogil:
         flush_here(target, <flush_tlb_info *>info)
 
 
-# Is any bit but the Cpu's own set?
-cdef inline bint others_in_cpumask(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    cdef u32 word
-    cdef unsigned long bits
-    for word in range(mm.machine.cpumask_words):
-        bits = READ_ONCE(cpu, &mm.mm_cpumask[word])
-        if word == cpu.id >> 6:
-            bits &= ~(<unsigned long>1 << (cpu.id & 63))
-        if bits:
-            return True
-    return False
-
-
 cdef void flush_tlb_others(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil:
     cdef flush_tlb_info info
     info.mm = mm
@@ -321,7 +323,7 @@ cdef void flush_tlb_others(Cpu *cpu, mm_struct *mm, unsigned long start, unsigne
         flush_here(cpu, &info)
         local_irq_enable(cpu)
         count_vm_event(cpu, TLB_FLUSH_LOCAL)
-    if unlikely(others_in_cpumask(cpu, mm)):
+    if unlikely(not tlb_mm_is_local(cpu, mm)):
         count_vm_event(cpu, TLB_FLUSH_REMOTE)
         smp_call_function_many(cpu, mm.mm_cpumask, flush_tlb_func, &info)
 
@@ -342,30 +344,6 @@ cdef void x86_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsi
 cdef void x86_flush_tlb_page(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil:
     address &= ~<unsigned long>PAGE_BITS_4K
     flush_tlb_others(cpu, mm, address, address + (1 << PAGE_SHIFT))
-
-
-# Context: after the flush. That interrupted every Cpu of mm_cpumask and was waited for, so every walk that began
-# before it, with IRQs off, has ended: the tables can go now.
-cdef void x86_tlb_remove_tables(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
-    cdef page *table = tlb.tables
-    cdef page *next
-    while table != NULL:
-        next = table.lru_next
-        table_page_free(cpu, tlb.mm, table)
-        table = next
-    tlb.tables = NULL
-
-
-cdef void do_nothing(Cpu *target, void *info) noexcept nogil:
-    pass
-
-
-# Context: IRQs on. After it, every IRQ-off section that ran on a Cpu of the mm when it was called has ended.
-cdef void x86_serialize_against_pte_lookup(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    ipi_lockdep_wait(cpu, b"serialize_against_pte_lookup")
-    smp_mb(cpu) # the caller's change before the read of mm_cpumask; pairs as in flush_tlb_others()
-    if others_in_cpumask(cpu, mm):
-        smp_call_function_many(cpu, mm.mm_cpumask, do_nothing, NULL)
 
 
 # ---- x86-paravirt ----
@@ -391,7 +369,7 @@ cdef void pv_flush_tlb_others(Cpu *cpu, mm_struct *mm, unsigned long start, unsi
         flush_here(cpu, &info)
         local_irq_enable(cpu)
         count_vm_event(cpu, TLB_FLUSH_LOCAL)
-    if not others_in_cpumask(cpu, mm):
+    if tlb_mm_is_local(cpu, mm):
         return
     count_vm_event(cpu, TLB_FLUSH_REMOTE)
     for word in range(mm.machine.cpumask_words):
@@ -426,25 +404,6 @@ cdef void pv_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsig
 cdef void pv_flush_tlb_page(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil:
     address &= ~<unsigned long>PAGE_BITS_4K
     pv_flush_tlb_others(cpu, mm, address, address + (1 << PAGE_SHIFT))
-
-
-# Context: RCU callback; the mm may be gone.
-cdef void tlb_remove_table_rcu(Cpu *cpu, rcu_head *head) noexcept nogil:
-    count_vm_event(cpu, NR_PGTABLE_FREE)
-    put_page(cpu, <page *>(<char *>head - <size_t>&(<page *>NULL).lru_next))
-
-
-# Context: after the flush, which waited for nobody who was stopped: lockless walkers are in an RCU read section. The
-# table's list pointers become its rcu_head (a union in Linux).
-cdef void pv_tlb_remove_tables(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
-    cdef page *table = tlb.tables
-    cdef page *next
-    while table != NULL:
-        next = table.lru_next
-        atomic_dec(cpu, &tlb.mm.nr_ptes)
-        call_rcu(cpu, <rcu_head *>&table.lru_next, tlb_remove_table_rcu)
-        table = next
-    tlb.tables = NULL
 
 
 cdef arch_ops x86_ops
@@ -489,15 +448,25 @@ x86_ops.access_permitted = x86_access_permitted
 x86_ops.flush_tlb_mm = x86_flush_tlb_mm
 x86_ops.flush_tlb_range = x86_flush_tlb_range
 x86_ops.flush_tlb_page = x86_flush_tlb_page
-x86_ops.tlb_remove_tables = x86_tlb_remove_tables
-x86_ops.serialize_against_pte_lookup = x86_serialize_against_pte_lookup
+x86_ops.tlb_remove_tables = tlb_remove_tables_now
+x86_ops.serialize_against_pte_lookup = tlb_remove_table_sync_one
 x86_ops.memory_model = KMM_MODEL_TSO
 x86_ops.rcu_table_free = 0
 x86_ops.hw_walk = x86_hw_walk
 x86_ops.table_descend = x86_table_descend
-
-
 x86_ops.vcpu_preemption = 0
+x86_ops.map_window = 0x7ffffffff000
+x86_ops.tlb_broadcast = 0
+
+cdef arch_ops la57_ops
+
+la57_ops = x86_ops
+la57_ops.name = b"x86-5level"
+la57_ops.levels = 5
+la57_ops.level_shift[:] = [12, 21, 30, 39, 48]
+la57_ops.level_bits[:] = [9, 9, 9, 9, 9]
+la57_ops.task_size = 0x00fffffffffff000
+la57_ops.hw_walk = la57_hw_walk
 
 cdef arch_ops pv_ops
 
@@ -506,7 +475,7 @@ pv_ops.name = b"x86-paravirt"
 pv_ops.flush_tlb_mm = pv_flush_tlb_mm
 pv_ops.flush_tlb_range = pv_flush_tlb_range
 pv_ops.flush_tlb_page = pv_flush_tlb_page
-pv_ops.tlb_remove_tables = pv_tlb_remove_tables
+pv_ops.tlb_remove_tables = tlb_remove_tables_rcu
 pv_ops.rcu_table_free = 1
 pv_ops.vcpu_preemption = 1
 
@@ -520,6 +489,15 @@ cdef class X86(Arch):
         self.description = "x86-64, 4-level page tables, IPI shootdown, TSO"
 
 
+cdef class X865Level(Arch):
+    """x86-64 with 5-level page tables (LA57): 56 bits of user addresses."""
+
+    def __cinit__(self) -> None:
+        self.ops = &la57_ops
+        self.name = "x86-5level"
+        self.description = "x86-64, 5-level page tables (LA57), IPI shootdown, TSO"
+
+
 cdef class X86Paravirt(Arch):
     """x86-64 as a guest: flushes do not interrupt stopped vCPUs, page tables are freed by RCU."""
 
@@ -527,6 +505,11 @@ cdef class X86Paravirt(Arch):
         self.ops = &pv_ops
         self.name = "x86-paravirt"
         self.description = "x86-64 as a guest: flush by hypercall, page tables freed by RCU, TSO"
+
+
+def make_5level_arch() -> Arch:
+    """A new x86-5level backend."""
+    return X865Level()
 
 
 def make_paravirt_arch() -> Arch:

@@ -18,6 +18,13 @@ def make_arch() -> Arch:
     return _x86.make_arch()
 
 
+def make_5level_arch() -> Arch:
+    """A new x86-64 backend with 5-level page tables: 57-bit addresses, the upper half of them the kernel's."""
+    from pykmm_plugins.arch import _x86
+
+    return _x86.make_5level_arch()
+
+
 def make_paravirt_arch() -> Arch:
     """A new backend of x86-64 as a guest: flushes do not wait for stopped vCPUs, page tables are freed by RCU."""
     from pykmm_plugins.arch import _x86
@@ -27,7 +34,9 @@ def make_paravirt_arch() -> Arch:
 
 @hookimpl
 def pykmm_register_arch(registry: Registry) -> None:
-    """Offer the backends under the names ``x86`` and ``x86-paravirt``."""
+    """Offer the backends under the names ``x86``, ``x86-5level`` and ``x86-paravirt``."""
     registry.add("x86", make_arch, description="x86-64, 4-level page tables, IPI shootdown, TSO")
+    registry.add("x86-5level", make_5level_arch,
+                 description="x86-64, 5-level page tables (LA57), IPI shootdown, TSO")
     registry.add("x86-paravirt", make_paravirt_arch,
                  description="x86-64 as a guest: flush by hypercall, page tables freed by RCU, TSO")

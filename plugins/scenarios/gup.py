@@ -2,9 +2,9 @@
 """Pins: lockless walks against whoever changes page tables, and what a pin promises.
 
 A ``pin`` stands for a driver that hands pages to a device, ``unpin`` for the end of its transfer: it says what the
-device must read from the pages, or what it writes to them. R19 is not here: nothing reaches the page tables of an address
-space without a lock from a CPU that is not in its ``mm_cpumask`` (there are no huge pages of files, and pins of another
-process take mmap_sem).
+device must read from the pages, or what it writes to them. R19 is not here: nothing reaches the page tables of an
+address space without a lock from a CPU that is not in its ``mm_cpumask`` (there are no huge pages of files, and pins of
+another process take mmap_sem).
 """
 from __future__ import annotations
 

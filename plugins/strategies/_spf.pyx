@@ -29,7 +29,7 @@ Who runs against whom
 Barriers: those of the sections stand in mm/speculative. An entry that was changed inside a section is seen under the
 PTL, whose acquire orders the second check after it.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, READ_ONCE_PTR
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry
 from pykmm_ext.kernel.spinlock cimport spin_trylock, spin_unlock, spinlock_t
@@ -154,13 +154,13 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
         return VM_FAULT_RETRY
     pmd = mm_find_pmd(cpu, mm, address)
     if pmd != NULL:
-        vmf.orig_pmd = READ_ONCE(cpu, pmd)
+        vmf.orig_pmd = READ_ONCE_DEP(cpu, pmd, 1)
         table = arch.table_descend(vmf.orig_pmd, 1)
     if unlikely(table == 0):
         walk_end(cpu, arch)
         reason[0] = SPF_NO_PAGE_TABLE
         return VM_FAULT_RETRY
-    vmf.orig_pte = READ_ONCE(cpu, table_entry(mm, table, 0, vmf.address))
+    vmf.orig_pte = READ_ONCE_DEP(cpu, table_entry(mm, table, 0, vmf.address), 1)
     walk_end(cpu, arch)
 
     vmf.pmd = pmd

@@ -40,7 +40,7 @@ Who runs against whom
 Barriers: as in the corrected strategy, but for rmb=after, with which nothing keeps what the caller read before
 vma_has_changed() in front of its loads (harmless on TSO).
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, smp_rmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, smp_rmb
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.seqlock cimport (
     raw_read_seqcount, read_seqcount_retry, write_seqcount_begin_nested, write_seqcount_end,
@@ -213,7 +213,7 @@ cdef bint lookup_pte(Cpu *cpu, mm_struct *mm, vm_fault *vmf, const rfc5_options 
     vmf.pmd = pmd
     vmf.orig_pmd = pmdval
     if found and o.pmd_recheck:
-        vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, pmdval, vmf.address))
+        vmf.orig_pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, vmf.address), 1)
     end(cpu, o, arch)
     if not found or o.pmd_recheck:
         return found
@@ -227,7 +227,7 @@ cdef bint lookup_pte(Cpu *cpu, mm_struct *mm, vm_fault *vmf, const rfc5_options 
         vmf.orig_pte = 0
         return not arch.table_none(vmf.orig_pmd)
     vmf.orig_pmd = pmdval
-    vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, pmdval, vmf.address))
+    vmf.orig_pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, vmf.address), 1)
     return True
 
 

@@ -10,8 +10,9 @@ Plugins register them (hook ``pykmm_register_scenarios``); ``pykmm list`` shows 
 """
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ __all__ = ["KINDS", "MEMORY_MODELS", "Config", "Scenario", "get", "register"]
 #: Kinds of violations that the check engine reports.
 KINDS = frozenset({
     "use-after-free", "stale-tlb", "wrong-value", "deadlock", "livelock", "lock-order", "sleep-in-atomic",
-    "rcu-not-held", "data-race", "leak", "broken-structure", "assertion", "lock-held", "crash", "pinned-page",
+    "rcu-not-held", "data-race", "leak", "broken-structure", "assertion", "lock-held", "crash",
+    "exception", "pinned-page",
 })
 #: What the check engine can put under the primitives; None in a Config: what the arch has.
 MEMORY_MODELS = ("sc", "tso", "pso", "power")
+#: Bytes of the pages that sizes in a Config are for.
+SMALL_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Config:
     quirks: tuple[str, ...] = ()            #: fixes of the mm to do without (``Machine(quirks=...)``)
     memory_model: str | None = None         #: one of MEMORY_MODELS; None = the arch's own
     preemptions: int | None = None          #: the space is searched up to this many preemptions; None = all of it
-    memory: str = "1M"                      #: simulated memory
-    fault_around: str = "4K"                #: one page: off
+    memory: str = "1M"                      #: simulated memory, for pages of 4 KiB: as many frames of larger ones
+    fault_around: str = "4K"                #: for pages of 4 KiB: as many larger ones; one page = off
 
     def __post_init__(self) -> None:
         if self.memory_model is not None and self.memory_model not in MEMORY_MODELS:
@@ -48,12 +52,32 @@ class Config:
         if self.preemptions is not None and self.preemptions < 0:
             raise ValueError(f"preemptions must not be negative, not {self.preemptions}")
 
+    @property
+    def page_size(self) -> int:
+        """Bytes in a page of the arch. ValueError: no such arch."""
+        from pykmm.plugin import get_plugin_manager
+
+        shift = get_plugin_manager().arches.make(self.arch).geometry()["page_shift"]
+        assert isinstance(shift, int)
+        return 1 << shift
+
+    def scaled(self) -> Config:
+        """The same with `memory` and `fault_around` in bytes of the arch's pages: not to be scaled again."""
+        from pykmm.machine import parse_size
+
+        by = self.page_size // SMALL_PAGE
+        if by == 1:
+            return self
+        return replace(self, memory=str(by * parse_size(self.memory)),
+                       fault_around=str(by * parse_size(self.fault_around)))
+
     def machine(self, cpus: int = 2) -> Machine:
         """A machine like this with `cpus` CPUs; a context manager. Errors as :class:`pykmm.Machine`."""
         from pykmm.machine import Machine
 
-        return Machine(arch=self.arch, strategy=self.strategy, cpus=cpus, memory=self.memory,
-                       fault_around=self.fault_around, quirks=self.quirks)
+        scaled = self.scaled()
+        return Machine(arch=self.arch, strategy=self.strategy, cpus=cpus, memory=scaled.memory,
+                       fault_around=scaled.fault_around, quirks=self.quirks)
 
     def __str__(self) -> str:
         words = [self.strategy]
@@ -72,7 +96,9 @@ class Scenario:
 
     name: str
     title: str                              #: one line
-    build: Callable[[], Tape]               #: a new tape each time
+    #: A new tape each time. A parameter called `page` is the size of a page in bytes; without one the scenario is for
+    #: arches with pages of 4 KiB.
+    build: Callable[..., Tape]
     fixed: Config                           #: exhausting it finds nothing
     buggy: Config | None = None             #: without the fix; None: nothing is known to be wrong
     expected: frozenset[str] = frozenset()  #: kinds of violations, one of which `buggy` shows
@@ -88,8 +114,13 @@ class Scenario:
         if (self.buggy is None) != (not self.expected):
             raise ValueError(f"scenario {self.name!r}: a buggy configuration and the kinds it shows go together")
 
-    def tape(self) -> Tape:
-        """A new tape."""
+    def tape(self, page: int = SMALL_PAGE) -> Tape:
+        """A new tape for an arch with pages of `page` bytes. ValueError: it is not made for those."""
+        if "page" in inspect.signature(self.build).parameters:
+            return self.build(page)
+        if page != SMALL_PAGE:
+            raise ValueError(f"scenario {self.name!r} is written for pages of {SMALL_PAGE} bytes, not {page}: the "
+                             "function that builds it takes no `page`")
         return self.build()
 
     @property

@@ -134,6 +134,18 @@ def outcomes_of(program: Program, exploration: Exploration) -> dict[Any, int]:
     return {program.outcome(number): count for number, count in exploration.outcomes.items()}
 
 
+def _named(violations: Sequence[tuple[str, str, tuple[int, ...], int, int]]) -> list[Found]:
+    """What the engine found, with names for addresses of code, and what is the same then once."""
+    from pykmm.checking.symbols import with_names
+
+    found: dict[tuple[str, str], Found] = {}
+    for kind, message, schedule, execution, count in violations:
+        one = Found(kind, with_names(message), schedule, execution, count)
+        old = found.get((kind, one.message))
+        found[kind, one.message] = one if old is None else replace(old, count=old.count + count)
+    return list(found.values())
+
+
 def run_part(program: Program, settings: Settings, *, prefix: Prefix = (), seed: int | None = None,
              max_executions: int | None = None, max_seconds: float | None = None,
              progress: Callable[[int], None] | None = None) -> Part:
@@ -167,7 +179,7 @@ def run_part(program: Program, settings: Settings, *, prefix: Prefix = (), seed:
     return Part(
         exploration.finished and not stopped, exploration.bounded, exploration.executions, exploration.blocked,
         exploration.failed, exploration.steps, outcomes_of(program, exploration),
-        [Found(*found) for found in exploration.violations], stopped)
+        _named(exploration.violations), stopped)
 
 
 def chunks(settings: Settings) -> Iterator[tuple[int, int]]:
@@ -225,7 +237,7 @@ def follow(program: Program, schedule: Sequence[int], memory_model: str,
 def replay(source: Source, schedule: Sequence[int], memory_model: str, *, program: Program | None = None,
            max_steps: int = 100_000) -> Trace:
     """The steps of one schedule; ``trace.kind`` says what it ended with. ValueError where it cannot be followed."""
-    from pykmm.checking.symbols import callers
+    from pykmm.checking.symbols import callers, with_names
     from pykmm.checking.trace import make_trace
 
     program = source.program() if program is None else program
@@ -236,5 +248,5 @@ def replay(source: Source, schedule: Sequence[int], memory_model: str, *, progra
         if exploration.diverged or len(schedule) > len(steps):
             raise ValueError(f"the schedule cannot be followed: {source.name!r} does something else now")
         kind, message = exploration.last or ("", "")
-        return make_trace(steps, program.nr_vcpus, kind=kind, message=message, at_end=exploration.at_end,
+        return make_trace(steps, program.nr_vcpus, kind=kind, message=with_names(message), at_end=exploration.at_end,
                           functions=functions)

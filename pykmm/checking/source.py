@@ -92,6 +92,13 @@ def _of_tape(tape: Tape, name: str, variant: str, config: Config, cpus: int | No
         config.memory_model or _memory_model(config.arch), config.preemptions, options, expected)
 
 
+def _on_arch(config: Config, changed: dict[str, str]) -> Config:
+    """What the caller asks for instead; sizes that it does not name grow with the pages of the arch."""
+    config = replace(config, **changed)  # type: ignore[arg-type]
+    scaled = config.scaled()
+    return replace(scaled, memory=config.memory) if "memory" in changed else scaled
+
+
 class _Made:
     """A program that exists already: only for this process, and one search at a time."""
 
@@ -122,7 +129,7 @@ def find(what: Checkable, *, variant: str = "fixed", strategy: str | None = None
                if value is not None}
     if isinstance(scenario, Tape):
         options = dict(changed) | ({} if cpus is None else {"cpus": str(cpus)})
-        return _of_tape(scenario, "tape", "", replace(Config(), **changed), cpus, options, frozenset())  # type: ignore[arg-type]
+        return _of_tape(scenario, "tape", "", _on_arch(Config(), changed), cpus, options, frozenset())
     if isinstance(scenario, Scenario):
         config = scenario.fixed if variant == "fixed" else scenario.buggy
         if config is None:
@@ -131,8 +138,8 @@ def find(what: Checkable, *, variant: str = "fixed", strategy: str | None = None
         if cpus is not None:
             options["cpus"] = str(cpus)
         expected = scenario.expected if variant == "buggy" and not options else frozenset()
-        config = replace(config, **changed)  # type: ignore[arg-type]
-        tape: object = scenario.tape()
+        config = _on_arch(config, changed)
+        tape: object = scenario.tape(config.page_size)
         if isinstance(tape, Tape):
             return _of_tape(tape, scenario.name, variant, config, cpus, options, expected)
         raise TypeError(f"scenario {scenario.name!r} builds a {type(tape).__name__}, not a Tape")

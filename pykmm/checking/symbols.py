@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Symbol", "callers", "demangle", "lookup"]
+__all__ = ["Symbol", "callers", "demangle", "lookup", "with_names"]
 
 _SHT_SYMTAB, _SHT_DYNSYM, _STT_FUNC, _PT_LOAD = 2, 11, 2, 1
 _SYM = np.dtype([("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2"), ("value", "<u8"), ("size", "<u8")])
 #: Modules whose functions are the engine's own, not of what it runs.
 ENGINE = ("pykmm_ext.engine.check",)
 _SUFFIX = re.compile(r"\.(?:part|isra|constprop|cold|lto_priv)(?:\.\d+)*")
+_PLACE = re.compile(r"\bat pc 0x([0-9a-f]+)")   # check_race.h: race_side()
 _CYTHON = re.compile(r"__pyx_(?:f|pf|pw|fuse_\d+)_?")
 
 
@@ -153,6 +154,15 @@ def lookup(address: int) -> Symbol | None:
     if place is None:
         return None
     return Symbol(_module_name(place[0]), demangle(_table(place[0]).name(place[1])))
+
+
+def with_names(message: str) -> str:
+    """A message of the engine: "a plain store at pc 0x7f..." becomes "a plain store in mmap.vma_link()"."""
+    def name(match: re.Match[str]) -> str:
+        symbol = lookup(int(match[1], 16))
+        return f"in {symbol}()" if symbol is not None and symbol.name else "in an unknown function"
+
+    return _PLACE.sub(name, message)
 
 
 def callers(frames: list[int]) -> list[Symbol]:

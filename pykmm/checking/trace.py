@@ -45,7 +45,8 @@ class Row:
 
     step: int                       #: number, from 0
     cpu: int                        #: the column
-    agent: str                      #: "cpu"; "buffer": a store becomes visible; "irq": an interrupt handler runs
+    agent: str                      #: "cpu"; "buffer": a store becomes visible; "irq": an interrupt handler runs;
+                                    #: "barrier": smp_mb_heavy() of another CPU makes this one execute a full barrier
     op: str                         #: load, store, rmw, lock, ...
     text: str                       #: "store pte 3: 0 -> 0x67"
     function: str                   #: "memory.set_pte": the innermost function of what is checked; "" = not known
@@ -86,6 +87,8 @@ def _sentence(step: Step, agent: str, name: str) -> str:
         return f"{name}: {_change(old, new)} becomes visible"
     if agent == "irq":
         return "an interrupt handler runs" if op == "handler" else f"{op} {name}"
+    if agent == "barrier":
+        return "full barrier, for another CPU's smp_mb_heavy()"
     if op == "load":
         return f"{_ORDER[step['order'] & 3]}load {name} = {number(step['result'])}"
     if op == "await":
@@ -102,7 +105,8 @@ def _sentence(step: Step, agent: str, name: str) -> str:
     if op == "choose":
         return f"choice of {step['sub']}: {step['result']}" if step["sub"] > 1 else "barrier: the store buffer is empty"
     return {"irq-off": "IRQs off", "irq-on": "IRQs on", "ipi-send": f"send an IPI ({name})",
-            "ipi-wait": "all IPIs are handled"}.get(op, f"{op} {name}".rstrip())
+            "ipi-wait": "all IPIs are handled", "membarrier-send": "smp_mb_heavy: every CPU is to execute one",
+            "membarrier-wait": "smp_mb_heavy: every CPU has"}.get(op, f"{op} {name}".rstrip())
 
 
 def _writes(step: Step) -> bool:
@@ -124,12 +128,18 @@ def _causes(steps: Sequence[Step], ncpus: int) -> list[set[int]]:
     flushed: dict[int, int] = {}
     sends: list[int] = []
     handlers: list[int] = []
+    heavy: list[int] = []
+    barriers: list[int] = []
     for i, step in enumerate(steps):
         before: set[int] = set()
         agent, cpu = step["agent"], step["cpu"]
         if agent in last:
             before.add(last[agent])
-        if agent >= 2 * ncpus:
+        if step["op"] == "membarrier":
+            before.update(heavy)
+            before.update(last[a] for a in last if steps[last[a]]["cpu"] == cpu)
+            barriers.append(i)
+        elif agent >= 2 * ncpus:
             count = flushed[cpu] = flushed.get(cpu, 0) + 1
             issuers = [at for at, stores in issued.get(cpu, ()) if stores < count]
             if issuers:
@@ -141,9 +151,13 @@ def _causes(steps: Sequence[Step], ncpus: int) -> list[set[int]]:
             issued.setdefault(cpu, []).append((i, step["pending"] + flushed.get(cpu, 0)))
             if step["op"] == "ipi-wait":
                 before.update(handlers)
+            if step["op"] == "membarrier-wait":
+                before.update(barriers)
             if step["op"] == "ipi-send":
                 sends.append(i)
-            if step["op"] in ("choose", "rmw", "lock", "ipi-send"):     # the buffer was empty
+            if step["op"] == "membarrier-send":
+                heavy.append(i)
+            if step["op"] in ("choose", "rmw", "lock", "ipi-send", "membarrier-send"):  # the buffer was empty
                 before.update(last[a] for a in last if a >= 2 * ncpus and steps[last[a]]["cpu"] == cpu)
         if step["address"]:
             word = step["address"] >> 3
@@ -247,7 +261,8 @@ def make_trace(steps: Sequence[Step], ncpus: int, *, kind: str = "", message: st
     unnamed: dict[str, str] = {}
     rows: list[Row] = []
     for step in steps:
-        agent = "cpu" if step["agent"] < ncpus else "irq" if step["agent"] < 2 * ncpus else "buffer"
+        agent = ("cpu" if step["agent"] < ncpus else "irq" if step["agent"] < 2 * ncpus
+                 else "barrier" if step["op"] == "membarrier" else "buffer")
         cpu, name = step["cpu"], step["object"]
         if name.startswith("0x"):   # nobody knows it: a number that is the same in every process
             name = unnamed.setdefault(name, f"object #{len(unnamed)}")

@@ -3,9 +3,13 @@
 # and fills `prog`; the functions it points to follow the contexts given in the header.
 from pykmm_ext.machine.cpu cimport Cpu, kmm_event, u32, u64
 
+cdef extern from "kmm/plain.h" nogil:
+    const int KMM_PLAIN_BUILD
+
 cdef extern from "kmm/check.h" nogil:
     enum:
         CHECK_MAX_VCPUS
+        CHECK_PYTHON, CHECK_PYTHON_INSIDE
         KMM_QUERY_PENDING, KMM_QUERY_STALE, KMM_QUERY_SEQ, KMM_QUERY_LAST, KMM_QUERY_FLUSHED
         KMM_TLB_FILLED
     cdef enum kmm_lock_op:
@@ -27,6 +31,7 @@ cdef extern from "kmm/check.h" nogil:
     const char *CHECK_LOCK_HELD
     const char *CHECK_PIN
     const char *CHECK_CRASH
+    const char *CHECK_EXCEPTION
     cdef struct check_program:
         size_t size
         const char *name
@@ -45,6 +50,9 @@ cdef extern from "kmm/check.h" nogil:
         void (*lock)(void *priv, Cpu *cpu, void *lock, kmm_lock_op op, int what) noexcept nogil
         void (*describe)(void *priv, const void *p, char *buf, size_t n) noexcept nogil
         u32 python
+        const void *shared
+        const void *frames
+        size_t shared_size, frames_size
     void check_fail(Cpu *cpu, const char *kind, const char *message)
     u32 check_choose(Cpu *cpu, u32 n)
     void check_forget(Cpu *cpu, const void *p, size_t n)

@@ -42,7 +42,7 @@ cdef extern from "kmm/check_search.h" nogil:
     enum:
         MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER
         EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT, EXPLORER_REPLAY
-        AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ
+        AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ, AGENT_MB
         CHECK_MAX_AGENTS, CHECK_VIEW, CHECK_FRAMES
     const char **pend_names
     ctypedef struct kmm_fiber:
@@ -98,7 +98,7 @@ cdef extern from "kmm/check_search.h" nogil:
         check_program prog
         int model
         int explorer
-        u32 nr_vcpus, nr_agents
+        u32 nr_vcpus, nr_agents, first_flush, first_mb
         vcpu_t *vcpus
         agent_t *agents
         const check_carrier *carrier
@@ -144,7 +144,9 @@ cdef extern from "kmm/check_search.h" nogil:
         u32 failed_run, blocked_run
         char *kind
         char *message
-        void *cells
+        void *syncs
+        void *race_words
+        void *race_accesses
     int check_run(check_t *c, u64 max, bint stop)
     int next_part(check_t *c)
     u64 graph_hash(check_t *c)
@@ -185,6 +187,9 @@ EXPLORERS = {
     "dpor": EXPLORER_DPOR, "dfs": EXPLORER_DFS, "random": EXPLORER_RANDOM, "pct": EXPLORER_PCT,
     "replay": EXPLORER_REPLAY,
 }
+
+#: This build sees the plain accesses of the mm, of kernel/ and of strategies (PYKMM_PLAIN=1): their data races are found.
+PLAIN_ACCESSES = bool(KMM_PLAIN_BUILD)
 
 #: Kinds of barriers by name, for mutation tests.
 BARRIERS = {"mb": 0, "rmb": 1, "wmb": 2, "mb_light": 3, "mb_heavy": 4, "lwsync": 5, "release": 6, "acquire": 7,
@@ -316,14 +321,15 @@ cdef class Exploration:
             c.weaken |= <u32>1 << <u32>BARRIERS[name]
         c.weaken_which = weaken_which
         c.races = program.prog.plain
-        # vCPUs, their interrupt handlers, their store buffers.
-        c.nr_agents = 2 * n
+        # vCPUs, their interrupt handlers, their store buffers, the barriers that smp_mb_heavy() of others wants of them.
+        c.first_flush = 2 * n
         per = 0
         if memory_model == "tso":
             per = 1
         elif memory_model != "sc":
-            per = min(<u32>16, (CHECK_MAX_AGENTS - 2 * n) // n)
-        c.nr_agents += n * per
+            per = min(<u32>16, (CHECK_MAX_AGENTS - 3 * n) // n)
+        c.first_mb = c.first_flush + n * per
+        c.nr_agents = c.first_mb + (n if per else 0)
         for a in range(c.nr_agents):
             if a < n:
                 c.agents[a].kind = AGENT_VCPU
@@ -331,6 +337,9 @@ cdef class Exploration:
             elif a < 2 * n:
                 c.agents[a].kind = AGENT_IRQ
                 c.agents[a].vcpu = <u8>(a - n)
+            elif a >= c.first_mb:
+                c.agents[a].kind = AGENT_MB
+                c.agents[a].vcpu = <u8>(a - c.first_mb)
             else:
                 c.agents[a].kind = AGENT_FLUSH
                 c.agents[a].vcpu = <u8>((a - 2 * n) // per)
@@ -423,7 +432,9 @@ cdef class Exploration:
         free(c.outcomes)
         free(c.outcome_slots)
         free(c.trace)
-        free(c.cells)
+        free(c.syncs)
+        free(c.race_words)
+        free(c.race_accesses)
         free(c)
 
     # vCPUs that run Python code: their threads live as long as one call of run(), replay() or split().
@@ -618,10 +629,10 @@ cdef class Exploration:
         return found
 
     def agent_name(self, u32 agent):
-        """"Cpu 1", "Cpu 1 buffer", "Cpu 1 irq"."""
+        """"Cpu 1", "Cpu 1 buffer", "Cpu 1 irq", "Cpu 1 barrier"."""
         if agent >= self.c.nr_agents:
             raise ValueError(f"no agent {agent}")
-        kind = {AGENT_VCPU: "", AGENT_IRQ: " irq", AGENT_FLUSH: " buffer"}[self.c.agents[agent].kind]
+        kind = {AGENT_VCPU: "", AGENT_IRQ: " irq", AGENT_FLUSH: " buffer", AGENT_MB: " barrier"}[self.c.agents[agent].kind]
         return f"Cpu {self.c.agents[agent].vcpu}{kind}"
 
     def replay(self, schedule):

@@ -11,6 +11,7 @@ address space and file is gone, whether anything is left.
 The words by which a stream waits for another one, and what setup produced, lie outside of the machine, at fixed
 addresses, and are copied back with it.
 """
+from cpython.ref cimport PyObject
 from libc.errno cimport ENOMEM
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
@@ -20,8 +21,9 @@ import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
-    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_PIN, CHECK_STALE_TLB, CHECK_UAF,
-    CHECK_WRONG_VALUE, Program, check_fail, check_forget, check_program, kmm_lock_op,
+    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_PIN, CHECK_PYTHON_INSIDE,
+    CHECK_STALE_TLB, CHECK_UAF, CHECK_WRONG_VALUE, KMM_PLAIN_BUILD, Program, check_fail, check_forget, check_program,
+    kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_PIN, KMM_OP_STORE, KMM_OP_UNPIN, TAPE_DATA_DIFFERS, TapeArrays,
@@ -30,6 +32,7 @@ from pykmm_ext.engine.tape_ops cimport (
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
+from pykmm_ext.handle cimport raise_exceptions
 from pykmm_ext.kernel.atomic cimport READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32, xchg
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
@@ -57,6 +60,7 @@ from pykmm_ext.mm.mm_types cimport (
     GUP_PIN_COUNTING_BIAS, KMM_ACCESS_WRITE, machine, page, page_to_pfn, vm_area_struct,
 )
 from pykmm_ext.mm.validate cimport validate_machine, violation
+from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
 from pykmm_ext.strategy cimport Strategy, strategy_get_ops
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
@@ -91,6 +95,7 @@ cdef struct tape_check:
     mm_slot *mms
     stream *streams
     u32 *npinned
+    PyObject *python        # the strategy, if it is a PythonStrategy; the TapeCheck holds it
 
 
 # ---- one execution ----
@@ -114,6 +119,9 @@ cdef int tape_reset(void *priv) noexcept nogil:
         t.vcpus[i].held = 0
     shadow_reset(&t.shadow)
     lockdep_watch_reset(&t.watch)
+    if t.python != NULL:
+        with gil:
+            python_strategy_reset(<PythonStrategy>t.python)
     return 0
 
 
@@ -518,7 +526,11 @@ cdef class TapeCheck(Program):
         if t.ld == NULL or shadow_init(&t.shadow, run, t.labels) != 0:
             raise MemoryError()
         lockdep_watch_init(&t.watch, t.ld, t.m)
+        if isinstance(strategy, PythonStrategy):
+            t.python = <PyObject *>strategy
+            self.prog.python = CHECK_PYTHON_INSIDE
         self.setup()
+        raise_exceptions(t.m)
         self.prog.size = sizeof(check_program)
         self.prog.name = b"tape"
         self.prog.priv = t
@@ -532,6 +544,12 @@ cdef class TapeCheck(Program):
         self.prog.event = tape_event
         self.prog.lock = tape_lock
         self.prog.describe = tape_describe
+        if KMM_PLAIN_BUILD:
+            self.prog.plain = True
+            self.prog.shared = region_of(t.m)
+            self.prog.shared_size = region_of(t.m).bytes
+            self.prog.frames = t.m.mem_base
+            self.prog.frames_size = region_of(t.m).frame_bytes
 
     cdef find_stored(self):
         cdef tape_check *t = self.t

@@ -8,7 +8,7 @@ of pykmm_ext.kernel.primitives; their words lie in an arena that looks the same 
 from cpython.ref cimport PyObject
 
 from pykmm_ext.engine.check cimport (
-    CHECK_ASSERTION, CHECK_MAX_VCPUS, CHECK_RCU, Program, check_fail, check_program,
+    CHECK_ASSERTION, CHECK_MAX_VCPUS, CHECK_PYTHON, CHECK_RCU, Program, check_fail, check_program,
 )
 from pykmm_ext.kernel.primitives cimport (
     arena_describe, copy_error, cpuset_for_engine, cpuset_reset, cpuset_this_vcpu,
@@ -49,7 +49,7 @@ cdef class PythonProgram(Program):
         self.prog.priv = <PyObject *>self
         self.prog.nr_vcpus = nr_vcpus
         self.prog.plain = True
-        self.prog.python = True
+        self.prog.python = CHECK_PYTHON
         self.prog.reset = explore_reset
         self.prog.cpu = explore_cpu
         self.prog.vcpu = explore_vcpu

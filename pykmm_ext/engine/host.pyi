@@ -36,6 +36,7 @@ class HostResult:
     major_faults: npt.NDArray[np.int64]
     moved: npt.NDArray[np.bool_]
     brk: dict[int, tuple[int, int]]
+    spans: list[tuple[int, int]]
 
 def supported() -> bool: ...
 def run(

@@ -50,7 +50,7 @@ cdef extern from "kmm/tape.h" nogil:
         KMM_OP_MMAP, KMM_OP_MUNMAP, KMM_OP_MPROTECT, KMM_OP_MREMAP, KMM_OP_MADVISE, KMM_OP_BRK, KMM_OP_MLOCK
         KMM_OP_MUNLOCK, KMM_OP_MSYNC, KMM_OP_MINCORE, KMM_OP_FORK, KMM_OP_EXEC, KMM_OP_EXIT, KMM_OP_MAP, KMM_OP_TOUCH
         KMM_OP_LOAD, KMM_OP_STORE, KMM_OP_PIN, KMM_OP_SETBRK, KMM_OP_MBIND, KMM_OP_UNPIN
-        KMM_OP_TRUNCATE
+        KMM_OP_TRUNCATE, KMM_OP_NOP
 
 _MAX_SEGMENTS = 8192
 _FALLOCATE_MAX = 512 << 20
@@ -115,10 +115,12 @@ class HostResult:
     (LOAD) or page vector (MINCORE). ``pagemap``: (mm, address) -> u64 entries as asked for. ``minor_faults``,
     ``major_faults``: per stream (getrusage), including the few that the engine's own memory takes. ``moved``: MMAP
     took its slot since its hint was taken, or MREMAP could not grow in place. ``brk``: address space -> (start, end).
+    ``spans``: per stream, from the start barrier, when the operations of the threads' phase began and ended (nanoseconds,
+    without the NOPs that it begins with; 0, 0 where a stream has none).
     """
 
     __slots__ = ("result", "errno", "signal", "si_code", "fault_addr", "start_ns", "duration_ns", "elapsed_ns",
-                 "setup_ns", "maps", "loads", "pagemap", "minor_faults", "major_faults", "moved", "wall_ns", "brk")
+                 "setup_ns", "maps", "loads", "pagemap", "minor_faults", "major_faults", "moved", "wall_ns", "brk", "spans")
 
     def __repr__(self):
         return (f"<HostResult: {len(self.result)} operations, {int(np.count_nonzero(self.errno))} failed, "
@@ -203,6 +205,17 @@ def _files(program, specials, opened):
             os.posix_fallocate(fd, 0, size)
 
 
+def _spans(program):
+    """Per stream: the first and the last operation of the threads' phase, without the NOPs that it begins with."""
+    found = []
+    for s in range(len(program.stream_start) - 1):
+        first, last = int(program.stream_start[s]), int(program.stream_start[s + 1])
+        work = np.nonzero(program.ops["phase"][first:last] == 1)[0] + first
+        begin = np.nonzero(program.ops["op"][work] != KMM_OP_NOP)[0]
+        found.append((int(work[begin[0]]), int(work[-1])) if len(begin) else None)
+    return found
+
+
 def _stuck(program, segments, results, names):
     lines = []
     for seg in segments:
@@ -256,6 +269,10 @@ def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True,
     records["op"] = op
     records["how"] = where.how
     records["setup"] = ops["phase"] == 0
+    spans = _spans(program)
+    for span in spans:
+        if span is not None:
+            records["setup"][list(span)] |= 2       # KMM_HOST_STAMP
     users = {}
     for _, mm, _, last in segments:
         users.setdefault(mm, []).append(last)
@@ -446,6 +463,10 @@ def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True,
         out = _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, head.maps_next, nstreams,
                        special_names, stacks, timing, collect_maps)
         out.elapsed_ns, out.setup_ns, out.wall_ns = head.t_end, head.t_setup, wall
+        times = arena.view(at_results, _RESULT, n)
+        out.spans = [(0, 0) if span is None else
+                     (int(times["start"][span[0]]), int(times["start"][span[1]] + times["duration"][span[1]]))
+                     for span in spans]
         out.pagemap = {(mm, addr): arena.view(outs[k], np.uint64, count).copy()
                        for k, (mm, addr, count) in enumerate(queries)}
         return out

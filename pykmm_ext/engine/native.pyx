@@ -20,7 +20,7 @@ import os
 
 from pykmm_ext.binding cimport Machine
 from pykmm_ext.engine.tape_ops cimport (
-    TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, leave_mm, now_ns, run_op, run_state, stream, tape_end,
+    KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, leave_mm, now_ns, run_op, run_state, stream, tape_end,
     tape_start,
 )
 from pykmm_ext.handle cimport cpu_disown, cpu_own, machine_get, machine_put
@@ -91,15 +91,53 @@ cdef inline void publish(Cpu *cpu, stream *s, u32 count) noexcept nogil:
         kmm_wake_32(cpu, &s.progress, 0x7fffffff)
 
 
+# Context: the stream's thread, no locks, may sleep. Wait for what operation `i` waits for.
+cdef inline void await_others(native_run *native, run_state *run, Cpu *cpu, u32 i) noexcept nogil:
+    cdef u32 k
+    for k in range(run.dep_start[i], run.dep_start[i + 1]):
+        await_progress(cpu, &run.streams[run.dep_stream[k]], run.dep_pos[k] + 1, native.polls)
+
+
+# Context: the stream's thread, no locks, may sleep. Operations [first, last) of the stream, each after what it waits for.
+cdef void run_range(native_run *native, stream *s, u32 first, u32 last) noexcept nogil:
+    cdef run_state *run = s.run
+    cdef Cpu *cpu = s.cpu
+    cdef u64 before = 0
+    cdef u32 i
+    for i in range(first, last):
+        await_others(native, run, cpu, i)
+        if run.durations != NULL:
+            before = now_ns()
+        run_op(s, i)
+        if run.durations != NULL:
+            run.durations[i] = now_ns() - before
+        if run.awaited[i]:
+            publish(cpu, s, i + 1 - s.first)
+
+
+# Context: no stream runs. Which operations of each stream are the threads' phase.
+cdef void find_work(run_state *state) noexcept nogil:
+    cdef stream *s
+    cdef u32 i, k
+    for k in range(state.nstreams):
+        s = &state.streams[k]
+        i = s.first
+        while i < s.last and (state.ops[i].phase == 0
+                              or (state.ops[i].phase == 1 and state.ops[i].op == KMM_OP_NOP)):
+            i += 1
+        s.work_first = i
+        while i < s.last and state.ops[i].phase == 1:
+            i += 1
+        s.work_last = i
+
+
 # Context: a new OS thread without a Python thread state; drives one Cpu.
 cdef void *stream_main(void *arg) noexcept nogil:
     cdef native_thread *t = <native_thread *>arg
     cdef native_run *native = t.run
     cdef stream *s = t.s
-    cdef run_state *run = s.run
     cdef Cpu *cpu = s.cpu
-    cdef u32 i, k
-    cdef u64 before = 0
+    cdef u64 aside
     cdef u32 polls = native.polls
     cdef cpu_set_t host_cpus
     if t.host_cpu >= 0:
@@ -117,17 +155,14 @@ cdef void *stream_main(void *arg) noexcept nogil:
     if kmm_await_futex(cpu, &native.go, kmm_is_nonzero, 0) == 2:
         return NULL
     s.start_ns = now_ns()
-    for i in range(s.first, s.last):
-        for k in range(run.dep_start[i], run.dep_start[i + 1]):
-            await_progress(cpu, &run.streams[run.dep_stream[k]], run.dep_pos[k] + 1,
-                           native.polls)
-        if run.durations != NULL:
-            before = now_ns()
-        run_op(s, i)
-        if run.durations != NULL:
-            run.durations[i] = now_ns() - before
-        if run.awaited[i]:
-            publish(cpu, s, i + 1 - s.first)
+    run_range(native, s, s.first, s.work_first)
+    if s.work_first < s.work_last:
+        await_others(native, s.run, cpu, s.work_first)
+        aside = s.aside_ns
+        s.work_start_ns = now_ns()
+        run_range(native, s, s.work_first, s.work_last)
+        s.work_end_ns = now_ns() - (s.aside_ns - aside)
+    run_range(native, s, s.work_last, s.last)
     s.end_ns = now_ns()
     leave_mm(s)
     return NULL
@@ -161,7 +196,8 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
 
     Fills `results` (an address, 0 or -errno), `codes` (why an access failed) and `durations` (nanoseconds, or None),
     all by operation. Returns the elapsed nanoseconds, those of each stream, and the maps with which each address space
-    ended, as tuples (start, end, vm_flags, offset, major, minor, ino, name). ValueError for more streams than CPUs,
+    ended, as tuples (start, end, vm_flags, offset, major, minor, ino, name); and of each stream when the operations of the
+    threads' phase began and ended, in nanoseconds of one clock (0, 0 where it has none). ValueError for more streams than CPUs,
     MemoryError, OSError(EAGAIN) when the host refuses threads. Every blob has a zero byte behind its `blob_lens`.
     """
     cdef TapeArrays arrays = TapeArrays(ops, stream_start, dep_start, dep_stream, dep_pos, awaited, closes, results,
@@ -187,6 +223,7 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
                 cpu_own(machine.m.cpus[i])
         try:
             tape_start(arrays, machine.m)
+            find_work(state)
             native.go = 0
             native.nthreads = n
             # About half a millisecond of polling; none where the streams share processors.
@@ -205,7 +242,9 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
             if err < 0:
                 raise OSError(-err, f"the host refuses {n} threads")
             streams = []
+            spans = []
             for i in range(n):
+                spans.append((state.streams[i].work_start_ns, state.streams[i].work_end_ns))
                 if state.streams[i].last > state.streams[i].first:
                     first = min(first, state.streams[i].start_ns)
                     last = max(last, state.streams[i].end_ns - state.streams[i].aside_ns)
@@ -226,7 +265,7 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
                     else:
                         lines.append((v.start, v.end, v.flags, 0, 0, 0, 0, os.fsdecode(<bytes>v.name)))
                 maps[i] = lines
-            return (last - first if last else 0), streams, maps
+            return (last - first if last else 0), streams, maps, spans
         finally:
             tape_end(arrays)
             with nogil:

@@ -46,6 +46,8 @@ cdef struct stream:
     mm_struct *mm           # with a reference
     u64 start_ns, end_ns, aside_ns
     u8 *loaded              # where what a LOAD read goes as well, or NULL
+    u32 work_first, work_last       # operations of the threads' phase, without the NOPs that it begins with
+    u64 work_start_ns, work_end_ns  # the stream's own; 0 = it has none of them
     char pad2[128]
 
 # A program on its way. Everything but streams, mms, results, codes and durations is const while it runs.

@@ -8,6 +8,9 @@ cdef extern from "kmm/atomic.h" nogil:
     unsigned long READ_ONCE "kmm_read_once"(Cpu *cpu, const unsigned long *p)
     u32 READ_ONCE_32 "kmm_read_once_32"(Cpu *cpu, const u32 *p)
     void *READ_ONCE_PTR "kmm_read_once_ptr"(Cpu *cpu, const void *p)
+    unsigned long READ_ONCE_DEP "kmm_read_once_dep"(Cpu *cpu, const unsigned long *p, u32 back)
+    u32 READ_ONCE_DEP_32 "kmm_read_once_dep_32"(Cpu *cpu, const u32 *p, u32 back)
+    void *READ_ONCE_DEP_PTR "kmm_read_once_dep_ptr"(Cpu *cpu, const void *p, u32 back)
     void WRITE_ONCE "kmm_write_once"(Cpu *cpu, unsigned long *p, unsigned long v)
     void WRITE_ONCE_32 "kmm_write_once_32"(Cpu *cpu, u32 *p, u32 v)
     void WRITE_ONCE_PTR "kmm_write_once_ptr"(Cpu *cpu, void *p, const void *v)
@@ -51,6 +54,11 @@ cdef extern from "kmm/barrier.h" nogil:
     void smp_mb_light(Cpu *cpu)
     void smp_mb_heavy(Cpu *cpu)
     bint kmm_membarrier_register()
+
+cdef extern from "kmm/plain.h" nogil:
+    unsigned long data_race "kmm_data_race"(const unsigned long *p)
+    u32 data_race_32 "kmm_data_race_32"(const u32 *p)
+    void *data_race_ptr "kmm_data_race_ptr"(const void *p)
 
 cdef extern from "kmm/wait.h" nogil:
     void kmm_cpu_relax()

@@ -8,7 +8,8 @@ scenario     what must hold
 ===========  ===========================================================================================================
 spinlock     increments under the lock are not lost; its own algorithm runs
 seqlock      a reader that need not retry saw one writer's pair of words
-rwsem        a reader never sees half of a write; writes are not lost; nobody is left asleep; its own algorithm runs
+rwsem        a reader never sees half of a write; writes are not lost; nobody is left asleep; a writer that waits is
+             overtaken once: it gets in after a bounded number of steps; its own algorithm runs
 rcu          an object is alive as long as a reader that found it is inside, and what the reader wrote is seen
              afterwards; synchronize_rcu() or call_rcu()
 srcu         the same for SRCU
@@ -50,10 +51,13 @@ cdef extern from *:
     { return cpu->engine ? cpu->engine->load_dep(cpu, p, 8, KMM_RELAXED, dep) : *(volatile const unsigned long *)p; }
     #include <stdlib.h>
     static inline u32 last_load(Cpu *cpu) { return cpu->engine ? cpu->engine->last_load(cpu) : 0; }
+    /* How many steps the vCPU has taken. */
+    static inline u32 steps_of(Cpu *cpu) { return cpu->engine ? cpu->engine->query(cpu, KMM_QUERY_SEQ) : 0; }
     struct tree_item { struct rb_node node; unsigned long key; };
     """
     unsigned long load_through(Cpu *cpu, const unsigned long *p, u32 dep) nogil
     u32 last_load(Cpu *cpu) nogil
+    u32 steps_of(Cpu *cpu) nogil
     void *aligned_alloc(size_t alignment, size_t size) nogil
     cdef struct tree_item:
         rb_node node
@@ -63,6 +67,9 @@ cdef enum:
     CPUS = 4
     OBJECTS = 8
     SECTIONS = 4        # of one vCPU
+    FLAG_HANDOFF = 4    # of rwsem.pyx
+    # What a writer takes to get in: the fast path, one spin, queueing, two waits.
+    BOUNDED_STEPS = 28
 
 cdef enum scenario:
     SPINLOCK, SEQLOCK, RWSEM, RCU, SRCU, RBTREE
@@ -91,6 +98,7 @@ cdef struct world:
     srcu_data sda[CPUS]
     unsigned long a, b, writes
     unsigned long came          # a reader is inside
+    unsigned long got           # the writer "b" was
     unsigned long current       # index of the object that readers find
     object_t objects[OBJECTS]
     rb_root root
@@ -124,6 +132,8 @@ cdef void seqlock_reader(Cpu *cpu, world *w) noexcept nogil:
 
 # Context: vCPU, no locks.
 cdef void rwsem_section(Cpu *cpu, world *w, char role) noexcept nogil:
+    cdef u32 steps
+    cdef bint handoff
     if role == b'r':
         w.rwsem.down_read(cpu, &w.sem)
         read_pair(cpu, w)
@@ -149,6 +159,20 @@ cdef void rwsem_section(Cpu *cpu, world *w, char role) noexcept nogil:
         w.rwsem.down_read(cpu, &w.sem)
         WRITE_ONCE(cpu, &w.came, 1)
         w.rwsem.up_read(cpu, &w.sem)
+    elif role == b'b':
+        steps = steps_of(cpu)
+        w.rwsem.down_write(cpu, &w.sem)
+        if steps_of(cpu) - steps > BOUNDED_STEPS:
+            check_fail(cpu, CHECK_ASSERTION, b"a writer that waits was overtaken again and again")
+        WRITE_ONCE(cpu, &w.got, 1)
+        w.rwsem.up_write(cpu, &w.sem)
+    elif role == b'h':
+        # The flag is there for the one writer "b", which waits from before this until it has got the lock.
+        handoff = (READ_ONCE(cpu, &w.sem.count) & FLAG_HANDOFF) != 0
+        w.rwsem.down_write(cpu, &w.sem)
+        if handoff and not READ_ONCE(cpu, &w.got):
+            check_fail(cpu, CHECK_ASSERTION, b"a writer took the lock that was to be handed to another")
+        w.rwsem.up_write(cpu, &w.sem)
     elif role == b't' and w.rwsem.down_read_trylock(cpu, &w.sem):
         read_pair(cpu, w)
         w.rwsem.up_read(cpu, &w.sem)
@@ -285,7 +309,7 @@ cdef int world_reset(void *priv) noexcept nogil:
     spin_lock_init(&w.lock)
     seqlock_init(&w.seq)
     init_rwsem(&w.sem)
-    w.a = w.b = w.writes = w.current = w.came = 0
+    w.a = w.b = w.writes = w.current = w.came = w.got = 0
     memset(w.objects, 0, sizeof(w.objects))
     w.objects[0].alive = 1
     memset(w.items, 0, sizeof(w.items))
@@ -334,7 +358,8 @@ cdef class Primitives(Program):
     :param scenario: a key of SCENARIOS
     :param roles: what each vCPU does, one letter after the other (at most 4 vCPUs, 4 letters each). spinlock: any letter.
         seqlock: "w"rite, "r"ead. rwsem: "r"ead, "w"rite, "d"owngrade, "D" downgrade and wait for an "R" that reads, "t"
-        read if free, "y" write if free. rcu, srcu: "r"ead, "m" read and mark what was found, "u"pdate and wait, "c"
+        read if free, "y" write if free, "b" write, once in a program, after a bounded number of steps, "h" write, but
+        not instead of a "b" that is to be handed the lock. rcu, srcu: "r"ead, "m" read and mark what was found, "u"pdate and wait, "c"
         update and call back, "s" wait for a grace period. rbtree: "i"nsert, "e"rase, "r" look for an old key, "n" for
         the new one
     :param open_locks: run the algorithms of spinlocks and semaphores instead of blocking primitives

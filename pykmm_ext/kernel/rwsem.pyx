@@ -167,7 +167,7 @@ cdef void wake_and_unlock(Cpu *cpu, rw_semaphore *sem, bint readers_only) noexce
             spin_unlock(cpu, &sem.wait_lock)
             return
         seen = cmpxchg(cpu, &sem.count, c, (c & ~flags_without(kept)) + n * READER_BIAS)
-        if not KMM_KEEP(18, seen != c):
+        if not KMM_KEEP(11, seen != c):
             break
         c = seen
     kept = NULL
@@ -239,13 +239,6 @@ cdef void down_read_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef waiter w
     cdef unsigned long c
     spin_lock(cpu, &sem.wait_lock)
-    if KMM_KEEP(3, sem.first == NULL and not (READ_ONCE(cpu, &sem.count) & WRITER_LOCKED)):
-        # It left meanwhile. With our bias in, no writer can have come: the lock is ours.
-        spin_unlock(cpu, &sem.wait_lock)
-        # Acquire for what that writer did, whose release our first atomic may have missed.
-        if KMM_KEEP(4, True):
-            fetch_or(cpu, &sem.count, 0)
-        return
     w.state = WAITER_SPINS
     w.is_writer = 0
     w.overtaken = 0
@@ -257,7 +250,7 @@ cdef void down_read_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     # A release may have taken our passing bias for a holder and woken nobody.
     if KMM_KEEP(6, is_free(c)):
         wake_and_unlock(cpu, sem, False)
-    elif KMM_KEEP(19, sem.first == <rwsem_waiter *>&w and not (c & WRITER_LOCKED)):
+    elif KMM_KEEP(10, sem.first == <rwsem_waiter *>&w and not (c & WRITER_LOCKED)):
         # Downgraded since the look at the count, before our flag was in it: nobody will wake us.
         wake_and_unlock(cpu, sem, False)
     else:
@@ -274,7 +267,7 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
         c = READ_ONCE(cpu, &sem.count)
         if KMM_KEEP(7, (c & FLAG_HANDOFF) != 0):
             break
-        if is_free(c) and not KMM_KEEP(17, cmpxchg(cpu, &sem.count, c, c | WRITER_LOCKED) != c):
+        if is_free(c) and not KMM_KEEP(12, cmpxchg(cpu, &sem.count, c, c | WRITER_LOCKED) != c):
             return
         kmm_cpu_relax()
     w.is_writer = 1
@@ -290,12 +283,9 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
             if KMM_KEEP(9, grant_writer(cpu, sem, &w)):
                 spin_unlock(cpu, &sem.wait_lock)
                 return
-            if KMM_KEEP(10, w.overtaken != 0):
+            # Whoever holds it now will look at the flag in its release, which needs wait_lock.
+            if KMM_KEEP(3, w.overtaken != 0):
                 fetch_or(cpu, &sem.count, FLAG_HANDOFF)
-                # Free since the look? Then its release may have run before the flag: try once more.
-                if KMM_KEEP(11, grant_writer(cpu, sem, &w)):
-                    spin_unlock(cpu, &sem.wait_lock)
-                    return
         # Wakers write the state under wait_lock: nothing is lost here.
         WRITE_ONCE_32(cpu, &w.state, WAITER_SPINS)
         spin_unlock(cpu, &sem.wait_lock)
@@ -304,7 +294,7 @@ cdef void down_write_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
         w.overtaken = 1
         spin_lock(cpu, &sem.wait_lock)
         # Told to try, and handed the lock on the way here.
-        if KMM_KEEP(12, READ_ONCE_32(cpu, &w.state) == WAITER_GRANTED):
+        if KMM_KEEP(4, READ_ONCE_32(cpu, &w.state) == WAITER_GRANTED):
             spin_unlock(cpu, &sem.wait_lock)
             return
 

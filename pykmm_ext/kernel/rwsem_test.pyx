@@ -153,6 +153,9 @@ cdef void waits(script *s) noexcept nogil:
             note(s, b"waits again")
             up_write(s.thief, &s.sem)
             note(s, b"handed over")
+        elif s.kind == RELEASED_BEFORE_THE_FLAG:
+            rwsem_wake(s.thief, &s.sem)  # the second half of its up_write(), which waited for wait_lock
+            note(s, b"handed over")
         return
     if s.kind == OVERTAKEN or s.kind == READER_OVERTAKEN:
         overtake_and_flag(s)
@@ -236,9 +239,6 @@ def hand_off(CpuSet cpus not None, str name) -> tuple[list[tuple[str, int]], boo
         s.waiter.engine_priv = s.other.engine_priv = NULL
         note(&s, b"has it")
         if not s.stuck and s.kind != NOBODY_OVERTAKES:
-            if s.kind == RELEASED_BEFORE_THE_FLAG:
-                rwsem_wake(s.thief, &s.sem)  # the second half of its up_write(), late
-                note(&s, b"late wake")
             if s.kind == READER_OVERTAKEN:
                 up_read(s.waiter, &s.sem)
             else:

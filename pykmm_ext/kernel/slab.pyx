@@ -11,8 +11,13 @@ object of the same type.
 simplified: no shrinking, no colouring, no NUMA; the depot holds objects, not full magazines; every
 object is handed out zeroed (__GFP_ZERO).
 
+A cache that is `typesafe` (SLAB_TYPESAFE_BY_RCU) is for objects that lockless readers may still look at after they were
+freed: an object is handed out as it was left, and whoever allocates it writes what readers look at by WRITE_ONCE.
+Chunks outlive every reader anyway.
+
 Where the machine lies in a region, the magazines stay empty: every allocation takes the way of a refill and every
-free that of a drain, and both go to the region, without a lock (include/kmm/region.h).
+free that of a drain, and both go to the region, without a lock (include/kmm/region.h). Objects of a typesafe cache go
+to the magazine there too, are reused at once and never count as freed: touching one that is free is no bug by itself.
 """
 from libc.errno cimport ENOMEM, EINVAL
 from libc.stdlib cimport free, realloc
@@ -21,7 +26,7 @@ from libc.string cimport memcpy, memset
 from pykmm_ext.kernel.atomic cimport kmm_emit, might_sleep
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_FREE, KMM_SLAB_CACHES, KMM_SLAB_MAGAZINE, Cpu, slab_magazine, u8, u32, unlikely,
+    KMM_EV_ALLOC, KMM_EV_FREE, KMM_SLAB_CACHES, KMM_SLAB_MAGAZINE, Cpu, likely, slab_magazine, u8, u32, unlikely,
 )
 from pykmm_ext.machine.region cimport KMM_MAG_REGION, machine_free, region_alloc, region_count, region_of
 from pykmm_ext.mm.mm_types cimport machine_of
@@ -99,6 +104,8 @@ cdef bint refill_region(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept no
     if not mag.registered:
         register_magazine(s, mag, KMM_MAG_REGION)
     s.nr_total += 1
+    if s.typesafe:
+        memset(obj, 0, s.object_size)
     mag.objects[0] = obj
     mag.count = 1
     return True
@@ -120,6 +127,8 @@ cdef bint refill(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
     while n < BATCH:
         if s.carve == s.carve_end and add_chunk(s) != 0:
             break
+        if s.typesafe:
+            memset(s.carve, 0, s.object_size)
         mag.objects[n] = s.carve
         s.carve += s.object_size
         s.nr_total += 1
@@ -135,6 +144,8 @@ cdef bint drain(Cpu *cpu, kmem_cache *s, slab_magazine *mag, void *obj) noexcept
     if machine_of(cpu).region != NULL:
         if not mag.registered:
             register_magazine(s, mag, KMM_MAG_REGION)
+        if s.typesafe and mag.count < KMM_SLAB_MAGAZINE:
+            return False
         machine_free(cpu, machine_of(cpu), obj)
         return True
     spin_lock(cpu, &s.lock)
@@ -150,7 +161,7 @@ cdef bint drain(Cpu *cpu, kmem_cache *s, slab_magazine *mag, void *obj) noexcept
     return False
 
 
-# Context: any with IRQs on. Zeroed object, or NULL.
+# Context: any with IRQs on. Zeroed object, or NULL; of a typesafe cache: one that was zeroed when it was new.
 cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
     cdef slab_magazine *mag = &cpu.slab[s.id]
     cdef void *obj
@@ -159,7 +170,8 @@ cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
     mag.count -= 1
     obj = mag.objects[mag.count]
     kmm_count_active(mag, 1)
-    memset(obj, 0, s.object_size)
+    if likely(not s.typesafe):
+        memset(obj, 0, s.object_size)
     if unlikely(cpu.engine != NULL):
         might_sleep(cpu, b"kmem_cache_alloc")
         kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
@@ -169,7 +181,8 @@ cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
 # Context: any with IRQs on. Never fails.
 cdef void kmem_cache_free(Cpu *cpu, kmem_cache *s, void *obj) noexcept nogil:
     cdef slab_magazine *mag = &cpu.slab[s.id]
-    kmm_emit(cpu, KMM_EV_FREE, obj, s.object_size)
+    if likely(not s.typesafe):
+        kmm_emit(cpu, KMM_EV_FREE, obj, s.object_size)
     if unlikely(mag.count == KMM_SLAB_MAGAZINE or mag.registered != 1) and drain(cpu, s, mag, obj):
         kmm_count_active(mag, -1)
         return
@@ -234,8 +247,12 @@ cdef int validate_kmem_cache(kmem_cache *s) noexcept nogil:
 # region's to say; that nothing was written after it was freed, poison's.
 cdef int validate_region_cache(machine *m, kmem_cache *s) noexcept nogil:
     cdef unsigned long live = 0
+    cdef slab_magazine *mag = s.magazines
     if not region_count(region_of(m), s.name, &live) or s.depot_count != 0 or s.slabs != NULL:
         return -1
+    while mag != NULL:  # of a typesafe cache; others are empty
+        live -= mag.count
+        mag = mag.next
     return 0 if live == kmem_cache_active(m, s) and live <= s.nr_total else -1
 
 

@@ -94,6 +94,8 @@ cdef extern from "kmm/cpu.h" nogil:
         void (*ipi_slow)(Cpu *cpu) noexcept nogil
         u32 vcpu_preempted
         u32 owner
+        u32 killed
+        u64 fault_detail
     void count_vm_event(Cpu *cpu, vm_event_item item)
     void count_vm_events(Cpu *cpu, vm_event_item item, u64 n)
     void count_strategy(Cpu *cpu, u32 item)

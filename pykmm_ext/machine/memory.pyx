@@ -146,6 +146,7 @@ cdef int init_caches(machine *m) noexcept nogil:
             for j in range(i):
                 kmem_cache_destroy(&m.caches[j])
             return -ENOMEM
+    m.caches[KMEM_VMA].typesafe = m.strategy.vma_typesafe
     return 0
 
 

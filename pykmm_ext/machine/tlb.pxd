@@ -11,12 +11,19 @@ cdef void tlb_destroy_cpu(Cpu *cpu) noexcept nogil
 cdef void local_flush_tlb_mm(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void local_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
 
+# Is no Cpu but this one in the mm's cpumask? Context: any, after a full barrier that follows what was changed.
+cdef bint tlb_mm_is_local(Cpu *cpu, mm_struct *mm) noexcept nogil
+# For an arch with tlb_broadcast: [start, end) of the mm is gone from the TLB of every Cpu, without an interrupt; end = ~0:
+# all of it. Context: as arch_ops.flush_tlb_range; spinlocks may be held, IRQs on or off elsewhere.
+cdef void tlb_broadcast_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
+
 # Make `mm` the address space of `cpu` (NULL = none): mm_cpumask, TLB, per-CPU rss. IRQs on.
 cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil
 
 # User accesses of cpu->active_mm; through TLB, walk (which sets A/D), fault (strategy->handle_fault).
 # Context: process, IRQs on, no locks; may sleep. 0, or -EFAULT with cpu->fault_address/fault_code set
-# (KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR), or -ENOMEM (KMM_FAULT_OOM).
+# (KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR; the strategy's mistakes: KMM_FAULT_RETURN, _ENDLESS, _KILLED), or
+# -ENOMEM (KMM_FAULT_OOM).
 cdef int user_touch(Cpu *cpu, unsigned long address, u32 access) noexcept nogil   # access: KMM_ACCESS_*
 cdef int copy_from_user(Cpu *cpu, void *to, unsigned long address, unsigned long n) noexcept nogil
 cdef int copy_to_user(Cpu *cpu, unsigned long address, const void *src, unsigned long n) noexcept nogil

@@ -6,26 +6,31 @@ hardware walker, user accesses.
 
 Everything that touches a TLB runs with the IRQs of its Cpu off, or in an IPI handler of that Cpu: translating and
 accessing is one section, so once a flush has returned, no access through an older translation is still under way.
+Where flushes are broadcast (arch->tlb_broadcast), the section also holds the TLB's lock (see tlb.h), which is what a
+flush waits for: not for IRQs, so a lockless walker with IRQs off does not hold it up.
 
 A stale translation may exist between the change of an entry and its flush, as in life.
 
 simplified: translations carry no address-space tag, switch_mm() flushes; no paging-structure caches.
 """
 from libc.errno cimport EFAULT, ENOMEM
+from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, fetch_and, fetch_or, kmm_emit, kmm_user_load, kmm_user_store
+from pykmm_ext.kernel.atomic cimport READ_ONCE, fetch_and, fetch_or, kmm_emit, kmm_user_load, kmm_user_store, smp_mb
+from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    FAULT_OOM, FAULT_SIGBUS, FAULT_SIGSEGV, KMM_EV_TLB_USE, PGFAULT, PGMAJFAULT, TLB_HIT, TLB_MISS, Cpu, count_vm_event,
-    likely, tlb, u8, u32, u64, unlikely,
+    FAULT_OOM, FAULT_SIGBUS, FAULT_SIGSEGV, KMM_EV_TLB_USE, PGFAULT, PGMAJFAULT, TLB_FLUSH_LOCAL, TLB_FLUSH_REMOTE, TLB_HIT,
+    TLB_MISS, Cpu, count_vm_event, likely, tlb, u8, u32, u64, unlikely,
 )
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
 from pykmm_ext.machine.region cimport machine_free, machine_zalloc
 from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_KILLABLE, FAULT_FLAG_USER, FAULT_FLAG_WRITE,
-    KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_MAX_LEVELS,
-    KMM_SEGV_ACCERR, KMM_SEGV_MAPERR, VM_FAULT_BADACCESS, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_OOM,
+    KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_BUS_ADRERR, KMM_FAULT_ENDLESS, KMM_FAULT_KILLED,
+    KMM_FAULT_OOM, KMM_FAULT_RETURN, KMM_FAULT_TRIES, KMM_MAX_LEVELS, KMM_SEGV_ACCERR, KMM_SEGV_MAPERR,
+    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM,
     VM_FAULT_SIGSEGV, arch_ops, machine_of, mm_struct, vm_fault_t,
 )
 from pykmm_ext.mm.pgtable cimport table_entry
@@ -43,11 +48,20 @@ cdef extern from "kmm/tlb.h" nogil:
         u32 set_mask
         u32 generation
         u32 victim
+        u32 broadcast
+        spinlock_t lock
     size_t tlb_size(u32 sets)
     tlb_entry *tlb_set_of(tlb_t *t, u64 address)
     u64 tlb_key(tlb_t *t, u64 address)
     tlb_entry *tlb_lookup(tlb_t *t, u64 address, u32 access)
     void *tlb_host_pointer(tlb_t *t, tlb_entry *entry, u64 address)
+
+cdef extern from *:
+    u32 ctz "__builtin_ctzl"(unsigned long bits) nogil
+
+cdef extern from "kmm/check.h" nogil:
+    const char *CHECK_ASSERTION
+    void check_fail(Cpu *cpu, const char *kind, const char *message)
 
 cdef extern from "kmm/clear_page.h" nogil:
     void kmm_prefetch_step(Cpu *cpu)
@@ -63,6 +77,8 @@ cdef int tlb_init_cpu(Cpu *cpu) noexcept nogil:
     t.set_mask = sets - 1
     t.mem_base = machine_of(cpu).mem_base
     t.page_shift = machine_of(cpu).arch.page_shift
+    t.broadcast = machine_of(cpu).arch.tlb_broadcast
+    spin_lock_init(&t.lock)
     t.generation = 1
     cpu.tlb = <tlb *>memory
     return 0
@@ -109,6 +125,72 @@ cdef void local_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, un
         start += <unsigned long>1 << t.page_shift
 
 
+# IRQs off, and with tlb_broadcast the lock: the TLB is the caller's. Context: the owner, IRQs on; no lock is taken inside
+# and nothing waits there.
+cdef inline void tlb_access_begin(Cpu *cpu) noexcept nogil:
+    cdef tlb_t *t = <tlb_t *>cpu.tlb
+    local_irq_disable(cpu)
+    if unlikely(t.broadcast):
+        spin_lock(cpu, &t.lock)
+
+
+# Context: as tlb_access_begin, which it ends.
+cdef inline void tlb_access_end(Cpu *cpu) noexcept nogil:
+    cdef tlb_t *t = <tlb_t *>cpu.tlb
+    if unlikely(t.broadcast):
+        spin_unlock(cpu, &t.lock)
+    local_irq_enable(cpu)
+
+
+cdef bint tlb_mm_is_local(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    cdef u32 word
+    cdef unsigned long bits
+    for word in range(mm.machine.cpumask_words):
+        bits = READ_ONCE(cpu, &mm.mm_cpumask[word])
+        if word == cpu.id >> 6:
+            bits &= ~(<unsigned long>1 << (cpu.id & 63))
+        if bits:
+            return False
+    return True
+
+
+cdef void tlb_broadcast_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil:
+    cdef bint all = end == ~<unsigned long>0
+    cdef unsigned long bits
+    cdef Cpu *target
+    cdef tlb_t *t
+    cdef u32 word
+    cdef bint remote = False
+    # ptesync: the change of the entries before the invalidation, and before the read of mm_cpumask; pairs with the
+    # fetch_or in switch_mm().
+    smp_mb(cpu)
+    for word in range(mm.machine.cpumask_words):
+        bits = READ_ONCE(cpu, &mm.mm_cpumask[word])
+        while bits:
+            target = mm.machine.cpus[word * 64 + ctz(bits)]
+            bits &= bits - 1
+            t = <tlb_t *>target.tlb
+            if target == cpu:
+                local_irq_disable(cpu)
+            else:
+                remote = True
+            # tlbie: this Cpu does it, whatever the target is doing. Its accesses through the old entries are over when
+            # it lets go of the lock, and what they stored is visible (tlbsync).
+            spin_lock(cpu, &t.lock)
+            if all:
+                local_flush_tlb_mm(target, mm)
+            else:
+                local_flush_tlb_range(target, mm, start, end)
+            spin_unlock(cpu, &t.lock)
+            if target == cpu:
+                local_irq_enable(cpu)
+                count_vm_event(cpu, TLB_FLUSH_LOCAL)
+    if remote:
+        count_vm_event(cpu, TLB_FLUSH_REMOTE)
+    # eieio; tlbsync; ptesync: nobody uses the old entries any more when what follows is done.
+    smp_mb(cpu)
+
+
 # Context: process, IRQs on. The old mm stays referenced by the caller until this returns, the new one until the next.
 cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef mm_struct *old = <mm_struct *>cpu.active_mm
@@ -119,7 +201,7 @@ cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
     if old != NULL:
         sync_mm_rss(cpu)
     cpu.vmacache.mm = NULL # another mm_struct may come to lie at the same address
-    local_irq_disable(cpu)
+    tlb_access_begin(cpu)
     flush_all(cpu)
     if old != NULL:
         # After the flush: who finds the bit clear need not interrupt this Cpu.
@@ -129,7 +211,7 @@ cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
         # Before any walk, fully ordered; pairs with the smp_mb() between a change of an entry and the flush's read
         # of mm_cpumask.
         fetch_or(cpu, &mm.mm_cpumask[word], bit)
-    local_irq_enable(cpu)
+    tlb_access_end(cpu)
 
 
 # Ask the hardware walker and keep its answer. NULL: page fault. Context: IRQs off.
@@ -178,11 +260,27 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
     kmm_prefetch_step(cpu)
     ret = mm.strategy.handle_fault(cpu, mm, address, flags)
     kmm_prefetch_step(cpu)
-    if likely(not ret & VM_FAULT_ERROR):
-        if unlikely(ret & VM_FAULT_MAJOR):
+    if likely(ret == 0):
+        return 0
+    return fault_result(cpu, address, ret)
+
+
+# Context: as user_fault. The result is not plain success: the same.
+cdef int fault_result(Cpu *cpu, unsigned long address, vm_fault_t ret) noexcept nogil:
+    cdef char text[200]
+    cpu.fault_address = address
+    if unlikely(ret & ~(VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP | VM_FAULT_BADACCESS)):
+        if cpu.engine != NULL:
+            snprintf(text, sizeof(text), b"strategy '%s': handle_fault returned %#x, which is no result of a fault",
+                     machine_of(cpu).strategy.name, ret)
+            check_fail(cpu, CHECK_ASSERTION, text)
+        cpu.fault_code = KMM_FAULT_RETURN
+        cpu.fault_detail = ret
+        return -EFAULT
+    if not ret & VM_FAULT_ERROR:
+        if ret & VM_FAULT_MAJOR:
             count_vm_event(cpu, PGMAJFAULT)
         return 0
-    cpu.fault_address = address
     if ret & VM_FAULT_OOM:
         count_vm_event(cpu, FAULT_OOM)
         cpu.fault_code = KMM_FAULT_OOM
@@ -196,14 +294,15 @@ cdef int user_fault(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
     return -EFAULT
 
 
-# Where the byte at `address` lies, with IRQs off: the caller accesses it and turns them on. NULL: *err is set and
-# IRQs are on.
+# Where the byte at `address` lies, inside tlb_access_begin(): the caller accesses it and ends that. NULL: *err is
+# set and it has ended.
 cdef inline void *user_access_begin(Cpu *cpu, unsigned long address, u32 access, int *err) noexcept nogil:
     cdef tlb_t *t = <tlb_t *>cpu.tlb
     cdef tlb_entry *entry
     cdef u64 use
+    cdef u32 tries = 0
     while True:
-        local_irq_disable(cpu)
+        tlb_access_begin(cpu)
         use = access
         entry = tlb_lookup(t, address, access)
         if likely(entry != NULL):
@@ -214,10 +313,20 @@ cdef inline void *user_access_begin(Cpu *cpu, unsigned long address, u32 access,
         if likely(entry != NULL):
             kmm_emit(cpu, KMM_EV_TLB_USE, entry, use)
             return tlb_host_pointer(t, entry, address)
-        local_irq_enable(cpu)
+        tlb_access_end(cpu)
         err[0] = user_fault(cpu, address, access)
-        if unlikely(err[0] != 0):
+        tries += 1
+        if unlikely(err[0] != 0 or tries >= <u32>KMM_FAULT_TRIES or cpu.killed):
+            if err[0] == 0:
+                err[0] = give_up(cpu, address)
             return NULL
+
+
+# Context: as user_fault. It says that the fault is resolved, and it is not.
+cdef int give_up(Cpu *cpu, unsigned long address) noexcept nogil:
+    cpu.fault_address = address
+    cpu.fault_code = KMM_FAULT_KILLED if cpu.killed else KMM_FAULT_ENDLESS
+    return -EFAULT
 
 
 # Context: process, IRQs on, no locks; may sleep. A write is an atomic OR of zero to the word around `address`: it
@@ -231,7 +340,7 @@ cdef int user_touch(Cpu *cpu, unsigned long address, u32 access) noexcept nogil:
         fetch_or(cpu, <unsigned long *>(<unsigned long>p & ~<unsigned long>7), 0)
     else:
         kmm_user_load(cpu, p, 1)
-    local_irq_enable(cpu)
+    tlb_access_end(cpu)
     return 0
 
 
@@ -262,7 +371,7 @@ cdef int copy_from_user(Cpu *cpu, void *to, unsigned long address, unsigned long
                 src += 1
                 dst += 1
                 chunk -= 1
-        local_irq_enable(cpu)
+        tlb_access_end(cpu)
     return 0
 
 
@@ -293,7 +402,7 @@ cdef int copy_to_user(Cpu *cpu, unsigned long address, const void *src, unsigned
                 dst += 1
                 from_ += 1
                 chunk -= 1
-        local_irq_enable(cpu)
+        tlb_access_end(cpu)
     return 0
 
 

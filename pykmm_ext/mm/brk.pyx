@@ -15,13 +15,13 @@ from pykmm_ext.kernel.rwsem cimport down_write, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.mm.mm_types cimport (
     VM_ACCESS_FLAGS, VM_ACCOUNT, VM_GROWSDOWN, VM_LOCKED, VM_MAYEXEC, VM_MAYREAD, VM_MAYWRITE, VM_READ, VM_SOFTDIRTY,
-    VM_WRITE, vma_write_begin, vma_write_end,
+    VM_WRITE, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport do_munmap, mm_populate, mmap_write_lock, mmap_write_unlock, vm_stat_account
 from pykmm_ext.mm.rmap cimport anon_vma_prepare
 from pykmm_ext.mm.unmapped_area cimport page_align, page_size
 from pykmm_ext.mm.vma cimport (
-    find_vma, find_vma_prev, vm_area_alloc, vm_start_gap, vma_gap_update, vma_link, vma_set_page_prot,
+    find_vma, find_vma_prev, vm_area_alloc, vm_start_gap, vma_gap_update, vma_link, vma_set_page_prot, vma_set_range,
 )
 from pykmm_ext.mm.vma_merge cimport __vma_adjust, can_vma_merge_after
 
@@ -49,10 +49,8 @@ cdef int do_brk_flags(Cpu *cpu, mm_struct *mm, vm_area_struct *prev, unsigned lo
         vma = vm_area_alloc(cpu, mm)
         if vma == NULL:
             return -ENOMEM
-        vma.vm_start = addr
-        vma.vm_end = addr + len
+        vma_set_range(cpu, vma, addr, addr + len, pgoff)
         vma.vm_flags = vm_flags
-        vma.vm_pgoff = pgoff
         vma_set_page_prot(cpu, vma)
         find_vma_prev(cpu, mm, addr, &prev)
         vma_link(cpu, mm, vma, prev)
@@ -130,6 +128,7 @@ cdef int expand_stack(Cpu *cpu, vm_area_struct *vma, unsigned long address) noex
     grow = (vma.vm_start - address) >> mm.arch.page_shift
     if grow > vma.vm_pgoff or vma.vm_end - address > STK_LIM:
         return -ENOMEM
+    vma_start_write(cpu, vma)
     down_write(cpu, &vma.anon_vma.root.rwsem)
     vma_write_begin(cpu, vma, 0)
     spin_lock(cpu, &mm.page_table_lock)

@@ -12,24 +12,33 @@ from pykmm_ext.mm.mm_types cimport (
     VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_SIGSEGV, VM_GROWSDOWN, vm_area_struct,
 )
 from pykmm_ext.mm.mmap cimport (
-    find_vma, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock,
+    find_vma, mmap_read_lock, mmap_read_unlock, mmap_write_downgrade, mmap_write_lock, mmap_write_unlock,
 )
 
 
-# Context: process, IRQs on, no locks held; may sleep; takes and drops mmap_sem for writing. True = the VMA below
-# which `address` lies has grown down to it (or did so meanwhile). As 6.x, growing needs the write lock.
-cdef bint grow_stack(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil:
-    cdef vm_area_struct *vma
-    cdef bint grown = False
+# Context: process, IRQs on, no locks held; may sleep; takes mmap_sem for writing. True = the VMA below which `address`
+# lies has grown down to it (or did so meanwhile). *vma is that VMA, and mmap_sem is held for reading; or NULL, and it
+# is not held. As 6.5 (lock_mm_and_find_vma()): growing needs the write lock.
+cdef bint grow_stack(Cpu *cpu, mm_struct *mm, unsigned long address, vm_area_struct **vma) noexcept nogil:
+    cdef vm_area_struct *found
+    vma[0] = NULL
     mmap_write_lock(cpu, mm, address, address + 1)
-    vma = find_vma(cpu, mm, address)
-    if vma != NULL:
-        if vma.vm_start <= address:
-            grown = True
-        elif vma.vm_flags & VM_GROWSDOWN:
-            grown = expand_stack(cpu, vma, address) == 0
+    found = find_vma(cpu, mm, address)
+    if found != NULL and (found.vm_start <= address
+                          or (found.vm_flags & VM_GROWSDOWN and expand_stack(cpu, found, address) == 0)):
+        if mmap_write_downgrade(cpu, mm):
+            vma[0] = found
+        return True
     mmap_write_unlock(cpu, mm)
-    return grown
+    return False
+
+
+# Context: mmap_sem held R, `address` lies in the VMA; may sleep.
+cdef inline vm_fault_t fault_in_vma(Cpu *cpu, vm_area_struct *vma, unsigned long address,
+                                    unsigned int flags) noexcept nogil:
+    if access_error(vma.vm_flags, flags):
+        return VM_FAULT_SIGSEGV | VM_FAULT_BADACCESS
+    return handle_mm_fault(cpu, vma, address, flags)
 
 
 cdef vm_fault_t handle_fault_mmap_sem(Cpu *cpu, mm_struct *mm, unsigned long address,
@@ -46,13 +55,14 @@ cdef vm_fault_t handle_fault_mmap_sem(Cpu *cpu, mm_struct *mm, unsigned long add
             if vma.vm_flags & VM_GROWSDOWN:
                 # Upgrading is dropping and taking: whatever was found is looked up again.
                 mmap_read_unlock(cpu, mm)
-                if grow_stack(cpu, mm, address):
+                if not grow_stack(cpu, mm, address, &vma):
+                    return VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
+                if vma == NULL:
                     continue
-                return VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
-            fault = VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
-        elif access_error(vma.vm_flags, flags):
-            fault = VM_FAULT_SIGSEGV | VM_FAULT_BADACCESS
+                fault = fault_in_vma(cpu, vma, address, flags)
+            else:
+                fault = VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
         else:
-            fault = handle_mm_fault(cpu, vma, address, flags)
+            fault = fault_in_vma(cpu, vma, address, flags)
         mmap_read_unlock(cpu, mm)
         return fault

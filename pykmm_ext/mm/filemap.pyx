@@ -32,7 +32,8 @@ from pykmm_ext.machine.cpu cimport likely, unlikely
 from pykmm_ext.machine.region cimport machine_free, machine_malloc, machine_zalloc
 from pykmm_ext.mm.memory_zap cimport unmap_mapping_pages
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_FILE, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, PG_uptodate, page_to_pfn, phys_to_virt,
+    FAULT_FLAG_SPECULATIVE, KMEM_FILE, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, PG_uptodate, machine_of, page_to_pfn,
+    phys_to_virt,
 )
 from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, put_page
 
@@ -272,11 +273,15 @@ cdef page *filemap_get_page(Cpu *cpu, address_space *mapping, unsigned long inde
             return there
 
 
-# Context: mmap_sem held R, or speculative (the VMA is pinned by SRCU and pins its file); no PTL; may sleep.
+# Context: mmap_sem held R, or speculative; no PTL; may sleep. A strategy whose speculative faults do not pin the VMA, and
+# with it the file, has a filemap_fault of its own.
 cdef page *filemap_fault(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil:
     cdef u32 err = 0
     cdef int major = 0
-    cdef page *pg = filemap_get_page(cpu, &vmf.vma.vm_file.f_mapping, vmf.pgoff, &major, &err)
+    cdef page *pg
+    if unlikely(vmf.flags & FAULT_FLAG_SPECULATIVE) and machine_of(cpu).strategy.filemap_fault != NULL:
+        return machine_of(cpu).strategy.filemap_fault(cpu, vmf, ret)
+    pg = filemap_get_page(cpu, &vmf.vma.vm_file.f_mapping, vmf.pgoff, &major, &err)
     if pg == NULL:
         ret[0] = err
     elif major:

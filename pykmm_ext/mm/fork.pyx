@@ -13,6 +13,9 @@ Fork against speculative faults of the parent
     section begins; Linux copies the pages of each VMA with the VMA.
     New pages that a speculative fault puts into empty entries before the section starts are copied like any other;
     none can appear during it.
+
+    Faults under the lock of a VMA are kept out in the same way: every VMA of the parent is write-locked until the parent's
+    mmap_sem is dropped (Linux 6.5).
 """
 from libc.errno cimport ENOMEM
 
@@ -23,13 +26,13 @@ from pykmm_ext.kernel.rwsem cimport init_rwsem
 from pykmm_ext.kernel.seqlock cimport seqlock_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
-from pykmm_ext.machine.cpu cimport u64
+from pykmm_ext.machine.cpu cimport likely, u64
 from pykmm_ext.machine.region cimport machine_free, machine_zalloc
 from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.memory_fork cimport copy_page_range
 from pykmm_ext.mm.mm_types cimport (
     KMEM_MM, KMM_QUIRK_FORK_NO_SECTION, VM_DONTCOPY, VM_LOCKED, VM_LOCKONFAULT, VM_WIPEONFORK, pfn_to_page,
-    vm_area_struct, vma_write_begin, vma_write_end,
+    vm_area_struct, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport exit_mmap, mmap_write_lock, mmap_write_unlock, vm_stat_account
 from pykmm_ext.mm.pgtable cimport pgd_alloc, pgd_free
@@ -104,14 +107,22 @@ cdef void mmget(Cpu *cpu, mm_struct *mm) noexcept nogil:
     atomic_inc_32(cpu, &mm.mm_users)
 
 
+cdef void mmgrab(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    atomic_inc_32(cpu, &mm.mm_count)
+
+
+cdef void mmdrop(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    if atomic_dec_and_test_32(cpu, &mm.mm_count):
+        __mmdrop(cpu, mm)
+
+
 cdef void mmput(Cpu *cpu, mm_struct *mm) noexcept nogil:
     if not atomic_dec_and_test_32(cpu, &mm.mm_users):
         return
     exit_mmap(cpu, mm)
     if cpu.rss_mm == mm:
         sync_mm_rss(cpu)
-    if atomic_dec_and_test_32(cpu, &mm.mm_count):
-        __mmdrop(cpu, mm)
+    mmdrop(cpu, mm)
 
 
 # Context: both mmap_sems W, no write section. Copies one VMA, without its pages.
@@ -190,6 +201,8 @@ cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     mm.stack_vm = oldmm.stack_vm
     mpnt = oldmm.mmap
     while mpnt != NULL and ret == 0:
+        if likely(not oldmm.machine.quirks & KMM_QUIRK_FORK_NO_SECTION):
+            vma_start_write(cpu, mpnt)
         if mpnt.vm_flags & VM_DONTCOPY:
             vm_stat_account(mm, mpnt.vm_flags, -<long>((mpnt.vm_end - mpnt.vm_start) >> page_shift))
         else:

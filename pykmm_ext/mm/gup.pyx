@@ -41,7 +41,7 @@ simplified: no FOLL_FORCE, FOLL_LONGTERM or FOLL_TOUCH, no huge pages, no secret
 """
 from libc.errno cimport EFAULT, EMLINK, ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE_32, fetch_or, kmm_emit, smp_rmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, WRITE_ONCE_32, fetch_or, kmm_emit, smp_rmb
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry
 from pykmm_ext.kernel.spinlock cimport spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport (
@@ -245,7 +245,7 @@ cdef long get_user_pages(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned 
 cdef page *gup_fast_pte(Cpu *cpu, mm_struct *mm, pmd_t *pmdp, pmd_t pmdval, pte_t *ptep, unsigned int gup_flags,
                         unsigned int study) noexcept nogil:
     cdef const arch_ops *arch = mm.arch
-    cdef pte_t pte = READ_ONCE(cpu, ptep)
+    cdef pte_t pte = READ_ONCE_DEP(cpu, ptep, 1)  # through the pmd, or after the last page's atomic
     cdef page *pg
     if (not arch.access_permitted(pte, KMM_ACCESS_WRITE if gup_flags & FOLL_WRITE else KMM_ACCESS_READ)
             or arch.pte_special(pte)):
@@ -285,7 +285,7 @@ cdef long lockless_pages_from_mm(Cpu *cpu, mm_struct *mm, unsigned long start, u
         pmdp = mm_find_pmd(cpu, mm, start)
         if pmdp == NULL:
             break
-        pmdval = READ_ONCE(cpu, pmdp)
+        pmdval = READ_ONCE_DEP(cpu, pmdp, 1)
         table = arch.table_descend(pmdval, 1)
         if table == 0:
             break

@@ -9,7 +9,7 @@ back. simplified: mmap_sem is held for writing from the beginning; only private 
 
 Who runs against whom (the pmd)
     collapse_huge_page    mmap_sem W, anon_vma root W, page_table_lock for each store to the pmd
-    classic fault         mmap_sem R: excluded
+    classic fault         mmap_sem R: excluded, as is one under the lock of the VMA, which is write-locked
     speculative fault     IRQs off for the walk and for taking the PTL; serialize_against_pte_lookup() waits for it.
                           Afterwards it must not believe a pmd that it has read before (R10)
     hardware walker       IRQs off: as before; it finds the pmd empty and faults
@@ -25,7 +25,7 @@ from pykmm_ext.machine.cpu cimport KMM_EV_ISOLATE
 from pykmm_ext.mm.lockless_walk cimport serialize_against_walkers
 from pykmm_ext.mm.memory cimport vm_normal_page
 from pykmm_ext.mm.mm_types cimport (
-    VM_HUGETLB, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, arch_ops, mm_struct, page, pmd_t, pte_t,
+    VM_HUGETLB, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, arch_ops, mm_struct, page, pmd_t, pte_t, vma_start_write,
 )
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
 
@@ -63,6 +63,7 @@ cdef int collapse_huge_page(Cpu *cpu, vm_area_struct *vma, unsigned long address
     cdef int result
     if pmd == NULL or mm.arch.table_none(READ_ONCE(cpu, pmd)) or mm.arch.table_bad(READ_ONCE(cpu, pmd)):
         return SCAN_PMD_NULL
+    vma_start_write(cpu, vma)
     if anon != NULL:
         down_write(cpu, anon)
     spin_lock(cpu, &mm.page_table_lock)

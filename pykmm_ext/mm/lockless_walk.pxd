@@ -6,7 +6,7 @@ from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.machine.cpu cimport Cpu, u32, unlikely
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable, vcpu_preempt_disable, vcpu_preempt_enable
 from pykmm_ext.mm.mm_types cimport (
-    KMM_SERIALIZE_RCU, KMM_WALK_PERCPU, arch_ops, lockless_walk, machine, mm_struct, mmu_gather,
+    KMM_SERIALIZE_RCU, KMM_WALK_PERCPU, arch_ops, lockless_walk, machine, mm_struct,
 )
 
 cdef extern from "kmm/atomic.h" nogil:
@@ -30,8 +30,13 @@ cdef bint lockless_pgtbl_walkers(Cpu *cpu, mm_struct *mm) noexcept nogil
 # A PMD that pointed to a table does not any more, and its translations are flushed: wait for who may have found the
 # table. Context: process, IRQs on, may sleep; spinlocks only with serialize=arch or ipi.
 cdef void serialize_against_walkers(Cpu *cpu, mm_struct *mm) noexcept nogil
-# arch->tlb_remove_tables() for an mm whose walkers are counted. Context: as there, after the flush.
-cdef void lockless_remove_tables(Cpu *cpu, mmu_gather *tlb) noexcept nogil
+# How tables that are unlinked and flushed go, in an mm with lockless_walk: at once, after a grace period, or as the arch
+# does it. Waits where it has to. Context: as serialize_against_walkers(), no spinlocks.
+cdef enum:
+    REMOVE_NOW
+    REMOVE_RCU
+    REMOVE_ARCH
+cdef int lockless_table_removal(Cpu *cpu, mm_struct *mm) noexcept nogil
 
 # Context: any, IRQs on or off; cpu->active_mm == mm, which keeps this Cpu in mm_cpumask. A walk must not sleep.
 #

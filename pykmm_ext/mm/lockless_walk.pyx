@@ -29,16 +29,14 @@ count may be seen to go.
 Who runs against whom
     walk                      IRQs off, counted; never sleeps
     collapse_huge_page        mmap_sem W, pmd cleared, TLBs flushed, then serialize_against_walkers()
-    free_pgtables             mmap_sem W, tables unlinked, TLBs flushed, then lockless_remove_tables()
-    hardware walkers          not counted: the flush waits for them
+    free_pgtables             mmap_sem W, tables unlinked, TLBs flushed, then lockless_table_removal()
+    hardware walkers          not counted: the flush waits for them, on every arch
 """
-from pykmm_ext.kernel.atomic cimport atomic_dec, smp_load_acquire
-from pykmm_ext.kernel.rcu cimport call_rcu, synchronize_rcu
-from pykmm_ext.machine.cpu cimport NR_PGTABLE_FREE, count_strategy, count_vm_event, rcu_head
+from pykmm_ext.kernel.atomic cimport smp_load_acquire
+from pykmm_ext.kernel.rcu cimport synchronize_rcu
+from pykmm_ext.machine.cpu cimport count_strategy
 from pykmm_ext.machine.region cimport machine_free, machine_zalloc
-from pykmm_ext.mm.mm_types cimport KMM_SERIALIZE_ARCH, KMM_SERIALIZE_NONE, lockless_walk_count, page
-from pykmm_ext.mm.page_alloc cimport put_page
-from pykmm_ext.mm.pgtable cimport table_page_free
+from pykmm_ext.mm.mm_types cimport KMM_SERIALIZE_IPI, KMM_SERIALIZE_NONE, lockless_walk_count
 
 
 cdef lockless_walk *lockless_walk_alloc(Cpu *cpu, machine *m, bint counted, u32 monitor, u32 serialize,
@@ -91,33 +89,16 @@ cdef void serialize_against_walkers(Cpu *cpu, mm_struct *mm) noexcept nogil:
             mm.arch.serialize_against_pte_lookup(cpu, mm)
 
 
-# Context: RCU callback; the mm may be gone.
-cdef void remove_table_rcu(Cpu *cpu, rcu_head *head) noexcept nogil:
-    count_vm_event(cpu, NR_PGTABLE_FREE)
-    put_page(cpu, <page *>(<char *>head - <size_t>&(<page *>NULL).lru_next))
-
-
-cdef void lockless_remove_tables(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
-    cdef mm_struct *mm = tlb.mm
+cdef int lockless_table_removal(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef lockless_walk *w = mm.lockless_walk
-    cdef page *table = tlb.tables
-    cdef page *next
-    cdef bint now = w.serialize == <u32>KMM_SERIALIZE_NONE
-    if not now:
-        now = not lockless_pgtbl_walkers(cpu, mm)
-        count_strategy(cpu, WALK_SKIPPED if now else WALK_SERIALIZED)
-    if not now and w.serialize == <u32>KMM_SERIALIZE_ARCH:
-        mm.arch.tlb_remove_tables(cpu, tlb)
-        return
-    if not now and w.serialize != <u32>KMM_SERIALIZE_RCU:
+    cdef bint skip
+    if w.serialize == <u32>KMM_SERIALIZE_NONE:
+        return REMOVE_NOW
+    skip = not lockless_pgtbl_walkers(cpu, mm)
+    count_strategy(cpu, WALK_SKIPPED if skip else WALK_SERIALIZED)
+    if skip:
+        return REMOVE_NOW
+    if w.serialize == <u32>KMM_SERIALIZE_IPI:
         mm.arch.serialize_against_pte_lookup(cpu, mm)
-        now = True
-    while table != NULL:
-        next = table.lru_next
-        if now:
-            table_page_free(cpu, mm, table)
-        else:
-            atomic_dec(cpu, &mm.nr_ptes)
-            call_rcu(cpu, <rcu_head *>&table.lru_next, remove_table_rcu)
-        table = next
-    tlb.tables = NULL
+        return REMOVE_NOW
+    return REMOVE_RCU if w.serialize == <u32>KMM_SERIALIZE_RCU else REMOVE_ARCH

@@ -25,7 +25,7 @@ from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_USER, FAULT_FLAG_WRITE, PG_anon, VM_ACCESS_FLAGS, VM_DONTCOPY, VM_DONTDUMP, VM_FAULT_ERROR,
     VM_FAULT_OOM, VM_HUGEPAGE, VM_HUGETLB, VM_IO, VM_LOCKED, VM_MAYSHARE, VM_MERGEABLE, VM_NOHUGEPAGE, VM_PFNMAP,
     VM_RAND_READ, VM_SEQ_READ, VM_SHARED, VM_SPECIAL, VM_WIPEONFORK, VM_WRITE, arch_ops, mm_struct, page, pfn_to_page,
-    pmd_t, pte_t, vm_area_struct, vm_fault_t, vma_write_begin, vma_write_end,
+    pmd_t, pte_t, vm_area_struct, vm_fault_t, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from pykmm_ext.mm.page_alloc cimport put_page
@@ -81,6 +81,7 @@ cdef int madvise_update_vma(Cpu *cpu, vm_area_struct *vma, vm_area_struct **prev
     if vma == NULL:
         return -EAGAIN if err == -ENOMEM else err
     prev[0] = vma
+    vma_start_write(cpu, vma)
     vma_write_begin(cpu, vma, 0)
     WRITE_ONCE(cpu, &vma.vm_flags, new_flags)
     vma_write_end(cpu, vma)

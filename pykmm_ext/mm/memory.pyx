@@ -11,6 +11,7 @@ Page-table words
 
 Who runs against whom (one PTE)
     fault under mmap_sem R        mmap_sem R, PTL
+    fault under the VMA's lock    no mmap_sem; PTL. Who takes page tables away has write-locked the VMA before
     speculative fault             no mmap_sem; PTL by trylock, then vm_sequence re-checked     strategy->pte_map_lock
     zap (MADV_DONTNEED)           mmap_sem R, vm_sequence section, PTL
     zap (munmap), mprotect, fork  mmap_sem W, vm_sequence section, PTL
@@ -22,7 +23,7 @@ walker that reads the PTE and then the frame.
 simplified: no swap, no huge pages, no NUMA hints, no device PFNs, no userfaultfd; page contents are copied in one
 step. The zero page is the one page without a struct page of its own (pte_special).
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, atomic_add, cmpxchg, xchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, atomic_add, cmpxchg, xchg
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.machine.cpu cimport (
@@ -31,8 +32,9 @@ from pykmm_ext.machine.cpu cimport (
 )
 from pykmm_ext.mm.filemap cimport filemap_fault, find_get_page
 from pykmm_ext.mm.mm_types cimport (
-    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_UNSHARE, FAULT_FLAG_WRITE, MM_ANONPAGES, MM_FILEPAGES,
-    VM_ACCESS_FLAGS, VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
+    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_UNSHARE, FAULT_FLAG_VMA_LOCK, FAULT_FLAG_WRITE,
+    MM_ANONPAGES, MM_FILEPAGES, VM_ACCESS_FLAGS, VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
     anon_vma, arch_ops, machine, machine_of, page_to_pfn, pmd_t, pte_t,
 )
 from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page
@@ -87,12 +89,12 @@ cdef bint pte_spinlock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     return True
 
 
-# Context: mmap_sem held R and may sleep, or speculative. True = vmf->anon_vma is there. A speculative fault must not
-# make one (anon_vma_prepare() looks at the neighbours and so needs mmap_sem): it retries.
+# Context: mmap_sem held R and may sleep, or speculative, or under the VMA's lock. True = vmf->anon_vma is there. The
+# latter two must not make one (anon_vma_prepare() looks at the neighbours and so needs mmap_sem): they retry.
 cdef inline bint vmf_anon_prepare(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil:
     if likely(vmf.anon_vma != NULL):
         return True
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
+    if vmf.flags & (FAULT_FLAG_SPECULATIVE | FAULT_FLAG_VMA_LOCK):
         ret[0] = VM_FAULT_RETRY
         return False
     if anon_vma_prepare(cpu, vmf.vma):
@@ -470,7 +472,7 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
             vmf.orig_pmd = 0
             vmf.orig_pte = 0
         else:
-            vmf.orig_pte = READ_ONCE(cpu, pte_offset(mm, pmdval, vmf.address))
+            vmf.orig_pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, vmf.address), 1)
     if arch.pte_none(vmf.orig_pte):
         vmf.pte = NULL
         if vma.vm_file == NULL and (vma.vm_ops == NULL or not vma.vm_ops.no_fault):

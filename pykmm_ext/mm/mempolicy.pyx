@@ -25,7 +25,7 @@ from pykmm_ext.kernel.slab cimport kmem_cache_alloc
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.mm.mm_types cimport (
     KMEM_POLICY, MAX_NUMNODES_LONGS, PG_reserved, arch_ops, machine_of, mempolicy, mm_struct, pfn_to_page,
-    pmd_t, pte_t, vm_area_struct, vma_write_begin, vma_write_end,
+    pmd_t, pte_t, vm_area_struct, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mmap_write_lock, mmap_write_unlock
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_offset
@@ -160,6 +160,7 @@ cdef void vma_replace_policy(Cpu *cpu, vm_area_struct *vma, mempolicy *pol) noex
     """Context: mmap_sem W, may sleep. The old policy goes after the section (patch 06)."""
     cdef mempolicy *old = vma.vm_policy
     mpol_get(cpu, pol)
+    vma_start_write(cpu, vma)
     vma_write_begin(cpu, vma, 0)
     WRITE_ONCE_PTR(cpu, &vma.vm_policy, pol)
     vma_write_end(cpu, vma)

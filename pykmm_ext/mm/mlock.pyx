@@ -11,7 +11,8 @@ from libc.errno cimport EAGAIN, EFAULT, EINVAL, ENOMEM
 from pykmm_ext.kernel.atomic cimport WRITE_ONCE
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.mm.mm_types cimport (
-    VM_HUGETLB, VM_LOCKED, VM_LOCKONFAULT, VM_SPECIAL, mm_struct, vm_area_struct, vma_write_begin, vma_write_end,
+    VM_HUGETLB, VM_LOCKED, VM_LOCKONFAULT, VM_SPECIAL, mm_struct, vm_area_struct, vma_start_write, vma_write_begin,
+    vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mm_populate, mmap_write_lock, mmap_write_unlock, munlock_vma_pages_range
 from pykmm_ext.mm.vma cimport find_vma_prev
@@ -46,6 +47,7 @@ cdef int mlock_fixup(Cpu *cpu, vm_area_struct *vma, vm_area_struct **pprev, unsi
         nr_pages = 0
     mm.locked_vm += nr_pages
     if newflags & VM_LOCKED:
+        vma_start_write(cpu, vma)
         vma_write_begin(cpu, vma, 0)
         WRITE_ONCE(cpu, &vma.vm_flags, newflags)
         vma_write_end(cpu, vma)

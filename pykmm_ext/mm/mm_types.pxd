@@ -24,11 +24,14 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned long VM_ACCESS_FLAGS, PG_locked, PG_referenced, PG_uptodate, PG_dirty
     const unsigned long PG_lru, PG_reserved, PG_table, PG_buddy, PG_anon, PG_pristine, PG_anon_exclusive
     const unsigned int FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_TRIED
-    const unsigned int FAULT_FLAG_USER, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, VM_FAULT_OOM
-    const unsigned int FAULT_FLAG_UNSHARE, FOLL_WRITE, FOLL_GET, FOLL_PIN, GUP_PIN_COUNTING_BIAS
+    const unsigned int FAULT_FLAG_USER, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK
+    const unsigned int FAULT_FLAG_UNSHARE, FOLL_WRITE, FOLL_GET, FOLL_PIN, GUP_PIN_COUNTING_BIAS, VM_FAULT_OOM
     const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED
     const unsigned int VM_FAULT_RETRY, VM_FAULT_FALLBACK, VM_FAULT_BADMAP, VM_FAULT_BADACCESS, VM_FAULT_ERROR
-    const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM
+    const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
+    const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
+    enum:
+        KMM_FAULT_TRIES
     enum:
         MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES
         MAX_ORDER, MMU_GATHER_BUNDLE
@@ -136,6 +139,10 @@ cdef extern from "kmm/mm_types.h" nogil:
         void *strategy_data
         rcu_head vm_rcu_head
         mempolicy *vm_policy
+        rw_semaphore vm_lock
+        unsigned long vm_lock_seq
+        u32 vm_refcnt
+        u32 detached
     cdef struct mm_struct:
         vm_area_struct *mmap
         rb_root mm_rb
@@ -166,6 +173,9 @@ cdef extern from "kmm/mm_types.h" nogil:
         mm_struct *mmlist_prev
         u32 id
         u32 tlb_flush_pending
+        unsigned long mmap_seq
+        unsigned long mm_lock_seq
+        u32 vma_writer_wait
         seqcount_t write_protect_seq
         u32 has_pinned
         lockless_walk *lockless_walk
@@ -233,6 +243,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         void *slabs
         u8 *carve
         u8 *carve_end
+        u32 typesafe
     cdef struct rcu_state:
         unsigned long gp_ctr
         rw_semaphore gp_lock
@@ -263,6 +274,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long vm_max_map_count
         region *region
         u64 quirks
+        void *poison
 
     unsigned long page_to_pfn(const machine *m, const page *page)
     page *pfn_to_page(const machine *m, unsigned long pfn)
@@ -297,10 +309,19 @@ cdef extern from "kmm/strategy.h" nogil:
         int (*mm_init)(Cpu *cpu, mm_struct *mm) noexcept nogil
         void (*mm_exit)(Cpu *cpu, mm_struct *mm) noexcept nogil
         void (*quiesce)(Cpu *cpu, machine *machine) noexcept nogil
+        page *(*filemap_fault)(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil
+        void (*vma_start_write)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
+        void (*vma_mark_attached)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
+        void (*vma_mark_detached)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
+        void (*mmap_write_downgrade)(Cpu *cpu, mm_struct *mm) noexcept nogil
+        u32 vma_typesafe
     void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass)
     void vma_write_end(Cpu *cpu, vm_area_struct *vma)
     void tree_write_begin(Cpu *cpu, mm_struct *mm)
     void tree_write_end(Cpu *cpu, mm_struct *mm)
+    void vma_start_write(Cpu *cpu, vm_area_struct *vma)
+    void vma_mark_attached(Cpu *cpu, vm_area_struct *vma)
+    void vma_mark_detached(Cpu *cpu, vm_area_struct *vma)
 
 cdef extern from "kmm/arch.h" nogil:
     enum:
@@ -308,6 +329,7 @@ cdef extern from "kmm/arch.h" nogil:
     const unsigned int KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_ACCESS_EXEC
     enum:
         KMM_MODEL_TSO, KMM_MODEL_WEAK
+    unsigned long be64_to_cpu(unsigned long value)
     cdef struct arch_ops:
         size_t size
         const char *name
@@ -356,6 +378,8 @@ cdef extern from "kmm/arch.h" nogil:
         unsigned long (*hw_walk)(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil
         u32 vcpu_preemption
         unsigned long (*table_descend)(pmd_t entry, u32 level) noexcept nogil
+        u64 map_window
+        u32 tlb_broadcast
 
 cdef inline machine *machine_of(Cpu *cpu) noexcept nogil:
     return <machine *>cpu.machine

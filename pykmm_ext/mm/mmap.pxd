@@ -11,6 +11,8 @@ from pykmm_ext.mm.vma cimport (
 # Locking the address space for a change: the strategy's mmap_write_lock, or down_write(mmap_sem).
 cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
 cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
+# The end of it as a reader: True, or, where the strategy cannot do that, False and nothing is held.
+cdef bint mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void mmap_read_lock(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void mmap_read_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
 

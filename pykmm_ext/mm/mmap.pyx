@@ -14,7 +14,7 @@ written.
 from libc.errno cimport EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
 
 from pykmm_ext.kernel.atomic cimport WRITE_ONCE, atomic_add_return
-from pykmm_ext.kernel.rwsem cimport down_read, down_write, up_read, up_write
+from pykmm_ext.kernel.rwsem cimport down_read, down_write, downgrade_write, up_read, up_write
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.mm.filemap cimport file_create, get_file
 from pykmm_ext.mm.gup cimport populate_vma_page_range
@@ -22,7 +22,7 @@ from pykmm_ext.mm.memory_zap cimport free_pgtables, unmap_vmas
 from pykmm_ext.mm.mm_types cimport (
     VM_ACCOUNT, VM_EXEC, VM_GROWSDOWN, VM_IO, VM_LOCKED, VM_LOCKONFAULT, VM_MAYEXEC, VM_MAYREAD, VM_MAYSHARE,
     VM_MAYWRITE, VM_NOHUGEPAGE, VM_NORESERVE, VM_PFNMAP, VM_SHARED, VM_SOFTDIRTY, VM_SPECIAL, VM_WRITE, file, mm_struct,
-    mmu_gather, vm_area_struct, vma_pages, vma_write_begin, vma_write_end,
+    mmu_gather, vm_area_struct, vma_mark_detached, vma_pages, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmu_gather cimport tlb_finish_mmu, tlb_gather_mmu
 from pykmm_ext.mm.pgtable cimport pgd_free
@@ -30,7 +30,7 @@ from pykmm_ext.mm.rmap cimport unlink_anon_vmas
 from pykmm_ext.mm.unmapped_area cimport get_unmapped_area, is_err_value, offset_in_page, page_align, page_size
 from pykmm_ext.mm.vma cimport (
     find_vma, find_vma_intersection, find_vma_prev, free_vma, vm_area_alloc, vma_gap_update, vma_link,
-    vma_rb_erase, vma_set_page_prot, vmacache_invalidate,
+    vma_rb_erase, vma_set_page_prot, vma_set_range, vmacache_invalidate,
 )
 from pykmm_ext.mm.vma_merge cimport __split_vma, vma_merge
 
@@ -76,6 +76,19 @@ cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
         mm.strategy.mmap_write_unlock(cpu, mm)
     else:
         up_write(cpu, &mm.mmap_sem)
+
+
+cdef bint mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    """Context: by whoever called mmap_write_lock(). True: mmap_sem is held for reading now, and nobody came in between;
+    False: it is not held at all, because the strategy knows no such thing."""
+    if mm.strategy.mmap_write_downgrade != NULL:
+        mm.strategy.mmap_write_downgrade(cpu, mm)
+    elif mm.strategy.mmap_write_unlock == NULL:
+        downgrade_write(cpu, &mm.mmap_sem)
+    else:
+        mm.strategy.mmap_write_unlock(cpu, mm)
+        return False
+    return True
 
 
 cdef void mmap_read_lock(Cpu *cpu, mm_struct *mm) noexcept nogil:
@@ -138,12 +151,11 @@ cdef long mmap_region(Cpu *cpu, mm_struct *mm, file *f, unsigned long addr, unsi
         free_vma(cpu, vma)
         vma = merged
     else:
-        vma.vm_start = addr
-        vma.vm_end = addr + len
+        vma_set_range(cpu, vma, addr, addr + len, pgoff)
         vma.vm_flags = vm_flags
-        vma.vm_pgoff = pgoff
         vma_set_page_prot(cpu, vma)
         vma_link(cpu, mm, vma, prev)
+    # Write-locked already, whether it was merged or linked (R13): it is visible, and its flags still change.
     vma_write_begin(cpu, vma, 0)
     vm_stat_account(mm, vm_flags, <long>(len >> mm.arch.page_shift))
     if vm_flags & VM_LOCKED:
@@ -277,6 +289,7 @@ cdef long mm_populate(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned lon
 cdef void munlock_vma_pages_range(Cpu *cpu, vm_area_struct *vma, unsigned long start,
                                   unsigned long end) noexcept nogil:
     """Context: mmap_sem W. simplified: pages carry no mlock state, so only the VMA's flags change."""
+    vma_start_write(cpu, vma)
     vma_write_begin(cpu, vma, 0)
     WRITE_ONCE(cpu, &vma.vm_flags, vma.vm_flags & ~(VM_LOCKED | VM_LOCKONFAULT))
     vma_write_end(cpu, vma)
@@ -284,13 +297,15 @@ cdef void munlock_vma_pages_range(Cpu *cpu, vm_area_struct *vma, unsigned long s
 
 cdef void detach_vmas_to_be_unmapped(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, vm_area_struct *prev,
                                      unsigned long end) noexcept nogil:
-    """Context: mmap_sem W. Takes `vma` and its successors below `end` off the tree and the list; they stay a list of
-    their own. From here on no lookup finds them."""
+    """Context: mmap_sem W; may sleep. Takes `vma` and its successors below `end` off the tree and the list; they stay a
+    list of their own. From here on no lookup finds them, and who has found one already learns that it is detached."""
     cdef vm_area_struct *tail = NULL
     vma.vm_prev = NULL
     cdef vm_area_struct *it = vma
     while it != NULL and it.vm_start < end:
+        vma_start_write(cpu, it)
         vma_rb_erase(cpu, it, mm)
+        vma_mark_detached(cpu, it)
         mm.map_count -= 1
         tail = it
         it = it.vm_next
@@ -385,7 +400,13 @@ cdef void exit_mmap(Cpu *cpu, mm_struct *mm) noexcept nogil:
     """Context: process, may sleep, mm_users is 0 and no Cpu runs in the mm: no locks. The root table goes last."""
     cdef mmu_gather tlb
     cdef vm_area_struct *vma = mm.mmap
+    cdef vm_area_struct *it = vma
     if vma != NULL:
+        # Where VMAs are type-stable, faults of other address spaces may have strayed to these.
+        while it != NULL:
+            vma_start_write(cpu, it)
+            vma_mark_detached(cpu, it)
+            it = it.vm_next
         tlb_gather_mmu(cpu, &tlb, mm, True)
         unmap_vmas(cpu, &tlb, vma, 0, <unsigned long>-1)
         free_pgtables(cpu, &tlb, vma, 0, 0)

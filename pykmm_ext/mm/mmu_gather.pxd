@@ -15,3 +15,10 @@ cdef void tlb_remove_table(mmu_gather *tlb, page *page, unsigned long address, u
 # Flush, then free. IRQs on, no spinlocks.
 cdef void tlb_flush_mmu(Cpu *cpu, mmu_gather *tlb) noexcept nogil
 cdef void tlb_flush_mmu_tlbonly(Cpu *cpu, mmu_gather *tlb) noexcept nogil
+# What arch_ops.tlb_remove_tables can be: the tables of `tlb` go now, where the flush has waited for every walker with IRQs
+# off; or after a grace period (MMU_GATHER_RCU_TABLE_FREE), where it waits for none. Context: after the flush.
+cdef void tlb_remove_tables_now(Cpu *cpu, mmu_gather *tlb) noexcept nogil
+cdef void tlb_remove_tables_rcu(Cpu *cpu, mmu_gather *tlb) noexcept nogil
+# What arch_ops.serialize_against_pte_lookup can be. Context: IRQs on. After it, every IRQ-off section that ran on a Cpu of
+# the mm when it was called has ended.
+cdef void tlb_remove_table_sync_one(Cpu *cpu, mm_struct *mm) noexcept nogil

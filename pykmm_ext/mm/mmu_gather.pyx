@@ -14,12 +14,17 @@ write-back and need no such flush.
 
 Context of the structure: it lives on the caller's stack and belongs to one Cpu.
 """
-from pykmm_ext.machine.cpu cimport Cpu, u8, u32, unlikely
-from pykmm_ext.mm.lockless_walk cimport lockless_remove_tables
+from pykmm_ext.kernel.atomic cimport atomic_add, ipi_lockdep_wait, smp_mb
+from pykmm_ext.kernel.rcu cimport call_rcu
+from pykmm_ext.machine.cpu cimport NR_PGTABLE_FREE, Cpu, count_vm_event, rcu_head, u8, u32, unlikely
+from pykmm_ext.machine.irq cimport smp_call_function_many
+from pykmm_ext.machine.tlb cimport tlb_mm_is_local
+from pykmm_ext.mm.lockless_walk cimport REMOVE_ARCH, REMOVE_NOW, REMOVE_RCU, lockless_table_removal
 from pykmm_ext.mm.mm_types cimport (
     MMU_GATHER_BUNDLE, mm_struct, mmu_gather, mmu_gather_batch, page, page_to_pfn, pfn_to_page,
 )
-from pykmm_ext.mm.page_alloc cimport __GFP_NOWAIT, alloc_page, put_page
+from pykmm_ext.mm.page_alloc cimport __GFP_NOWAIT, __free_pages, alloc_page, put_page
+from pykmm_ext.mm.pgtable cimport table_order, table_page_free
 
 cdef enum:
     MAX_GATHER_PAGES = 10000 # as MAX_GATHER_BATCH_COUNT: bounds how much waits for one flush
@@ -101,6 +106,49 @@ cdef void tlb_remove_table(mmu_gather *tlb, page *p, unsigned long address, unsi
     tlb.tables = p
 
 
+# Every walk that began before the flush, with IRQs off, has ended: the flush interrupted its Cpu and waited.
+cdef void tlb_remove_tables_now(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    cdef page *table = tlb.tables
+    cdef page *next
+    while table != NULL:
+        next = table.lru_next
+        table_page_free(cpu, tlb.mm, table)
+        table = next
+    tlb.tables = NULL
+
+
+# Context: RCU callback; the mm may be gone.
+cdef void tlb_remove_table_rcu(Cpu *cpu, rcu_head *head) noexcept nogil:
+    cdef page *table = <page *>(<char *>head - <size_t>&(<page *>NULL).lru_next)
+    count_vm_event(cpu, NR_PGTABLE_FREE)
+    __free_pages(cpu, table, table_order(table))
+
+
+# The flush waited for nobody: lockless walkers are in an RCU read section. The table's list pointers become its rcu_head
+# (a union in Linux). simplified: a callback a table, no batches.
+cdef void tlb_remove_tables_rcu(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    cdef page *table = tlb.tables
+    cdef page *next
+    while table != NULL:
+        next = table.lru_next
+        atomic_add(cpu, &tlb.mm.nr_ptes, -(<unsigned long>1 << table_order(table)))
+        call_rcu(cpu, <rcu_head *>&table.lru_next, tlb_remove_table_rcu)
+        table = next
+    tlb.tables = NULL
+
+
+# Context: IPI handler.
+cdef void tlb_remove_table_smp_sync(Cpu *target, void *info) noexcept nogil:
+    pass
+
+
+cdef void tlb_remove_table_sync_one(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    ipi_lockdep_wait(cpu, b"serialize_against_pte_lookup")
+    smp_mb(cpu)  # the caller's change before the read of mm_cpumask; pairs with the fetch_or in switch_mm()
+    if not tlb_mm_is_local(cpu, mm):
+        smp_call_function_many(cpu, mm.mm_cpumask, tlb_remove_table_smp_sync, NULL)
+
+
 # Context: IRQs on, no lock that an IRQ-off section spins on (it waits for other Cpus).
 cdef void tlb_flush_mmu_tlbonly(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
     cdef mm_struct *mm = tlb.mm
@@ -115,8 +163,10 @@ cdef void tlb_flush_mmu_tlbonly(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
 
 # Context: as tlb_flush_mmu_tlbonly; no spinlocks. The gather can be used on.
 cdef void tlb_flush_mmu(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    cdef mm_struct *mm = tlb.mm
     cdef mmu_gather_batch *batch
     cdef u32 i
+    cdef int how
     # Flush, then free: the flush is complete on every Cpu when it returns.
     tlb_flush_mmu_tlbonly(cpu, tlb)
     for i in range(tlb.nr):
@@ -130,10 +180,13 @@ cdef void tlb_flush_mmu(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
         batch = batch.next
     tlb.active = tlb.batches
     if tlb.tables != NULL:
-        if unlikely(tlb.mm.lockless_walk != NULL):
-            lockless_remove_tables(cpu, tlb)
+        how = lockless_table_removal(cpu, mm) if unlikely(mm.lockless_walk != NULL) else <int>REMOVE_ARCH
+        if how == REMOVE_NOW:
+            tlb_remove_tables_now(cpu, tlb)
+        elif how == REMOVE_RCU:
+            tlb_remove_tables_rcu(cpu, tlb)
         else:
-            tlb.mm.arch.tlb_remove_tables(cpu, tlb)
+            mm.arch.tlb_remove_tables(cpu, tlb)
         tlb.tables = NULL
 
 

@@ -15,7 +15,8 @@ from pykmm_ext.mm.gup cimport populate_vma_page_range
 from pykmm_ext.mm.mm_types cimport (
     KMM_QUIRK_MPROTECT_POPULATE, PG_anon, PG_anon_exclusive, VM_ACCESS_FLAGS, VM_ACCOUNT,
     VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
-    arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_write_begin, vma_write_end,
+    arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_start_write, vma_write_begin,
+    vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mmap_write_lock, mmap_write_unlock, vm_stat_account
 from pykmm_ext.mm.pgtable cimport pte_lockptr, pte_offset, table_entry
@@ -129,6 +130,7 @@ cdef int mprotect_fixup(Cpu *cpu, vm_area_struct *vma, vm_area_struct **pprev, u
     if vma == NULL:
         return err
     pprev[0] = vma
+    vma_start_write(cpu, vma)
     vma_write_begin(cpu, vma, 0)
     WRITE_ONCE(cpu, &vma.vm_flags, newflags)
     vma_set_page_prot(cpu, vma)

@@ -15,7 +15,7 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_nested, spin_unlock,
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.mm.mm_types cimport (
     VM_DONTEXPAND, VM_LOCKED, VM_LOCKONFAULT, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, anon_vma, arch_ops, mm_struct, pmd_t,
-    pte_t, vm_area_struct, vma_pages, vma_write_begin, vma_write_end,
+    pte_t, vm_area_struct, vma_pages, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport (
     do_munmap, mm_populate, mmap_write_lock, mmap_write_unlock, vm_stat_account,
@@ -131,7 +131,8 @@ cdef long move_vma(Cpu *cpu, vma_remap_struct *vrm, vm_area_struct *vma) noexcep
     cdef unsigned long moved
     if mm.map_count >= mm.machine.vm_max_map_count - 3:
         return -ENOMEM                           # do_munmap below may split one VMA into three
-    new_vma = copy_vma(cpu, &vma, vrm.new_addr, vrm.new_len, pgoff)
+    vma_start_write(cpu, vma)
+    new_vma = copy_vma(cpu, &vma, vrm.new_addr, vrm.new_len, pgoff)  # write-locked: linked or merged
     if new_vma == NULL:
         return -ENOMEM
     if vma.vm_file != NULL:

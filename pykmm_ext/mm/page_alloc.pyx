@@ -28,7 +28,8 @@ from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, READ_ONCE_32, atomic_inc_32, cmpxchg_32, kmm_emit, might_sleep, smp_store_release_32,
+    READ_ONCE, READ_ONCE_32, atomic_inc_32, cmpxchg_32, data_race, data_race_32, kmm_emit, might_sleep,
+    smp_store_release_32,
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
@@ -50,6 +51,14 @@ cdef extern from "kmm/clear_page.h" nogil:
 cdef extern from "kmm/atomic.h" nogil:
     u32 fetch_add_32 "kmm_fetch_add_32"(Cpu *cpu, u32 *p, u32 n, int order)
     const int ATOMIC_SEQ_CST "__ATOMIC_SEQ_CST"
+
+cdef extern from *:
+    """
+    /* The region stands in for zone->lock too: no engine hook, as kmm_count_active(). */
+    static inline void kmm_count_region_frames(struct zone *z, long n)
+    { __atomic_fetch_add(&z->nr_free_pages, (unsigned long)n, __ATOMIC_RELAXED); }
+    """
+    void count_region_frames "kmm_count_region_frames"(zone *z, long n) nogil
 
 # Frames 0 (never handed out: physical address 0 means "none") and 1 (the zero page) are reserved.
 cdef enum:
@@ -293,7 +302,7 @@ cdef page *alloc_region_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil:
     cdef page *p = region_alloc_pages(region_of(m), cpu.id, order, gfp & __GFP_ZERO)
     if p == NULL:
         return NULL
-    m.zone.nr_free_pages -= <unsigned long>1 << order
+    count_region_frames(&m.zone, -(<long>1 << order))
     return prep_new_page(cpu, p, order | KMM_ORDER_REGION, gfp)
 
 
@@ -310,7 +319,7 @@ cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
         bad_page(cpu, p, "freed twice")
         return
     p.flags = 0
-    m.zone.nr_free_pages += <unsigned long>1 << order
+    count_region_frames(&m.zone, <long>1 << order)
 
 
 # Context: any, IRQs on or off (never an IPI handler: the list is the owner's), no zone->lock. _refcount = 1,
@@ -486,12 +495,12 @@ cdef void drain_local_pages(Cpu *cpu) noexcept nogil:
 
 # Context: any; exact when no Cpu runs.
 cdef unsigned long nr_used_pages(machine *m) noexcept nogil:
-    cdef unsigned long idle = m.zone.nr_free_pages
+    cdef unsigned long idle = data_race(&m.zone.nr_free_pages)
     cdef u32 i
     for i in range(m.nr_cpus):
         if m.cpus[i] != NULL:
             # Not READ_ONCE(): no Cpu executes this.
-            idle += (<volatile u32 *>&m.cpus[i].pcp.count)[0]
+            idle += data_race_32(&m.cpus[i].pcp.count)
     return m.zone.end_pfn - NR_RESERVED - idle
 
 

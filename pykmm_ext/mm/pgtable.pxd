@@ -3,6 +3,7 @@
 # A "level" counts from the leaves: 0 = PTE table, arch.levels-1 = root.
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u32
+from pykmm_ext.machine.region cimport KMM_ORDER_REGION
 from pykmm_ext.mm.mm_types cimport arch_ops, mm_struct, page, pmd_t, pte_t
 
 # Kernel pointer to the entry for `address` in the table at physical address `table`.
@@ -21,10 +22,14 @@ cdef pte_t *pte_offset_map_lock(Cpu *cpu, mm_struct *mm, pmd_t *pmd, unsigned lo
                                 spinlock_t **ptlp) noexcept nogil
 cdef int pgd_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void pgd_free(Cpu *cpu, mm_struct *mm) noexcept nogil
-# `level`: of the table (0 = it holds PTEs), for reports.
+# `level`: of the table (0 = it holds PTEs). A table that does not fit into a frame takes a block of them.
 cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm, u32 level) noexcept nogil
 # For mmu_gather's users only: the frame goes back now. Accounting included.
 cdef void table_page_free(Cpu *cpu, mm_struct *mm, page *page) noexcept nogil
+
+# log2 of the frames of a table, from its first one. Context: any.
+cdef inline u32 table_order(const page *table) noexcept nogil:
+    return table.order & ~<u32>KMM_ORDER_REGION
 
 # pgd_addr_end() and its like, for any level. Context: any. The first address after `addr` at which an entry of `level`
 # ends, or `end`. Both limits are exclusive; an `end` of 0 or a boundary of 0 stands for 2^64.

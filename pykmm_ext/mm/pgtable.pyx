@@ -17,15 +17,16 @@ PTE                       the table's ptl; A/D by the hardware    ptl, or as abo
 Publication: a table's zeroes are stored before the entry that points to it (``smp_store_release``). The pair is the
 address dependency of every lockless descent: READ_ONCE of the entry, then a load *through* it.
 
-simplified: one lock for all levels above the PTEs (no split PMD locks).
+simplified: one lock for all levels above the PTEs (no split PMD locks); a table that is smaller than a frame takes a
+whole one (ppc64: Linux packs such tables into fragments of a page).
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_dec, atomic_inc, smp_store_release
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, atomic_add, smp_store_release
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport NR_PGTABLE_ALLOC, NR_PGTABLE_FREE, Cpu, count_vm_event, u32, unlikely
 from pykmm_ext.mm.mm_types cimport PG_table, arch_ops, mm_struct, page, page_to_pfn, pfn_to_page, pmd_t, pte_t
-from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, put_page
+from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, __free_pages, alloc_pages
 
 
 # Context: any.
@@ -40,10 +41,12 @@ cdef pmd_t *mm_find_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept
     cdef const arch_ops *arch = mm.arch
     cdef unsigned long table = mm.pgd
     cdef u32 level = arch.levels - 1
+    cdef u32 dep = 0  # the root's address is nobody's news
     while level > 1:
-        table = arch.table_descend(READ_ONCE(cpu, table_entry(mm, table, level, address)), level)
+        table = arch.table_descend(READ_ONCE_DEP(cpu, table_entry(mm, table, level, address), dep), level)
         if unlikely(table == 0):
             return NULL
+        dep = 1
         level -= 1
     return table_entry(mm, table, 1, address)
 
@@ -72,15 +75,17 @@ cdef pmd_t *mm_alloc_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcep
     cdef unsigned long table = mm.pgd
     cdef unsigned long *slot
     cdef u32 level = arch.levels - 1
+    cdef u32 dep = 0
     cdef pmd_t entry
     while level > 1:
         slot = table_entry(mm, table, level, address)
-        entry = READ_ONCE(cpu, slot)
+        entry = READ_ONCE_DEP(cpu, slot, dep)
         if unlikely(arch.table_none(entry)):
             if populate_entry(cpu, mm, slot, level) != 0:
                 return NULL
             entry = READ_ONCE(cpu, slot)
         table = arch.table_paddr(entry)
+        dep = 1
         level -= 1
     return table_entry(mm, table, 1, address)
 
@@ -129,21 +134,23 @@ cdef void pgd_free(Cpu *cpu, mm_struct *mm) noexcept nogil:
         mm.pgd = 0
 
 
-# A zeroed frame with an initialised ptl, or NULL. Context: any.
+# Zeroed, with an initialised ptl, or NULL. Context: any.
 cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm, u32 level) noexcept nogil:
-    cdef page *table = alloc_page(cpu, __GFP_ZERO)
+    cdef u32 shift = mm.arch.level_bits[level] + 3
+    cdef u32 order = shift - mm.arch.page_shift if shift > mm.arch.page_shift else 0
+    cdef page *table = alloc_pages(cpu, __GFP_ZERO, order)
     if unlikely(table == NULL):
         return NULL
     table.flags = PG_table # not visible to others yet
     table.private_ = <unsigned long>mm.id << 8 | level
     spin_lock_init(&table.ptl)
-    atomic_inc(cpu, &mm.nr_ptes)
+    atomic_add(cpu, &mm.nr_ptes, <unsigned long>1 << order)
     count_vm_event(cpu, NR_PGTABLE_ALLOC)
     return table
 
 
 # Context: any; no entry points to the table and no walker reads it any more.
 cdef void table_page_free(Cpu *cpu, mm_struct *mm, page *table) noexcept nogil:
-    atomic_dec(cpu, &mm.nr_ptes)
+    atomic_add(cpu, &mm.nr_ptes, -(<unsigned long>1 << table_order(table)))
     count_vm_event(cpu, NR_PGTABLE_FREE)
-    put_page(cpu, table)
+    __free_pages(cpu, table, table_order(table))

@@ -18,6 +18,11 @@ from pykmm_ext.kernel.rbtree cimport rb_node, rb_parent
 from pykmm_ext.mm.mm_types cimport vm_area_struct
 from pykmm_ext.mm.vma cimport find_vma, vm_start_gap, vma_of
 
+# Context: any. DEFAULT_MAP_WINDOW.
+cdef inline unsigned long map_window(const mm_struct *mm) noexcept nogil:
+    return mm.arch.map_window if mm.arch.map_window else mm.task_size
+
+
 # include/uapi/asm-generic/mman*.h
 cdef enum:
     MAP_SHARED = 1
@@ -99,7 +104,8 @@ cdef unsigned long arch_get_unmapped_area(Cpu *cpu, mm_struct *mm, unsigned long
     """mmap_sem. Bottom-up. Context and answer as mm_get_unmapped_area(). simplified: MAP_32BIT starts at 1 GiB exactly
     (Linux: up to 32 MiB above, at random)."""
     cdef vm_area_struct *vma
-    cdef unsigned long begin = page_align(mm, mm.task_size // 3), end = mm.task_size
+    cdef unsigned long window = map_window(mm)
+    cdef unsigned long begin = page_align(mm, window // 3), end = mm.task_size if addr > window else window
     if flags & MAP_32BIT:
         begin = 0x40000000
         end = 0x80000000
@@ -116,9 +122,9 @@ cdef unsigned long arch_get_unmapped_area(Cpu *cpu, mm_struct *mm, unsigned long
 cdef unsigned long mm_get_unmapped_area(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long len,
                                         unsigned long flags) noexcept nogil:
     """mmap_sem. arch_get_unmapped_area_topdown() of x86: the hint where it is free, else top-down below mmap_base, else
-    bottom-up. The address or -errno."""
+    bottom-up. Only a hint above map_window leads above it, and none across it. The address or -errno."""
     cdef vm_area_struct *vma
-    cdef unsigned long hint = addr, low = page_size(mm), at
+    cdef unsigned long hint = addr, low = page_size(mm), high = mm.mmap_base, window = map_window(mm), at
     if len > mm.task_size:
         return <unsigned long>-ENOMEM
     if flags & MAP_FIXED:
@@ -126,7 +132,7 @@ cdef unsigned long mm_get_unmapped_area(Cpu *cpu, mm_struct *mm, unsigned long a
     if not flags & MAP_32BIT:
         if addr:
             addr &= ~(page_size(mm) - 1)
-            if mm.task_size - len >= addr:
+            if mm.task_size - len >= addr and (addr > window) == (addr + len > window):
                 vma = find_vma(cpu, mm, addr)
                 if vma == NULL or addr + len <= vm_start_gap(vma):
                     return addr
@@ -134,7 +140,9 @@ cdef unsigned long mm_get_unmapped_area(Cpu *cpu, mm_struct *mm, unsigned long a
             low = <unsigned long>1 << 32
         if low < mm.arch.mmap_min_addr:
             low = mm.arch.mmap_min_addr
-        at = unmapped_area_topdown(mm, len, low, mm.mmap_base)
+        if addr > window:
+            high += mm.task_size - window
+        at = unmapped_area_topdown(mm, len, low, high)
         if not is_err_value(at):
             return at
     return arch_get_unmapped_area(cpu, mm, hint, len, flags)

@@ -22,7 +22,7 @@ from pykmm_ext.mm.mm_types cimport (
     kmem_cache, machine, page, pfn_to_page, vm_area_struct, vma_pages,
 )
 from pykmm_ext.mm.page_alloc cimport validate_zone
-from pykmm_ext.mm.pgtable cimport table_entry
+from pykmm_ext.mm.pgtable cimport table_entry, table_order
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 
 
@@ -116,6 +116,8 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
         return b"total_vm is wrong"
     if READ_ONCE_32(cpu, &mm.mm_seq.seqcount.sequence) & 1:
         return b"mm_seq is odd: a write section was left open"
+    if READ_ONCE(cpu, &mm.mmap_seq) & 1:
+        return b"mmap_seq is odd: mmap_sem was left held for writing"
     if mm.pgd:
         message = validate_table_vmas(cpu, mm, mm.pgd, mm.arch.levels - 1, 0, addr)
         if message != NULL:
@@ -140,7 +142,7 @@ cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u3
     cdef unsigned long i, val
     cdef page *pg
     cdef const char *message
-    counts.tables += 1
+    counts.tables += <unsigned long>1 << table_order(pfn_to_page(m, table >> arch.page_shift))
     where[0] = addr
     if not pfn_to_page(m, table >> arch.page_shift).flags & PG_table:
         return b"page table in a frame that is none"

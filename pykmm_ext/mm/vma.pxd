@@ -58,6 +58,9 @@ cdef vm_area_struct *__find_vma(mm_struct *mm, unsigned long addr) noexcept nogi
 cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 # One descent of the above, without asking mm_seq whether its answer holds.
 cdef vm_area_struct *__find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
+# One descent under rcu_read_lock() instead: any VMA, or NULL. The caller finds out whether it is the one: by the mm's
+# mmap_seq, or by locking it and looking again.
+cdef vm_area_struct *find_vma_rcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil
 cdef vm_area_struct *find_vma_prev(Cpu *cpu, mm_struct *mm, unsigned long addr, vm_area_struct **pprev) noexcept nogil
 # First VMA that intersects [start, end), or NULL. mmap_sem held.
 cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
@@ -96,6 +99,9 @@ cdef void __vma_unlink(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept no
 # Idempotent: takes the VMA off its file's i_mmap. May sleep.
 cdef void unlink_file_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil
 cdef int insert_vm_struct(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil
+# Gives a VMA that is not linked yet its place.
+cdef void vma_set_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long end,
+                        unsigned long pgoff) noexcept nogil
 cdef void vma_set_page_prot(Cpu *cpu, vm_area_struct *vma) noexcept nogil
 
 cdef inline void __vma_link_file(vm_area_struct *vma) noexcept nogil:

@@ -15,12 +15,17 @@ reader               holds                     against a writer (mmap_sem W)
 ==================== ========================= ==========================================================
 find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     retried while mm_seq changes; VMAs are freed after the section
+find_vma_rcu         RCU read section          not noticed: any VMA, or none; the caller checks mmap_seq, or locks what it gets
+                                               and looks again
 vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tell
 ==================== ========================= ==========================================================
 """
 from libc.errno cimport ENOMEM
+from libc.string cimport memset
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, srcu_lockdep_assert
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, READ_ONCE_DEP, READ_ONCE_DEP_PTR, READ_ONCE_PTR, WRITE_ONCE, rcu_lockdep_assert, srcu_lockdep_assert,
+)
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, rb_augment_callbacks, rb_erase_augmented, rb_insert_augmented, rb_link_node, rb_node, rb_parent,
 )
@@ -28,23 +33,36 @@ from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqcount_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
 from pykmm_ext.machine.cpu cimport (
-    VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u32, u64, unlikely,
+    VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, count_vm_event, likely, u8, u32, u64, unlikely,
 )
 from pykmm_ext.mm.filemap cimport fput, get_file
 from pykmm_ext.mm.mempolicy cimport mpol_get, mpol_put
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_VMA, KMM_QUIRK_VMACACHE_NARROW, VM_SHARED, machine_of, mm_struct, pgprot_t, tree_write_begin, tree_write_end,
-    vm_area_struct,
+    KMEM_VMA, KMM_QUIRK_VMACACHE_NARROW, VM_SHARED, kmem_cache, machine_of, mm_struct, pgprot_t, tree_write_begin,
+    tree_write_end, vm_area_struct, vma_mark_attached, vma_start_write,
 )
 
 
 # ---- the life of a VMA ----
 
+cdef void clear_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    """Context: as vm_area_alloc(). Zeroes a type-stable VMA around what lookups of its former life may still read or
+    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does) and vm_refcnt, which is 0."""
+    vma.vm_start = 0
+    WRITE_ONCE(cpu, &vma.vm_end, 0)
+    memset(&vma.vm_next, 0, <u8 *>&vma.vm_rb - <u8 *>&vma.vm_next)
+    memset(&vma.rb_subtree_gap, 0, <u8 *>&vma.vm_lock_seq - <u8 *>&vma.rb_subtree_gap)
+    memset(&vma.detached, 0, <u8 *>(vma + 1) - <u8 *>&vma.detached)
+
+
 cdef vm_area_struct *vm_area_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil:
     """Context: process, IRQs on. A zeroed VMA of `mm`, in no tree; NULL = -ENOMEM."""
-    cdef vm_area_struct *vma = <vm_area_struct *>kmem_cache_alloc(cpu, &machine_of(cpu).caches[KMEM_VMA])
+    cdef kmem_cache *cache = &machine_of(cpu).caches[KMEM_VMA]
+    cdef vm_area_struct *vma = <vm_area_struct *>kmem_cache_alloc(cpu, cache)
     if vma == NULL:
         return NULL
+    if unlikely(cache.typesafe):
+        clear_vma(cpu, vma)
     vma.vm_mm = mm
     seqcount_init(&vma.vm_sequence)
     RB_CLEAR_NODE(&vma.vm_rb)
@@ -58,11 +76,9 @@ cdef vm_area_struct *vm_area_dup(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) n
     cdef vm_area_struct *new = vm_area_alloc(cpu, mm)
     if new == NULL:
         return NULL
-    new.vm_start = vma.vm_start
-    new.vm_end = vma.vm_end
+    vma_set_range(cpu, new, vma.vm_start, vma.vm_end, vma.vm_pgoff)
     new.vm_flags = vma.vm_flags
     new.vm_page_prot = vma.vm_page_prot
-    new.vm_pgoff = vma.vm_pgoff
     new.vm_ops = vma.vm_ops
     new.anon_name = vma.anon_name
     new.vm_file = vma.vm_file
@@ -70,6 +86,17 @@ cdef vm_area_struct *vm_area_dup(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) n
         get_file(cpu, new.vm_file)
     new.vm_policy = mpol_get(cpu, vma.vm_policy)
     return new
+
+
+cdef void vma_set_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long end,
+                        unsigned long pgoff) noexcept nogil:
+    """Context: process; the VMA is in no tree. A lookup that found it in its former life may still compare its vm_end."""
+    vma.vm_start = start
+    if unlikely(machine_of(cpu).caches[KMEM_VMA].typesafe):
+        WRITE_ONCE(cpu, &vma.vm_end, end)
+    else:
+        vma.vm_end = end
+    vma.vm_pgoff = pgoff
 
 
 cdef void __vm_area_free(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
@@ -165,7 +192,7 @@ cdef void vma_rb_erase(Cpu *cpu, vm_area_struct *vma, mm_struct *mm) noexcept no
 
 
 cdef void __vma_link(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, vm_area_struct *prev) noexcept nogil:
-    """mmap_sem W. Puts the VMA behind `prev` (NULL = first) on the list, then into the tree.
+    """mmap_sem W. Puts the VMA behind `prev` (NULL = first) on the list, then, write-locked (R13), into the tree.
 
     The place in the tree follows from prev and its successor: of two neighbours in the order, exactly one has the free
     child pointer between them."""
@@ -195,6 +222,8 @@ cdef void __vma_link(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, vm_area_struc
         vma_gap_update(next)
     else:
         mm.highest_vm_end = vm_end_gap(vma)
+    vma_start_write(cpu, vma)
+    vma_mark_attached(cpu, vma)
     tree_write_begin(cpu, mm)
     rb_link_node(cpu, &vma.vm_rb, parent, link)
     # As Linux: the new node starts with no gap of its own and is brought up to date before rebalancing.
@@ -283,17 +312,17 @@ cdef vm_area_struct *find_vma(Cpu *cpu, mm_struct *mm, unsigned long addr) noexc
 
 
 cdef inline vm_area_struct *descend_lockless(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
-    """Context: srcu_read_lock(vma_srcu) held. Terminates whatever a writer does; its answer is one of the tree's only if
-    mm_seq did not change meanwhile."""
+    """Context: a read section after which VMAs are freed (vma_srcu, RCU). Terminates whatever a writer does; its answer is
+    one of the tree's only if nobody changed the tree meanwhile: mm_seq, mmap_seq."""
     cdef rb_node *node = <rb_node *>READ_ONCE_PTR(cpu, &mm.mm_rb.rb_node)
     cdef vm_area_struct *vma = NULL
     cdef vm_area_struct *tmp
     cdef unsigned long above
     while node != NULL:
         tmp = vma_of(node)
-        above = READ_ONCE(cpu, &tmp.vm_end) > addr
+        above = READ_ONCE_DEP(cpu, &tmp.vm_end, 1) > addr
         vma = <vm_area_struct *>(<unsigned long>vma ^ ((<unsigned long>vma ^ <unsigned long>tmp) & -above))
-        node = <rb_node *>READ_ONCE_PTR(cpu, &(&node.rb_right)[above])
+        node = <rb_node *>READ_ONCE_DEP_PTR(cpu, &(&node.rb_right)[above], 2)  # `node` was read before vm_end
     return vma
 
 
@@ -316,6 +345,17 @@ cdef vm_area_struct *find_vma_srcu(Cpu *cpu, mm_struct *mm, unsigned long addr) 
         vma = descend_lockless(cpu, mm, addr)
         if not read_seqretry(cpu, &mm.mm_seq, seq):
             return vma
+
+
+cdef vm_area_struct *find_vma_rcu(Cpu *cpu, mm_struct *mm, unsigned long addr) noexcept nogil:
+    """Context: rcu_read_lock() held, mmap_sem not needed; does not wait.
+
+    One descent, and nobody asks whether a rotation hid something from it: the VMA may be another one than the first with
+    addr < vm_end, may be dead or, where VMAs are type-stable, of another mm; NULL may be wrong. (Descents end: see
+    kernel/rbtree; a dead VMA's children are those that it had.)"""
+    if unlikely(cpu.engine != NULL):
+        rcu_lockdep_assert(cpu, b"find_vma_rcu")
+    return descend_lockless(cpu, mm, addr)
 
 
 cdef vm_area_struct *find_vma_prev(Cpu *cpu, mm_struct *mm, unsigned long addr, vm_area_struct **pprev) noexcept nogil:

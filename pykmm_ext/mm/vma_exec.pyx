@@ -23,7 +23,9 @@ from pykmm_ext.mm.mm_types cimport (
 )
 from pykmm_ext.mm.mmap cimport accountable_mapping, mmap_write_lock, mmap_write_unlock, vm_stat_account
 from pykmm_ext.mm.unmapped_area cimport offset_in_page
-from pykmm_ext.mm.vma cimport find_vma_intersection, free_vma, insert_vm_struct, vm_area_alloc, vma_set_page_prot
+from pykmm_ext.mm.vma cimport (
+    find_vma_intersection, free_vma, insert_vm_struct, vm_area_alloc, vma_set_page_prot, vma_set_range,
+)
 
 cdef vm_operations_struct special_mapping_vmops
 special_mapping_vmops.may_not_merge = 1
@@ -88,10 +90,8 @@ cdef int install_mapping(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned 
         err = -ENOMEM
         vma = vm_area_alloc(cpu, mm)
         if vma != NULL:
-            vma.vm_start = start
-            vma.vm_end = end
+            vma_set_range(cpu, vma, start, end, (offset if f != NULL else start) >> mm.arch.page_shift)
             vma.vm_flags = vm_flags | VM_SOFTDIRTY
-            vma.vm_pgoff = (offset if f != NULL else start) >> mm.arch.page_shift
             vma.anon_name = label
             if label != NULL:
                 vma.vm_ops = &special_mapping_vmops

@@ -14,6 +14,7 @@ reader               holds                     against __vma_adjust
 find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     may see a bound old or new: vm_sequence tells
 vma_has_changed      vma_srcu read section     vm_sequence of each VMA whose bounds change, RB_EMPTY_NODE
+fault, VMA's lock    its vm_lock or vm_refcnt  excluded: each VMA that changes is write-locked first
 reverse map          anon_vma root, i_mmap     excluded: both are taken for writing
 ==================== ========================= ==========================================================
 """
@@ -26,12 +27,12 @@ from pykmm_ext.machine.cpu cimport likely, u32, unlikely
 from pykmm_ext.mm.mempolicy cimport mpol_equal
 from pykmm_ext.mm.mm_types cimport (
     KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_VMA_ADJUST_ORDER, VM_MAYSHARE, VM_SOFTDIRTY, VM_SPECIAL, address_space,
-    anon_vma, vma_pages, vma_write_begin, vma_write_end,
+    anon_vma, vma_mark_detached, vma_pages, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.rmap cimport anon_vma_chain_is_singular, anon_vma_clone, anon_vma_merge, unlink_anon_vmas
 from pykmm_ext.mm.vma cimport (
     __remove_shared_vm_struct, __vma_link, __vma_link_file, __vma_unlink, find_vma_prev, free_vma, vm_area_dup,
-    vm_end_gap, vma_gap_update, vma_link,
+    vm_end_gap, vma_gap_update, vma_link, vma_set_range,
 )
 
 
@@ -95,6 +96,7 @@ cdef int dup_anon_vma(Cpu *cpu, vm_area_struct *dst, vm_area_struct *src) noexce
     """mmap_sem W, may sleep. `dst` takes over pages of `src`: give it src's anon_vma where it has none. 0 or -ENOMEM."""
     if src == NULL or src.anon_vma == NULL or dst.anon_vma != NULL:
         return 0
+    vma_start_write(cpu, dst)
     WRITE_ONCE_PTR(cpu, &dst.anon_vma, src.anon_vma)
     return anon_vma_clone(cpu, dst, src)
 
@@ -167,9 +169,9 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
     """Context: mmap_sem W, may sleep. Moves the bounds of `vma`, and what of its successors that takes with it: `insert`
     (split_vma) fills what vma gives up, otherwise the successor is shifted or swallowed. 0 or -ENOMEM, nothing changed.
 
-    Lock order: i_mmap_rwsem, anon_vma root, then the two write sections (patch 05, R2). Both sections end before the
-    anon_vma of a swallowed VMA is given up, which takes the root's lock again (RFC v5 does that inside), and so before
-    the VMA is handed to free_vma (R8). By then the tree and the bounds are what they will be."""
+    Lock order: write-locking the VMAs, i_mmap_rwsem, anon_vma root, then the two write sections (patch 05, R2). Both
+    sections end before the anon_vma of a swallowed VMA is given up, which takes the root's lock again (RFC v5 does that
+    inside), and so before the VMA is handed to free_vma (R8). By then the tree and the bounds are what they will be."""
     cdef mm_struct *mm = vma.vm_mm
     cdef unsigned long quirks = mm.machine.quirks
     cdef u32 shift = mm.arch.page_shift
@@ -210,6 +212,9 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
             return -ENOMEM
 
     while True:
+        vma_start_write(cpu, vma)
+        if adjust_next or remove_next:
+            vma_start_write(cpu, next)
         if unlikely(quirks & KMM_QUIRK_VMA_ADJUST_ORDER):
             vma_write_begin(cpu, vma, 0)
             if next != NULL:
@@ -241,6 +246,7 @@ cdef int __vma_adjust(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsign
 
         if remove_next:
             __vma_unlink(cpu, mm, next)
+            vma_mark_detached(cpu, next)
             if mapping != NULL:
                 __remove_shared_vm_struct(next, mapping)
         elif insert != NULL:
@@ -302,10 +308,9 @@ cdef int __split_vma(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, unsigned long
     if new == NULL:
         return -ENOMEM
     if new_below:
-        new.vm_end = addr
+        vma_set_range(cpu, new, vma.vm_start, addr, vma.vm_pgoff)
     else:
-        new.vm_start = addr
-        new.vm_pgoff += (addr - vma.vm_start) >> mm.arch.page_shift
+        vma_set_range(cpu, new, addr, vma.vm_end, vma.vm_pgoff + ((addr - vma.vm_start) >> mm.arch.page_shift))
     new.anon_vma = vma.anon_vma
     if vma.anon_vma != NULL and anon_vma_clone(cpu, new, vma):
         free_vma(cpu, new)
@@ -386,9 +391,7 @@ cdef vm_area_struct *copy_vma(Cpu *cpu, vm_area_struct **vmap, unsigned long add
     new = vm_area_dup(cpu, mm, vma)
     if new == NULL:
         return NULL
-    new.vm_start = addr
-    new.vm_end = addr + len
-    new.vm_pgoff = pgoff
+    vma_set_range(cpu, new, addr, addr + len, pgoff)
     new.anon_vma = vma.anon_vma
     if vma.anon_vma != NULL and anon_vma_clone(cpu, new, vma):
         free_vma(cpu, new)

@@ -24,7 +24,7 @@ PAGE = 4096
 PAGES = 12
 BASE = 0x7f12_3456_7000
 PRIVATE, FIXED, ANONYMOUS, NOREPLACE = 0x02, 0x10, 0x20, 0x100000
-STRATEGIES = ("mmap_sem", "spf")
+STRATEGIES = ("mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount")
 EXAMPLES = int(os.environ.get("PYKMM_DIFFERENTIAL_EXAMPLES", "100"))
 
 Operation = tuple[Any, ...]

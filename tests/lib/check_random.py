@@ -73,6 +73,22 @@ def nested(rng: random.Random) -> list[Insn]:
     return [{"op": a, "addr": x}, {"op": c, "addr": y}, {"op": d, "addr": y}, {"op": b, "addr": x}]
 
 
+def asymmetric(rng: random.Random) -> list[list[Insn]]:
+    """Two or three threads of a few accesses, with the two halves of an asymmetric barrier between them."""
+    nthreads = rng.choice([2, 2, 3])
+    threads = []
+    for _ in range(nthreads):
+        code: list[Insn] = []
+        for _ in range(rng.randint(2, 4 if nthreads == 2 else 3)):
+            r = rng.random()
+            if r < 0.35:
+                code.append({"op": "fence", "fence": "mb_light" if r < 0.2 else "mb_heavy"})
+            else:
+                code += simple(rng)
+        threads.append(code)
+    return threads
+
+
 def program(rng: random.Random, *, irqs: bool = True) -> list[list[Insn]]:
     """Two or three threads of a few accesses each."""
     nthreads = rng.choice([2, 2, 2, 3])

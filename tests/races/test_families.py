@@ -58,7 +58,7 @@ def dontneed_dontneed_fault() -> Tape:
 
 
 @pytest.mark.parametrize("explorer", ["random", "pct"])
-@pytest.mark.parametrize("strategy", ["spf", "mmap_sem"])
+@pytest.mark.parametrize("strategy", ["spf", "spf-2021", "mmap_sem", "per_vma_lock", "per_vma_lock-refcount"])
 @pytest.mark.parametrize("build", [munmap_mprotect_fault, fork_dontneed_fault, mremap_faults, dontneed_dontneed_fault])
 def test_family(build: Callable[[], Tape], strategy: str, explorer: str) -> None:
     report = pykmm.check(build(), strategy=strategy, explorer=explorer, seed=7, memory="1M", max_executions=5000)

@@ -35,7 +35,7 @@ def kinds(e: Exploration) -> set[str]:
     return {violation[0] for violation in e.violations}
 
 
-@pytest.mark.parametrize("strategy", ["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021"])
 @pytest.mark.parametrize("model", ["sc", "tso"])
 def test_fault_against_munmap_is_exhausted(strategy: str, model: str) -> None:
     e = explore(make_program(fault_munmap(), strategy), memory_model=model, graphs=True)
@@ -76,7 +76,7 @@ def test_waits_and_children() -> None:
     child.store(a, b"C")
     child.exit()
     x.load(a, 1, expect=b"B")
-    for strategy in ("mmap_sem", "spf"):
+    for strategy in ("mmap_sem", "spf", "spf-2021"):
         e = explore(make_program(t, strategy), memory_model="tso")
         assert e.complete, e.violations
         assert not e.violations
@@ -124,7 +124,7 @@ def warm_then(operation: str) -> pykmm.Tape:
 @pytest.mark.parametrize("model", ["sc", "tso"])
 @pytest.mark.parametrize("operation", ["munmap", "mprotect", "dontneed", "fork"])
 def test_stale_translations(operation: str, model: str) -> None:
-    for strategy in ("mmap_sem", "spf"):
+    for strategy in ("mmap_sem", "spf", "spf-2021"):
         e = explore(make_program(warm_then(operation), strategy), memory_model=model)
         assert e.complete, e.violations
         assert not e.violations

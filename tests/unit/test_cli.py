@@ -82,11 +82,58 @@ def test_maps() -> None:
 def test_compare_and_list() -> None:
     done = pykmm("compare", TRACE, "-e", "native", "-r", "2")
     assert done.returncode == 0, done.stderr
-    assert "the fastest of 2 runs" in done.stdout
+    assert "median of 2 runs" in done.stdout
+    assert "maps: spf on native ended with the 110 recorded mappings" in done.stdout
     done = pykmm("list")
     assert done.returncode == 0
     for name in ("mmap_sem", "spf", "x86", "perf-trace", "strace", "native", "host"):
         assert name in done.stdout
+
+
+def test_compare_workloads(tmp_path: Path) -> None:
+    out, picture = tmp_path / "out.json", tmp_path / "out.svg"
+    done = pykmm("compare", "page_fault1[size=64K]", "mmap1[iterations=9]", "--strategies", "mmap_sem,spf", "--arches",
+                 "x86", "--engines", "native,host", "--cpus", "1,2", "--repeats", "2", "--json", out, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    for word in ("page_fault1[size=64K]", "mmap1[iterations=9]", "faults/s", "iterations/s", "linux", "rate / mmap_sem",
+                 "rate / rate of mmap_sem on 1 CPU", "median of 2 runs"):
+        assert word in done.stdout
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["cpus"], row["strategy"]) for row in rows[:3]] == [(1, "mmap_sem"), (1, "spf"), (1, "linux")]
+    assert len(rows) == 12
+    assert "page_fault1" in picture.read_text()
+    only = pykmm("compare", "mmap1[iterations=9]", "-s", "spf", "-e", "native", "--json", "-")
+    assert json.loads(only.stdout)["rows"][0]["unit"] == "iterations"
+    short = pykmm("compare", "mmap1[iterations=9]", "-s", "spf", "-e", "native", "--summary", "-r", "1")
+    assert "outcome of faults" not in short.stdout
+    assert "spf, rate" in short.stdout
+
+
+def test_compare_on_the_check_engine() -> None:
+    done = pykmm("compare", "mmap1[iterations=1]", "-e", "check", "-s", "spf", "--cpus", "2", "--max-executions", "20")
+    assert done.returncode == 0, done.stderr
+    assert "searched for races" in done.stdout
+
+
+def test_compare_errors(tmp_path: Path) -> None:
+    assert "neither a file nor a workload; known: page_fault1" in fails("compare", "page_fault9")
+    assert "No such file" in fails("compare", "none.txt")
+    assert "nothing to compare" in fails("compare")
+    assert "unknown suite 'x'; known: faults" in fails("compare", "--suite", "x")
+    assert "--cpus takes numbers like 1,2,4, not 'two'" in fails("compare", "mmap1", "--cpus", "1,two")
+    assert "1 to 4096" in fails("compare", "mmap1", "--cpus", "0")
+    assert "has no option 'pages'" in fails("compare", "mmap1[pages=3]")
+    assert "mmap1[size=x]: size: 'x' is not a size" in fails("compare", "mmap1[size=x]")
+    assert "is no name with options" in fails("compare", "mmap1[size=4K")
+    assert "unknown engine 'warp'; known: native, host, check" in fails("compare", "mmap1", "-e", "warp")
+    assert "'spf' is not compared" in fails("compare", "mmap1", "-s", "mmap_sem", "--baseline", "spf")
+    assert ".png or .svg" in fails("compare", "mmap1", "--plot", tmp_path / "x.jpg")
+    assert "needs 5 CPUs, not 2" in fails("compare", TRACE, "--cpus", "2")
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')")
+    done = pykmm("compare", "mmap1", "--plot", tmp_path / "x.png",
+                 PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert done.returncode == 2
+    assert "pip install 'pykmm[plot]'" in done.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["replay"], ["compare"], ["maps"], ["list"]])

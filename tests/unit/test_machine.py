@@ -20,7 +20,7 @@ Make = Callable[..., pykmm.Machine]
 PAGE = 4096
 
 
-@pytest.fixture(params=["mmap_sem", "spf"])
+@pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest, machine: Make) -> pykmm.Machine:
     return machine(strategy=request.param)
 
@@ -289,7 +289,7 @@ def test_objects_of_another_machine(machine: Make) -> None:
         one.mm().mmap(0, PAGE, 3, 2, file=two.file("x", b"x"))
 
 
-@pytest.mark.parametrize("strategy", ["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021"])
 def test_threads_share_a_machine(machine: Make, strategy: str) -> None:
     """More Python threads than CPUs, in one address space: each sees its own bytes, structures stay valid."""
     one = machine(strategy=strategy, cpus=2)

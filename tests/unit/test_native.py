@@ -15,7 +15,7 @@ Make = Callable[..., pykmm.Machine]
 PAGE = 4096
 
 
-@pytest.fixture(params=["mmap_sem", "spf"])
+@pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest, machine: Make) -> pykmm.Machine:
     return machine(strategy=request.param, cpus=4)
 

@@ -94,17 +94,20 @@ def test_compare() -> None:
     for row in comparison.rows:
         assert len(row.times) == 2
         assert row.elapsed == min(row.times) > 0
-        assert row.ratio == pytest.approx(row.elapsed / comparison.rows[0].elapsed)
+        assert row.ratios == [pytest.approx(mine / base)
+                              for mine, base in zip(row.times, comparison.rows[0].times, strict=True)]
+        assert row.ratio == pytest.approx(sum(row.ratios) / 2)
         assert row.faults_per_s == pytest.approx(row.faults / row.elapsed)
     assert 64 <= comparison.rows[0].faults <= 128
-    assert said[0] == "warm-up"
-    assert len(said) == 7
+    assert said[0] == "mmap_sem on native, 2 CPUs: warm-up"
+    assert len(said) == 9
+    assert [text.partition(" ")[0] for text in said] == ["mmap_sem", "spf", "linux"] * 3
     assert comparison.maps_ok
     values = json.loads(comparison.to_json())
     assert [row["counters"].get("speculative") is not None for row in values["rows"]] == [False, True, False]
     assert values["rows"][0]["run"]["failed_operations"] == 0
     text = str(comparison)
-    for word in ("mmap_sem", "spf", "linux", "ratio", "faults/s", "speculative", "aborted by reason"):
+    for word in ("mmap_sem", "spf", "linux", "time / mmap_sem", "quartiles", "speculative", "outcome of faults"):
         assert word in text
 
 

@@ -16,6 +16,16 @@
 #define KMM_ACCESS_WRITE 1u
 #define KMM_ACCESS_EXEC 2u
 
+/*
+ * Entries are compared and changed as they lie in memory; an arch whose byte order is not the host's swaps constants at
+ * compile time with these.
+ */
+#define cpu_to_be64(x) ((unsigned long)__builtin_bswap64(x))
+#define be64_to_cpu(x) ((unsigned long)__builtin_bswap64(x))
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "hosts are little-endian"
+#endif
+
 enum kmm_memory_model { KMM_MODEL_TSO, KMM_MODEL_WEAK };
 
 struct arch_ops {
@@ -94,6 +104,10 @@ struct arch_ops {
 	/* Down one level, for lockless walks: table_paddr of an entry of `level` that points to a table; 0 where
 	 * table_none, table_bad or table_leaf says that it does not. */
 	unsigned long (*table_descend)(pmd_t entry, u32 level);
+	u64 map_window;       /* DEFAULT_MAP_WINDOW: addresses that mmap() gives out without a hint above it lie below it;
+			       * task_size where there is no such limit */
+	u32 tlb_broadcast;    /* a flush invalidates the TLBs of other Cpus itself (tlbie): the TLB of a Cpu is touched under
+			       * its lock (tlb.h), and IRQs off on the target hold no flush up */
 };
 
 #endif

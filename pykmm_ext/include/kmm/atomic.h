@@ -60,6 +60,24 @@ static inline T kmm_cmpxchg##S(Cpu *cpu, T *p, T old, T v)                      
 KMM_DEFINE_ATOMICS(unsigned long, )
 KMM_DEFINE_ATOMICS(u32, _32)
 
+/*
+ * READ_ONCE() of an address that was computed from what the `back`-th last load of this Cpu returned (1 = the last one;
+ * 0 = it was not). Address dependencies order loads on every CPU that Linux runs on; this says so to the memory models
+ * of the check engine, and costs nothing elsewhere.
+ */
+#define KMM_DEFINE_DEP(T, S)                                                                       \
+static inline T kmm_read_once_dep##S(Cpu *cpu, const T *p, u32 back)                               \
+{                                                                                                  \
+	if (unlikely(cpu->engine))                                                                 \
+		return (T)cpu->engine->load_dep(cpu, p, sizeof(T), KMM_RELAXED,                    \
+						back ? cpu->engine->last_load(cpu) + 1 - back : 0); \
+	return __atomic_load_n(p, __ATOMIC_RELAXED);                                               \
+}
+KMM_DEFINE_DEP(unsigned long, )
+KMM_DEFINE_DEP(u32, _32)
+static inline void *kmm_read_once_dep_ptr(Cpu *cpu, const void *p, u32 back)
+{ return (void *)kmm_read_once_dep(cpu, (const unsigned long *)p, back); }
+
 #define KMM_DEFINE_ARITH(T, S)                                                                     \
 static inline T kmm_fetch_add##S(Cpu *cpu, T *p, T n, int order)                                   \
 {                                                                                                  \

@@ -17,6 +17,10 @@
 
 #define CHECK_MAX_VCPUS 16
 
+#define CHECK_PYTHON        1
+#define CHECK_PYTHON_INSIDE 2
+#define CHECK_PYTHON_LINE   (1UL << 63) /* of a step's frames: no address, but what engine_ops.enter() was told */
+
 struct check;
 
 struct check_program {
@@ -50,7 +54,11 @@ struct check_program {
 	void (*describe)(void *priv, const void *p, char *buf, size_t n);
 	/* vcpu() runs Python code: vCPUs are threads that pass a baton. It is called without the GIL; Python code enters
 	 * primitives through engine_ops.enter(). Executions that do something else under the same schedule are noticed. */
-	u32 python;
+	u32 python;                 /* CHECK_PYTHON: all of vcpu() is Python; CHECK_PYTHON_INSIDE: C that calls Python */
+	/* plain: the memory that vCPUs share, and in it the frames of page tables. Plain accesses that instrumented code
+	 * (plain.h) makes there are looked at; a load that returns an address of it orders what depends on that. 0 = none. */
+	const void *shared, *frames;
+	size_t shared_size, frames_size;
 };
 
 /* Kinds of violations; the texts are part of the interface (reports, scenarios, JSON). */
@@ -69,6 +77,7 @@ struct check_program {
 #define CHECK_LOCK_HELD      "lock-held"
 #define CHECK_CRASH          "crash"
 #define CHECK_PIN            "pinned-page"
+#define CHECK_EXCEPTION      "exception"
 
 /* A finding. Ends the execution: does not return on a vCPU; in finish() it returns and the first one counts.
  * `message` is copied. Context: any vCPU, or finish/reset. */

@@ -14,7 +14,7 @@
  *
  * simplified: no load buffering (a load never returns a later store).
  *
- * simplified: under power at most CHECK_VIEW words of an execution are read stale, by at most seven versions.
+ * simplified: under power at most CHECK_VIEW words that an execution writes are read stale, by at most seven versions.
  *
  * Private: included by engine/check.pyx only.
  */
@@ -103,11 +103,11 @@ static inline void own_stores_hide(struct vcpu *v)
 
 static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
 {
-	u32 first = 2 * c->nr_vcpus, per, i, spare;
+	u32 first = c->first_flush, per, i, spare;
 
 	if (c->model == MODEL_TSO)
 		return first + vcpu;
-	per = (c->nr_agents - first) / c->nr_vcpus;
+	per = (c->first_mb - first) / c->nr_vcpus;
 	first += vcpu * per;
 	spare = first + per - 1; /* words beyond the last share it: they stay in order */
 	for (i = first; i < spare; i++) {
@@ -133,6 +133,13 @@ static s32 buffer_head(struct check *c, u32 a)
 		if (flush_agent(c, v->id, v->buffer[i].addr) == a)
 			return (s32)i;
 	return -1;
+}
+
+/* pso, power: later stores may not pass earlier ones. */
+static inline void new_epoch(struct vcpu *v)
+{
+	v->epoch += v->epoch_used;
+	v->epoch_used = 0;
 }
 
 /* ---- power: views ---- */
@@ -185,6 +192,34 @@ static void power_sync(struct check *c, struct vcpu *v)
 	power_release(v);
 }
 
+/*
+ * v took the rwsem of x, or gave it back. Writers see what everybody did under it before, readers what writers did:
+ * that two readers came one after the other orders nothing, as partial-order reduction takes them to commute.
+ */
+static void power_rwsem(struct check *c, struct vcpu *v, struct access *x)
+{
+	s32 at;
+
+	if (x->kind == A_RW_UNLOCKW || x->kind == A_RW_UNLOCKR) {
+		new_epoch(v);
+		power_release(v);
+		x->view = view_alloc(c);
+		view_join(x->view, v->rel);
+		view_join(x->view, v->flushed);
+		return;
+	}
+	if (x->kind != A_RW_LOCKW && x->kind != A_RW_LOCKR)
+		return;
+	for (at = x->prev; at >= 0; at = c->accesses[at].prev) {
+		const struct access *from = &c->accesses[at];
+		if (from->kind == A_RW_UNLOCKW || (from->kind == A_RW_UNLOCKR && x->kind == A_RW_LOCKW))
+			view_join(v->seen, from->view);
+		if (from->kind == A_RW_UNLOCKW)
+			break;
+	}
+	power_acquire(v);
+}
+
 /* A store of v's becomes version n of w: what has to be seen with it. */
 static void power_store(struct check *c, struct vcpu *v, struct word *w, struct access *x, const u16 *rel, u32 epoch)
 {
@@ -216,15 +251,16 @@ static struct access *power_version(struct check *c, struct word *w, u32 version
 /* How many older versions than the newest this load may return. `clk`: the vCPU's clock before the load. */
 static u32 power_stale(struct check *c, struct vcpu *v, struct word *w, const struct pend *p, const u32 *clk)
 {
-	s32 i = view_index(c, w);
+	s32 i = w->versions ? view_index(c, w) : -1;
 	u32 floor, n = 0;
 	u16 bound;
 
 	if (i < 0)
 		return 0;
 	bound = v->view[i];
-	if (p->dep && p->dep <= CHECK_LOADS && v->load_view[p->dep - 1] && v->load_view[p->dep - 1][i] > bound)
-		bound = v->load_view[p->dep - 1][i];
+	if (p->dep && v->loads - p->dep < CHECK_LOADS && v->load_view[(p->dep - 1) % CHECK_LOADS]
+	    && v->load_view[(p->dep - 1) % CHECK_LOADS][i] > bound)
+		bound = v->load_view[(p->dep - 1) % CHECK_LOADS][i];
 	for (floor = w->versions; floor > bound; floor--) {
 		struct access *x = power_version(c, w, floor);
 		if (!x || (x->mask & byte_mask(p->addr, p->width)) != byte_mask(p->addr, p->width))

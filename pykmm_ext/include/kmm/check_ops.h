@@ -11,6 +11,7 @@
 #include "kmm/check_race.h"
 #include "kmm/check_sched.h"
 #include "kmm/check_thread.h"
+#include "kmm/plain.h"
 
 static inline struct vcpu *vcpu_of(Cpu *cpu) { return cpu->engine_priv; }
 
@@ -28,8 +29,11 @@ static inline bool weakened(struct check *c, struct vcpu *v, u32 kind)
 /* Where the vCPU is, for traces. Python code said so in op_enter(). */
 static inline void keep_frames(struct check *c, struct vcpu *v)
 {
-	if (unlikely(c->traced) && !c->prog.python)
-		v->nframes = (u32)backtrace(v->frames, CHECK_FRAMES);
+	if (likely(!c->traced) || c->prog.python == CHECK_PYTHON)
+		return;
+	v->nframes = (u32)backtrace(v->frames, v->where ? CHECK_FRAMES - 1 : CHECK_FRAMES);
+	if (v->where)
+		v->frames[v->nframes++] = (void *)(uintptr_t)(v->where | CHECK_PYTHON_LINE);
 }
 
 static inline u64 announce(struct check *c, struct vcpu *v, const struct pend *p)
@@ -46,7 +50,7 @@ static void drain_now(struct check *c, struct vcpu *v)
 	announce(c, v, &(struct pend){ .op = P_CHOOSE, .a = 1 });
 }
 
-static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep)
+static inline u64 load_from(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep, const void *pc)
 {
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
@@ -61,23 +65,21 @@ static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum km
 	if (v->nbuffered && buffer_forward(v, p, width, &value) < 0)
 		v->drain = 1; /* answered in part: in life that waits for the buffer as well */
 	value = announce(c, v, &(struct pend){ .op = P_LOAD, .width = (u8)width, .order = (u8)order, .addr = p, .dep = dep });
-	race_marked(c, v, p, width, 0, order);
+	race_marked(c, v, p, width, 0, order, value, pc);
 	return value;
+}
+
+static u64 op_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep)
+{
+	return load_from(cpu, p, width, order, dep, __builtin_return_address(0));
 }
 
 static u64 op_load(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order)
 {
-	return op_load_dep(cpu, p, width, order, 0);
+	return load_from(cpu, p, width, order, 0, __builtin_return_address(0));
 }
 
 static u32 op_last_load(Cpu *cpu) { return vcpu_of(cpu)->loads; }
-
-/* pso, power: later stores may not pass earlier ones. */
-static inline void new_epoch(struct vcpu *v)
-{
-	v->epoch += v->epoch_used;
-	v->epoch_used = 0;
-}
 
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
 			 enum kmm_order order)
@@ -138,7 +140,7 @@ static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum
 		announce(c, v, &(struct pend){ .op = P_STORE, .width = (u8)width, .order = (u8)order, .addr = p, .a = value });
 	else
 		buffer_store(c, v, p, width, value, order);
-	race_marked(c, v, p, width, 1, order);
+	race_marked(c, v, p, width, 1, order, 0, __builtin_return_address(0));
 }
 
 static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, u64 a, u64 b, enum kmm_order order)
@@ -155,8 +157,30 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 	}
 	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p,
 						.a = a, .b = b });
-	race_marked(c, v, p, width, 2, order);
+	race_marked(c, v, p, width, 2, order, old, __builtin_return_address(0));
 	return old;
+}
+
+/*
+ * smp_mb_light(): what waits in the buffer is stored before a barrier that comes from now on. So the step before this,
+ * which is the newest one of all, does not commute with the barriers that others want of this vCPU.
+ */
+static void stores_firm(struct check *c, struct vcpu *v)
+{
+	s64 last = c->agents[v->id].last, mb = c->agents[c->first_mb + v->id].last;
+
+	if (v->firm == v->nbuffered)
+		return;
+	v->firm = v->nbuffered;
+	v->last_light = last;
+	c->nodes[c->nevents].sleep &= ~bit(c->first_mb + v->id);
+	if (last < 0)
+		return;
+	c->nodes[last].lights |= bit(v->id);
+	if (mb >= 0 && (c->explorer == EXPLORER_DPOR || c->want_graphs) && !clk_has(c, clk_of(c, (u64)last), (u32)mb)) {
+		race(c, (u32)mb, (u32)last, v->id, clk_of(c, (u64)last));
+		clk_join(clk_of(c, (u64)last), clk_of(c, (u64)mb), c->nr_agents);
+	}
 }
 
 static void op_fence(Cpu *cpu, enum kmm_fence kind)
@@ -170,8 +194,17 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 	if (c->model == MODEL_SC)
 		return;
 	switch (kind) {
-	case KMM_MB: case KMM_MB_LIGHT: case KMM_MB_HEAVY:
+	case KMM_MB:
 		v->drain = 1;
+		v->want_sync = 1;
+		break;
+	case KMM_MB_LIGHT:
+		stores_firm(c, v);
+		break;
+	case KMM_MB_HEAVY:
+		v->want_sync = 1;
+		announce(c, v, &(struct pend){ .op = P_MB_SEND, .width = 8, .addr = &c->mb_queue });
+		announce(c, v, &(struct pend){ .op = P_MB_WAIT });
 		v->want_sync = 1;
 		break;
 	case KMM_WMB:
@@ -213,7 +246,7 @@ static u64 op_await(Cpu *cpu, const volatile void *p, unsigned width, kmm_pred p
 	order = weakened(c, v, WEAKEN_ACQUIRE) ? KMM_RELAXED : KMM_ACQUIRE;
 	value = announce(c, v, &(struct pend){ .op = P_AWAIT, .width = (u8)width, .order = (u8)order, .addr = p, .a = arg,
 						 .pred = pred });
-	race_marked(c, v, p, width, 0, order);
+	race_marked(c, v, p, width, 0, order, value, __builtin_return_address(0));
 	return value;
 }
 
@@ -241,7 +274,7 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 		return (int)lock_perform(c, v, lock, (u8)op);
 	}
 	if (op == KMM_SPIN_UNLOCK) {
-		race_release(c, v, lock);
+		race_release(c, v, lock, op);
 		if (c->model == MODEL_SC) {
 			p.op = P_UNLOCK;
 			announce(c, v, &p);
@@ -260,10 +293,10 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 		return 1;
 	}
 	if (op == KMM_UP_READ || op == KMM_UP_WRITE || op == KMM_DOWNGRADE_WRITE)
-		race_release(c, v, lock);
+		race_release(c, v, lock, op);
 	got = announce(c, v, &p);
 	if (got && op != KMM_UP_READ && op != KMM_UP_WRITE)
-		race_acquire(c, v, lock);
+		race_acquire(c, v, lock, op);
 	return (int)got;
 }
 
@@ -332,6 +365,7 @@ static void op_ipi_wait(Cpu *cpu)
 	if (c->direct || c->over)
 		return;
 	announce(c, v, &(struct pend){ .op = P_IPI_WAIT });
+	race_join(v->sync, v->sync_irq);
 }
 
 static void op_event(Cpu *cpu, enum kmm_event ev, const void *obj, u64 size)
@@ -381,7 +415,7 @@ static u32 op_query(Cpu *cpu, int what)
 	case KMM_QUERY_SEQ: return c->agents[v->id].seq;
 	case KMM_QUERY_LAST: return (u32)(c->agents[v->id].last + 1);
 	case KMM_QUERY_FLUSHED:
-		last = c->model == MODEL_TSO ? c->agents[2 * c->nr_vcpus + v->id].last : -1;
+		last = c->model == MODEL_TSO ? c->agents[c->first_flush + v->id].last : -1;
 		return (u32)(last + 1);
 	default: return 0;
 	}
@@ -403,15 +437,18 @@ static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 {
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
-	u32 kept = 0;
+	u32 kept = 0, firm = 0;
 
 	if (c->direct || c->over)
 		return;
 	announce(c, v, &(struct pend){ .op = P_FREE, .addr = p, .a = n });
 	for (u32 i = 0; i < v->nbuffered; i++)
-		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n)
+		if ((uintptr_t)v->buffer[i].addr - (uintptr_t)p >= n) {
+			firm += i < v->firm;
 			v->buffer[kept++] = v->buffer[i];
+		}
 	v->nbuffered = kept;
+	v->firm = firm;
 }
 
 static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
@@ -423,10 +460,47 @@ static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write
 		return;
 	access_check(c, v, p, width, write);
 	if (!c->over)
-		race_plain(c, v, p, width, write);
+		race_plain(c, v, p, width, write, NULL);
 	if (c->failed_run)
 		leave(c, v);
 }
+
+#ifdef KMM_PLAIN
+static __thread struct check *plain_check;
+
+/* Instrumented code is about to access n bytes at p. Context: whatever the code has; on a vCPU, or in an interrupt
+ * handler, which may run on anybody's stack. No step. */
+static void plain_access(const void *p, size_t n, int what, const void *pc)
+{
+	struct check *c = plain_check;
+	struct vcpu *v = c->handling ? c->handling : c->direct ? NULL : c->cur;
+	u8 kind = (what & KMM_PLAIN_WRITE ? RACE_WRITE : 0) | (what & KMM_PLAIN_MARKED ? 0 : RACE_PLAIN);
+
+	if (!v || c->over || c->stepping)
+		return;
+	access_check(c, v, p, (unsigned)n, kind & RACE_WRITE);
+	if (!c->over)
+		race_access(c, v, p, n, kind, pc);
+	if (c->failed_run && !c->handling)
+		leave(c, v);
+}
+
+static void plain_begin(struct check *c)
+{
+	if (!c->prog.shared_size)
+		return;
+	plain_check = c;
+	kmm_plain = (struct kmm_plain){ c->prog.shared, c->prog.shared_size, plain_access };
+}
+
+static void plain_end(void)
+{
+	kmm_plain.size = 0;
+}
+#else
+static inline void plain_begin(struct check *c) { (void)c; }
+static inline void plain_end(void) { }
+#endif
 
 static const struct engine_ops check_engine_ops = {
 	.size = sizeof(struct engine_ops), .load = op_load, .store = op_store, .rmw = op_rmw, .fence = op_fence, .await = op_await,

@@ -37,7 +37,7 @@ static inline u64 rng_next(u64 *state)
 static u64 enabled_agents(struct check *c)
 {
 	u64 set = 0;
-	u32 n = c->model == MODEL_SC ? 2 * c->nr_vcpus : c->nr_agents;
+	u32 n = c->nr_agents;
 
 	for (u32 a = 0; a < n; a++)
 		if (agent_enabled(c, a))
@@ -127,14 +127,18 @@ static void deadlock(struct check *c)
 	check_violation(c, CHECK_DEADLOCK, "%s", text);
 }
 
-/* Nobody can go on. The blocked ones still tell which other schedules to try: those in which they got in first. */
+/*
+ * Nobody can go on, or nobody need go on (sleep sets). The blocked ones still tell which other schedules to try: those in
+ * which they got in first. Where the rest of the execution was explored elsewhere, they did get in there, and that
+ * schedule was asked for there: but with a step before it that sleeps here.
+ */
 static void blocked_races(struct check *c)
 {
 	u32 base[CHECK_MAX_AGENTS];
 
 	if (c->explorer != EXPLORER_DPOR)
 		return;
-	for (u32 a = 0; a < 2 * c->nr_vcpus; a++) {
+	for (u32 a = 0; a < c->first_flush; a++) {
 		struct vcpu *v = &c->vcpus[c->agents[a].vcpu];
 		struct pend handler = { .op = P_HANDLER, .width = 4, .addr = &v->cpu->irq_disabled };
 		struct footprint f;
@@ -209,14 +213,14 @@ static inline void node_choose(struct check *c, struct node *node, u32 a)
 /* A vCPU gave way to another, or to an interrupt, while it could have gone on. Buffers come for free. */
 static inline bool is_preemption(struct check *c, const struct node *node)
 {
-	return node->chosen < 2 * c->nr_vcpus && node->before != 0xff && node->chosen != node->before
+	return node->chosen < c->first_flush && node->before != 0xff && node->chosen != node->before
 	       && node->enabled & bit(node->before);
 }
 
 /* Those of `set` that the bound of preemptions leaves at this node. */
 static u64 within_bound(struct check *c, const struct node *node, u64 set)
 {
-	u64 counted = bit(2 * c->nr_vcpus) - 1; /* vCPUs and interrupts */
+	u64 counted = bit(c->first_flush) - 1; /* vCPUs and interrupts */
 
 	if (c->bound < 0 || node->before == 0xff || !(node->enabled & bit(node->before)) || node->preemptions < (u32)c->bound)
 		return set;
@@ -277,9 +281,10 @@ static u32 choose(struct check *c, u32 *choice)
 	switch (c->explorer) {
 	case EXPLORER_DPOR:
 		if (d == 0)
-			node->sleep = node->storers = 0;
+			node->sleep = node->storers = node->lights = 0;
 		avail = set & ~node->sleep;
 		if (!avail) {
+			blocked_races(c);
 			c->blocked_run = 1;
 			c->over = 1;
 			return 0;
@@ -371,8 +376,8 @@ static void forced(struct check *c, struct vcpu *v)
 	own_stores_hide(v);
 	node = &c->nodes[d];
 	if (d >= c->replay) {
-		u64 sleep = d ? node->sleep : 0, storers = d ? node->storers : 0;
-		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .storers = storers,
+		u64 sleep = d ? node->sleep : 0, storers = d ? node->storers : 0, lights = d ? node->lights : 0;
+		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .storers = storers, .lights = lights,
 				       .chosen = (u8)v->id, .nchoices = 1,
 				       .forced = 1, .current = (u8)v->id, .before = (u8)v->id,
 				       .preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0 };

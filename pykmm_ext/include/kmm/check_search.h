@@ -12,7 +12,7 @@
 
 static const char *const pend_names[] = {
 	"none", "load", "store", "rmw", "await", "lock", "irq-off", "irq-on", "ipi-send", "ipi-wait", "choose", "unlock",
-	"flush", "handler", "done", "free"
+	"flush", "handler", "done", "free", "membarrier-send", "membarrier-wait", "membarrier"
 };
 
 static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op, u64 old, u64 new, u32 stale)
@@ -78,7 +78,8 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 static void begin_execution(struct check *c)
 {
 	c->epoch++;
-	c->nevents = c->naccesses = c->nanswers = c->ntouched = 0;
+	c->nevents = c->naccesses = c->nanswers = c->ntouched = c->nrace_accesses = 0;
+	c->handling = NULL;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
@@ -87,12 +88,13 @@ static void begin_execution(struct check *c)
 	memset(c->global_view, 0, sizeof(c->global_view));
 	for (u32 a = 0; a < c->nr_agents; a++) {
 		c->agents[a].seq = 0;
-		c->agents[a].last = -1;
+		c->agents[a].last = c->agents[a].last_firm = -1;
 	}
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
-		v->last_store = -1;
+		v->last_store = v->last_light = -1;
+		v->mb_first = v->mb_last = v->mbs_pending = v->firm = 0;
 		memset(v->barriers, 0, sizeof(v->barriers));
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
 		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = 0;
@@ -163,7 +165,9 @@ static int run_execution(struct check *c)
 		v->cpu->engine_priv = v;
 		v->irq_off = v->cpu->irq_disabled;
 	}
+	plain_begin(c);
 	run_vcpus(c);
+	plain_end();
 	c->executing = 0;
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		c->vcpus[i].cpu->engine = NULL;

@@ -4,8 +4,12 @@
  *
  * Locks, read-modify-writes and IPIs wait for the own buffer to drain.
  *
- * simplified: relaxed read-modify-writes order as much as the others do; smp_mb_light() and smp_mb_heavy() are both full
- * barriers.
+ * smp_mb_heavy() is membarrier(2): a full barrier, then one that every other vCPU executes between two of its
+ * instructions (steps of agents of their own, P_MB), then the end of the wait for them. smp_mb_light() is a compiler's
+ * barrier: a store that it follows is made before such a barrier that comes after it. One that it does not follow may
+ * be moved behind the barrier by the compiler, so that P_MB does not wait for it.
+ *
+ * simplified: relaxed read-modify-writes order as much as the others do.
  *
  * Private: included by engine/check.pyx only.
  */
@@ -18,6 +22,7 @@
 #define RWSEM_READER 256UL
 
 static void check_violation(struct check *c, const char *kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void race_handshake(struct check *c, struct vcpu *a, struct vcpu *b);
 
 /* ---- who may go on ---- */
 
@@ -26,7 +31,7 @@ static inline bool needs_drained_buffer(const struct vcpu *v)
 	if (v->drain)
 		return true;
 	switch (v->pend.op) {
-	case P_RMW: case P_LOCK: case P_IPI_SEND:
+	case P_RMW: case P_LOCK: case P_IPI_SEND: case P_MB_SEND:
 		return true;
 	default:
 		return false;
@@ -65,6 +70,8 @@ static bool vcpu_enabled(struct check *c, struct vcpu *v)
 		return lock_free(&v->pend);
 	case P_IPI_WAIT:
 		return v->calls_pending == 0;
+	case P_MB_WAIT:
+		return v->mbs_pending == 0;
 	default:
 		return true;
 	}
@@ -78,6 +85,7 @@ static bool agent_enabled(struct check *c, u32 a)
 	case AGENT_VCPU: return vcpu_enabled(c, v);
 	/* The acknowledgement is a store of the target's, behind those that it made before. */
 	case AGENT_IRQ: return v->call_first != v->call_last && !v->irq_off && !v->nbuffered;
+	case AGENT_MB: return v->mb_first != v->mb_last && !v->firm;
 	default: return buffer_head(c, a) >= 0;
 	}
 }
@@ -109,6 +117,8 @@ static struct footprint footprint_of(struct check *c, u32 a)
 			f = (struct footprint){ v->buffer[at].addr, A_WRITE, byte_mask(v->buffer[at].addr, v->buffer[at].width), 0, 0, 0 };
 		return f;
 	}
+	if (c->agents[a].kind == AGENT_MB)
+		return f; /* see order_mb() */
 	f.addr = p->addr;
 	f.none = 0;
 	if (p->op == P_FREE) {
@@ -124,7 +134,7 @@ static struct footprint footprint_of(struct check *c, u32 a)
 		/* Answered by the own buffer: nobody else matters, now. See answer_load(). */
 		f.none = v->nbuffered && !v->drain && buffer_forward(v, p->addr, p->width, &old) > 0;
 		break;
-	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND:
+	case P_STORE: case P_UNLOCK: case P_IRQ_OFF: case P_IRQ_ON: case P_IPI_SEND: case P_MB_SEND:
 		f.kind = A_WRITE;
 		break;
 	case P_RMW:
@@ -183,7 +193,9 @@ static int held_pop(struct vcpu *v, const volatile void *lock)
 static void describe(struct check *c, const volatile void *p, char *buf, size_t n)
 {
 	buf[0] = 0;
-	if (c->prog.describe)
+	if (p == &c->mb_queue)
+		snprintf(buf, n, "membarrier");
+	else if (c->prog.describe)
 		c->prog.describe(c->prog.priv, (const void *)(uintptr_t)p, buf, n);
 	if (!buf[0])
 		snprintf(buf, n, "%#lx", (unsigned long)(uintptr_t)p);
@@ -260,6 +272,14 @@ static void access_check(struct check *c, struct vcpu *v, const volatile void *p
 	check_violation(c, CHECK_UAF, "Cpu %u %s %s: %s", v->id, write ? "writes" : "reads", name, why);
 }
 
+/* Everything of the vCPU's that has become visible so far. */
+static void join_flushes(struct check *c, u32 vcpu, u32 *clk)
+{
+	for (u32 f = c->first_flush; f < c->first_mb; f++)
+		if (c->agents[f].vcpu == vcpu && c->agents[f].last >= 0)
+			clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
+}
+
 /* Joins what is ordered before this event beside its own agent's last event and the conflicts of its word. */
 static void order_implied(struct check *c, u32 a, u32 *clk)
 {
@@ -270,9 +290,11 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 	switch (ag->kind) {
 	case AGENT_VCPU:
 		if (c->model != MODEL_SC && needs_drained_buffer(v))
-			for (f = 2 * c->nr_vcpus; f < c->nr_agents; f++)
-				if (c->agents[f].vcpu == ag->vcpu && c->agents[f].last >= 0)
-					clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
+			join_flushes(c, ag->vcpu, clk);
+		if (v->pend.op == P_MB_WAIT) /* the barriers that others executed for it */
+			for (u32 i = 0; i < c->nr_vcpus; i++)
+				if (i != v->id)
+					clk_join(clk, clk_of(c, v->mb_done[i]), c->nr_agents);
 		if (v->pend.op == P_IPI_WAIT) /* the handlers that ran for it */
 			for (u32 i = 0; i < c->nr_vcpus; i++)
 				for (u32 k = c->vcpus[i].call_first; k-- > 0 && k + CHECK_CALLS > c->vcpus[i].call_first;)
@@ -282,12 +304,15 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 	case AGENT_IRQ:
 		clk_join(clk, clk_of(c, v->calls[v->call_first % CHECK_CALLS].event), c->nr_agents);
 		break;
+	case AGENT_MB:
+		clk_join(clk, clk_of(c, v->mbs[v->mb_first % CHECK_MAX_VCPUS].event), c->nr_agents);
+		break;
 	default: {
 		struct buffered *b = &v->buffer[buffer_head(c, a)];
 		if (b->after >= 0)
 			clk_join(clk, clk_of(c, (u64)b->after), c->nr_agents);
 		/* Stores of older epochs are visible already; so they are in the past of this one. */
-		for (f = 2 * c->nr_vcpus; c->model != MODEL_TSO && f < c->nr_agents; f++) {
+		for (f = c->first_flush; c->model != MODEL_TSO && f < c->first_mb; f++) {
 			struct agent *other = &c->agents[f];
 			s64 last = other->vcpu == ag->vcpu && f != a ? other->last : -1;
 			while (last >= 0 && c->events[last].dup == b->epoch && c->events[last].op == P_FLUSH) {
@@ -310,9 +335,7 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
  */
 static void answer_load(struct check *c, struct vcpu *v, struct buffered *b, const struct pend *p, u32 e)
 {
-	v->loads++;
-	if (v->loads <= CHECK_LOADS)
-		v->load_view[v->loads - 1] = NULL;
+	v->load_view[v->loads++ % CHECK_LOADS] = NULL;
 	c->answers[c->nanswers] = (struct answer){ e, b->answered, byte_mask(p->addr, p->width) };
 	b->answered = (s32)c->nanswers++;
 }
@@ -332,10 +355,8 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 		value = raw_load(p->addr, p->width);
 	else
 		value = word_extract(x ? x->new : w->initial, p->addr, p->width);
-	i = view_index(c, w);
-	v->loads++;
-	if (v->loads <= CHECK_LOADS)
-		v->load_view[v->loads - 1] = x ? x->view : NULL;
+	i = w->versions ? view_index(c, w) : -1; /* what nobody has written has one value */
+	v->load_view[v->loads++ % CHECK_LOADS] = x ? x->view : NULL;
 	if (i >= 0) {
 		if (version > v->view[i])
 			v->view[i] = (u16)version;
@@ -347,6 +368,13 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 	return value;
 }
 
+static inline void race_join(u32 *to, const u32 *from)
+{
+	for (u32 i = 0; i < CHECK_MAX_VCPUS; i++)
+		if (from[i] > to[i])
+			to[i] = from[i];
+}
+
 /* Runs the oldest call to v, as its interrupt handler. */
 static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 {
@@ -354,13 +382,51 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 	u32 direct = c->direct;
 
 	c->direct = 1;
+	c->handling = v;
+	race_join(v->sync, call->sync);
 	kmm_event(v->cpu, KMM_EV_IRQ_ENTER, NULL, 0);
 	call->func(v->cpu, call->info);
 	kmm_event(v->cpu, KMM_EV_IRQ_EXIT, NULL, 0);
+	race_join(call->sender->sync_irq, v->sync);
+	v->sync[v->id]++;
+	c->handling = NULL;
 	c->direct = direct;
 	call->event = e;
 	call->sender->calls_pending--;
 	v->call_first++;
+}
+
+/*
+ * The barrier that smp_mb_heavy() makes v execute, event e of agent a, could have come earlier: before the light barrier
+ * whose stores it waited for; that it could have come later is for stores_firm() to say. Under
+ * power it also binds what v's later loads return, so there it stands in order with every step of v's.
+ */
+static void order_mb(struct check *c, struct vcpu *v, u32 e, u32 a, u32 *clk)
+{
+	s64 last = c->agents[v->id].last;
+
+	if (v->last_light >= 0 && !clk_has(c, clk, (u32)v->last_light))
+		race(c, (u32)v->last_light, e, a, clk);
+	if (c->model == MODEL_POWER && last >= 0 && last != v->last_light && !clk_has(c, clk, (u32)last))
+		race(c, (u32)last, e, a, clk);
+	/* Not before the races: what it waited for is not in the past of one that comes earlier. */
+	for (u32 f = c->first_flush; f < c->first_mb; f++)
+		if (c->agents[f].vcpu == v->id && c->agents[f].last_firm >= 0)
+			clk_join(clk, clk_of(c, (u64)c->agents[f].last_firm), c->nr_agents);
+	if (c->model == MODEL_POWER && last >= 0)
+		clk_join(clk, clk_of(c, (u64)last), c->nr_agents);
+}
+
+/* Executes the oldest of those barriers. */
+static void mb_perform(struct check *c, struct vcpu *v, u32 e)
+{
+	struct mb_call *call = &v->mbs[v->mb_first++ % CHECK_MAX_VCPUS];
+
+	if (c->model == MODEL_POWER)
+		power_sync(c, v);
+	race_handshake(c, call->sender, v);
+	call->sender->mb_done[v->id] = e;
+	call->sender->mbs_pending--;
 }
 
 /* power: the accesses of its word that x stands in order with and comes after, as one number. */
@@ -411,15 +477,27 @@ static void step(struct check *c, u32 a, u32 choice)
 	u32 e = c->nevents, stale = 0;
 	u64 old = 0, value = 0, next_sleep = 0;
 	int answer;
-	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : P_FLUSH;
+	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : ag->kind == AGENT_MB ? P_MB : P_FLUSH;
 	const struct pend handler = { .op = P_HANDLER, .width = 4, .addr = f.addr };
 	bool dpor = c->explorer == EXPLORER_DPOR;
 	bool words = dpor || c->model == MODEL_POWER || c->traced || c->want_graphs;
 	u32 *clk = clk_of(c, e);
 
-	if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && v->want_sync) {
-		power_sync(c, v); /* an smp_mb() before this step */
-		v->want_sync = 0;
+	if (c->model == MODEL_POWER) {
+		if (ag->kind == AGENT_VCPU && v->want_sync) {
+			power_sync(c, v); /* an smp_mb() before this step */
+			v->want_sync = 0;
+		}
+		if (op == P_RMW && (p->order == KMM_RELEASE || p->order == KMM_SEQ_CST)) {
+			new_epoch(v);
+			if (p->order == KMM_SEQ_CST)
+				power_sync(c, v); /* the barrier before it; the one after it comes below */
+			else
+				power_release(v);
+		}
+		/* simplified: an interrupt is a full barrier of both, when it is sent, handled, and waited for. */
+		if (op == P_IPI_SEND || op == P_IPI_WAIT || op == P_HANDLER)
+			power_sync(c, v);
 	}
 	ev = &c->events[e];
 	node = &c->nodes[e];
@@ -441,6 +519,14 @@ static void step(struct check *c, u32 a, u32 choice)
 			else
 				memset(clk, 0, c->nr_agents * sizeof(u32));
 			order_implied(c, a, clk);
+			if (op == P_MB)
+				order_mb(c, v, e, a, clk);
+			else if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && c->agents[c->first_mb + v->id].last >= 0) {
+				u32 mb = (u32)c->agents[c->first_mb + v->id].last;
+				if (!clk_has(c, clk, mb))
+					race(c, mb, e, a, clk);
+				clk_join(clk, clk_of(c, mb), c->nr_agents);
+			}
 			if (op == P_LOAD && w && c->model == MODEL_POWER)
 				node->nchoices = (u8)(1 + power_stale(c, v, w, p, clk));
 			if (op == P_LOAD && w && c->model == MODEL_POWER && choice) {
@@ -461,9 +547,7 @@ static void step(struct check *c, u32 a, u32 choice)
 				order_free(c, e, a, f.addr, f.size, clk);
 			if (op == P_HANDLER && c->model != MODEL_SC)
 				/* The stores that it waited for are in its past; they were not when its races were looked for. */
-				for (u32 fl = 2 * c->nr_vcpus; fl < c->nr_agents; fl++)
-					if (c->agents[fl].vcpu == ag->vcpu && c->agents[fl].last >= 0)
-						clk_join(clk, clk_of(c, (u64)c->agents[fl].last), c->nr_agents);
+				join_flushes(c, ag->vcpu, clk);
 			clk[a] = ev->seq;
 		}
 		if (dpor && e + 1 >= c->replay) {
@@ -472,14 +556,20 @@ static void step(struct check *c, u32 a, u32 choice)
 			for (; rest; rest &= rest - 1) {
 				u32 q = (u32)__builtin_ctzll(rest);
 				struct footprint g = footprint_of(c, q);
-				/* A store that its step is followed by would have kept this interrupt waiting. */
+				/* A store that its step is followed by would have kept this interrupt, or barrier, waiting. */
 				if (op == P_HANDLER && q == ag->vcpu && node->storers & bit(q))
 					continue;
+				if (op == P_MB && q == ag->vcpu && node->lights & bit(q))
+					continue;
+				if (c->model == MODEL_POWER && ((op == P_MB && q == ag->vcpu)
+								|| (ag->kind == AGENT_VCPU && q == c->first_mb + ag->vcpu)))
+					continue; /* order_mb() */
 				if (!footprints_conflict(&f, &g))
 					next_sleep |= bit(q);
 			}
 			c->nodes[e + 1].sleep = next_sleep;
 			c->nodes[e + 1].storers = node->storers & next_sleep;
+			c->nodes[e + 1].lights = node->lights & next_sleep;
 		}
 	}
 	if (op == P_CHOOSE)
@@ -534,10 +624,22 @@ static void step(struct check *c, u32 a, u32 choice)
 		break;
 	case P_IPI_SEND: {
 		struct vcpu *t = (struct vcpu *)(uintptr_t)p->b;
-		t->calls[t->call_last++ % CHECK_CALLS] = (struct call){ v, (kmm_ipi_func)(uintptr_t)p->a, v->ipi_info, e };
+		struct call *call = &t->calls[t->call_last++ % CHECK_CALLS];
+		*call = (struct call){ v, (kmm_ipi_func)(uintptr_t)p->a, v->ipi_info, e, { 0 } };
+		memcpy(call->sync, v->sync, sizeof(call->sync));
+		v->sync[v->id]++;
 		v->calls_pending++;
 		break;
 	}
+	case P_MB_SEND:
+		v->mbs_pending = c->nr_vcpus - 1;
+		for (u32 i = 0; i < c->nr_vcpus; i++)
+			if (i != v->id)
+				c->vcpus[i].mbs[c->vcpus[i].mb_last++ % CHECK_MAX_VCPUS] = (struct mb_call){ v, e };
+		break;
+	case P_MB:
+		mb_perform(c, v, e);
+		break;
 	case P_CHOOSE:
 		value = choice;
 		ev->rfco = choice + 1; /* graph_hash(): another choice is another graph */
@@ -550,6 +652,10 @@ static void step(struct check *c, u32 a, u32 choice)
 		struct buffered b = v->buffer[at];
 		memmove(&v->buffer[at], &v->buffer[at + 1], (v->nbuffered - (u32)at - 1) * sizeof(b));
 		v->nbuffered--;
+		if ((u32)at < v->firm) {
+			v->firm--;
+			ag->last_firm = e;
+		}
 		ev->dup = c->model == MODEL_TSO ? 0 : b.epoch;
 		access_check(c, v, b.addr, b.width, 1);
 		if (c->over)
@@ -582,6 +688,13 @@ static void step(struct check *c, u32 a, u32 choice)
 		x = access_push(c, w, e, f.kind, f.mask);
 		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
 			power_store(c, v, w, x, v->rel, v->epoch);
+		if (c->model == MODEL_POWER && op == P_RMW && x->view && x->version > 1) {
+			struct access *from = power_version(c, w, x->version - 1u);
+			if (from)
+				view_join(x->view, from->view); /* a read-modify-write hands on what it found released */
+		}
+		if (c->model == MODEL_POWER && op == P_LOCK && f.kind > A_WRITE)
+			power_rwsem(c, v, x);
 	}
 	if (x) {
 		x->old = old;

@@ -171,6 +171,7 @@ static void thread_main(struct carried *t)
 			return;
 		t->abandoned = t->raised = 0;
 		t->busy = 1;
+		pool->c->vcpus[t->id].where = 0;
 		if (_setjmp(top.ctx) == 0) {
 			t->unwind = &top;
 			pool->c->prog.vcpu(pool->c->prog.priv, pool->c->vcpus[t->id].cpu, t->id);
@@ -220,6 +221,7 @@ static int op_enter(Cpu *cpu, void (*fn)(Cpu *cpu, void *arg), void *arg, u64 wh
 	struct thread_pool *pool = c->carrier_priv;
 	struct carried *t;
 	struct unwind here, *volatile outer;
+	volatile u64 line = v->where;
 
 	if (c->carrier != &thread_carrier || c->direct) {
 		fn(cpu, arg);
@@ -237,8 +239,11 @@ static int op_enter(Cpu *cpu, void (*fn)(Cpu *cpu, void *arg), void *arg, u64 wh
 	here.gil = PyGILState_Check();
 	if (_setjmp(here.ctx) == 0) {
 		t->unwind = &here;
-		v->frames[0] = (void *)(uintptr_t)where;
-		v->nframes = 1;
+		if (c->prog.python == CHECK_PYTHON) {
+			v->frames[0] = (void *)(uintptr_t)where;
+			v->nframes = 1;
+		} else
+			v->where = where;
 		if (pool->stop) {
 			c->over = 1;
 			thread_resume(c, v, NULL);
@@ -246,6 +251,7 @@ static int op_enter(Cpu *cpu, void (*fn)(Cpu *cpu, void *arg), void *arg, u64 wh
 			fn(cpu, arg);
 	}
 	t->unwind = outer;
+	v->where = line;
 	return t->abandoned ? -1 : 0;
 }
 

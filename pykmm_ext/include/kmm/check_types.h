@@ -4,7 +4,8 @@
  *
  * Words used here
  *   agent      whoever takes steps: a vCPU, the store buffer of a vCPU (or one word of it), the interrupt
- *              handler of a vCPU. At most 64, so that sets of agents are one u64.
+ *              handler of a vCPU, the barriers that smp_mb_heavy() of others makes a vCPU execute. At most 64, so that
+ *              sets of agents are one u64.
  *   pending    what an agent does when it is scheduled next; always known, which is what partial-order
  *              reduction needs.
  *   event      a step that was taken; `clk[event]` is its vector clock over agents.
@@ -27,9 +28,9 @@
 #define CHECK_BUFFER 64          /* stores that wait in one vCPU's buffer */
 #define CHECK_CALLS 32           /* IPIs under way to one vCPU */
 #define CHECK_HELD 48            /* locks that one vCPU holds */
-#define CHECK_VIEW 48            /* words that may be read stale under `power`; further ones never are */
+#define CHECK_VIEW 96            /* written words that may be read stale under `power`; further ones never are */
 #define CHECK_FRAMES 12          /* return addresses kept for a step of a traced execution */
-#define CHECK_LOADS 64           /* loads of a vCPU that another may depend on */
+#define CHECK_LOADS 64           /* newest loads of a vCPU that another may depend on */
 #define CHECK_MESSAGE 1024
 
 enum check_model { MODEL_SC, MODEL_TSO, MODEL_PSO, MODEL_POWER };
@@ -38,11 +39,11 @@ enum check_explorer { EXPLORER_DPOR, EXPLORER_DFS, EXPLORER_RANDOM, EXPLORER_PCT
 /* Kinds of barriers beside enum kmm_fence. */
 enum { WEAKEN_RELEASE = 6, WEAKEN_ACQUIRE = 7, WEAKEN_SPINLOCK = 8, WEAKEN_RWSEM = 9, WEAKEN_DEPENDENCY = 10 };
 
-enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ };
+enum agent_kind { AGENT_VCPU, AGENT_FLUSH, AGENT_IRQ, AGENT_MB };
 
 enum pend_op {
 	P_NONE, P_LOAD, P_STORE, P_RMW, P_AWAIT, P_LOCK, P_IRQ_OFF, P_IRQ_ON, P_IPI_SEND, P_IPI_WAIT, P_CHOOSE, P_UNLOCK,
-	P_FLUSH, P_HANDLER, P_DONE, P_FREE
+	P_FLUSH, P_HANDLER, P_DONE, P_FREE, P_MB_SEND, P_MB_WAIT, P_MB
 };
 
 /* How two accesses of one word stand to each other. RW = rwsem. */
@@ -95,7 +96,11 @@ struct call {
 	kmm_ipi_func func;
 	void *info;
 	u32 event;                  /* the send */
+	u32 sync[CHECK_MAX_VCPUS];  /* data races: what the sender published with it */
 };
+
+/* A full barrier that smp_mb_heavy() of another vCPU wants here. */
+struct mb_call { struct vcpu *sender; u32 event; };
 
 struct held { void *lock; u8 op; u32 event; };
 
@@ -116,25 +121,33 @@ struct vcpu {
 	void *ipi_info;             /* P_IPI_SEND: the argument */
 	struct call calls[CHECK_CALLS];
 	u32 call_first, call_last;  /* FIFO to this vCPU */
+	/* smp_mb_heavy(): FIFO of those that others want of this one; its own, not done, and the events that were done for it */
+	struct mb_call mbs[CHECK_MAX_VCPUS];
+	u32 mb_first, mb_last, mbs_pending;
+	u32 mb_done[CHECK_MAX_VCPUS];
 	/* the store buffer, oldest first */
 	struct buffered buffer[CHECK_BUFFER];
 	u32 nbuffered;
 	s64 last_store;             /* the vCPU's event before the newest buffered store was made, or -1 */
+	u32 firm;                   /* so many of them, the oldest, were followed by smp_mb_light() */
+	s64 last_light;             /* the vCPU's event before the newest one of them became firm, or -1 */
 	u32 shown;                  /* they lie in memory: the vCPU's own code runs */
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
 	u32 flush_epoch;
-	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL */
+	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL; a ring */
 	/* reports */
 	struct held held[CHECK_HELD];
 	u32 nheld;
 	void *frames[CHECK_FRAMES];
 	u32 nframes;
+	u64 where;                  /* the line of Python that runs a primitive now (CHECK_PYTHON_INSIDE), 0 = none */
 	/* thread carrier */
 	u32 baton;                  /* futex: 1 = it may run */
 	/* data races: clocks over vCPUs of what synchronisation orders before it */
 	u32 sync[CHECK_MAX_VCPUS], sync_rel[CHECK_MAX_VCPUS], sync_acq[CHECK_MAX_VCPUS];
+	u32 sync_irq[CHECK_MAX_VCPUS]; /* what the handlers of its IPIs published: until it has waited for them */
 };
 
 struct agent {
@@ -143,6 +156,7 @@ struct agent {
 	u16 slot;                   /* pso: which word of the vCPU */
 	u32 seq;                    /* events of this execution */
 	s64 last;                   /* its last event, or -1 */
+	s64 last_firm;              /* of a buffer: that of a store which smp_mb_light() followed, or -1 */
 	const volatile void *word;  /* pso flush agent */
 };
 
@@ -187,6 +201,7 @@ struct event {
 struct node {
 	u64 enabled, backtrack, done, sleep;
 	u64 storers;                /* of those done or asleep: their step was followed by a buffered store */
+	u64 lights;                 /* the same: by smp_mb_light() with such a store before it */
 	u8 chosen;
 	u8 choice, nchoices;        /* data choices: versions of a load, check_choose() */
 	u8 forced;
@@ -223,6 +238,8 @@ struct check {
 	enum check_model model;
 	enum check_explorer explorer;
 	u32 nr_vcpus, nr_agents;
+	u32 first_flush, first_mb;  /* agents: vCPUs, interrupts, buffers, barriers of smp_mb_heavy() */
+	u64 mb_queue;               /* the word that sends of smp_mb_heavy() are ordered by */
 	struct vcpu vcpus[CHECK_MAX_VCPUS];
 	struct agent agents[CHECK_MAX_AGENTS];
 	jmp_buf main_ctx;
@@ -306,8 +323,13 @@ struct check {
 	u32 weaken;                 /* mutation tests: these barriers are not there; bit = enum kmm_fence, WEAKEN_* */
 	u64 weaken_which;           /* of each vCPU's barriers of such a kind only these, counted from 0 */
 	u32 races;                  /* plain accesses are looked at */
-	struct race_cell *cells;
-	u32 cells_mask;
+	struct vcpu *handling;      /* an interrupt handler runs: on this vCPU */
+	struct race_sync *syncs;
+	u32 syncs_mask, nsyncs;
+	struct race_word *race_words;
+	u32 race_words_mask, nrace_words;
+	struct race_access *race_accesses;
+	u32 nrace_accesses, race_access_cap;
 };
 
 /* What carries vCPUs. */

@@ -113,6 +113,9 @@ typedef struct Cpu {
 	u32 vcpu_preempted;                      /* arch->vcpu_preemption only; atomic: enum kmm_vcpu (irq.h) */
 
 	u32 owner ____cacheline_aligned;         /* Python API: 0 = free, 1 = driven; futex */
+	u32 killed;                              /* a watchdog wants what this Cpu does to fail; atomic, read by the owner
+						  * between two tries of a fault */
+	u64 fault_detail;                        /* KMM_FAULT_RETURN: what was returned */
 } Cpu;
 
 static inline void count_vm_event(Cpu *cpu, enum vm_event_item item)

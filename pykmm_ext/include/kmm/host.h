@@ -50,6 +50,10 @@
 #define KMM_HOST_STACK     (64ul << 10)
 #define KMM_HOST_SCRATCH   (64ul << 10)
 
+/* kmm_host_op.pad: one of setup; its start and its end are recorded, whether the others' are or not */
+#define KMM_HOST_SETUP 1u
+#define KMM_HOST_STAMP 2u
+
 struct kmm_host_op {
 	u64 addr;        /* host address, or added to the result of addr_ref */
 	u64 len;
@@ -71,7 +75,7 @@ struct kmm_host_op {
 	u8 access;
 	u8 notify;       /* somebody may wait for this operation */
 	u8 how;
-	u32 pad;
+	u32 pad;         /* KMM_HOST_SETUP, KMM_HOST_STAMP */
 };
 
 struct kmm_host_dep {

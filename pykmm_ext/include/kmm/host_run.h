@@ -342,7 +342,7 @@ KMM_HOST_FN long kmm_host_segment_main(void *arg)
 	struct kmm_host_result *results = KMM_HOST_AT(h, results, struct kmm_host_result);
 	struct kmm_host_stream *streams = KMM_HOST_AT(h, streams, struct kmm_host_stream), *s = streams + g->stream;
 	struct rusage before, after;
-	u32 i, k, timing = h->timing;
+	u32 i, k, timed, timing = h->timing;
 	s64 t0 = 0, t1, aside = 0;
 
 	if (mm->eager) {
@@ -368,16 +368,17 @@ KMM_HOST_FN long kmm_host_segment_main(void *arg)
 		} else if (op->op == KMM_OP_EXEC && op->how & KMM_HOW_CLOSES) {
 			aside += kmm_host_record(h, mm);
 		}
-		if (timing)
+		timed = timing || op->pad & KMM_HOST_STAMP;
+		if (timed)
 			t0 = kmm_host_now();
 		r->value = kmm_host_do(h, mm, op, r);
-		if (timing) {
+		if (timed) {
 			t1 = kmm_host_now();
 			r->start = t0 - h->t_go;
 			r->duration = t1 - t0;
 		}
 		r->done = 1;
-		if (op->pad) { /* a setup operation */
+		if (op->pad & KMM_HOST_SETUP) {
 			if (__atomic_sub_fetch(&h->phase0_left, 1, __ATOMIC_ACQ_REL) == 0)
 				h->t_setup = kmm_host_now() - h->t_go;
 		}

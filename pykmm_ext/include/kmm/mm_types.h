@@ -80,6 +80,7 @@ typedef unsigned int vm_fault_t;
 #define FAULT_FLAG_INSTRUCTION  0x100
 #define FAULT_FLAG_SPECULATIVE  0x200
 #define FAULT_FLAG_UNSHARE      0x400 /* a page that is to be pinned for reading must be nobody else's */
+#define FAULT_FLAG_VMA_LOCK     0x1000  /* under the VMA's own lock, without mmap_sem */
 
 #define VM_FAULT_OOM      0x0001
 #define VM_FAULT_SIGBUS   0x0002
@@ -98,6 +99,10 @@ typedef unsigned int vm_fault_t;
 #define KMM_SEGV_ACCERR 2
 #define KMM_BUS_ADRERR  3
 #define KMM_FAULT_OOM   4
+#define KMM_FAULT_RETURN  5 /* the strategy's handle_fault returned what it must not (Cpu.fault_detail) */
+#define KMM_FAULT_ENDLESS 6 /* it said KMM_FAULT_TRIES times that the fault is resolved, and it is not */
+#define KMM_FAULT_KILLED  7 /* the watchdog gave up (Cpu.killed) */
+#define KMM_FAULT_TRIES 100000 /* of one access in a row; a zapper may undo a few */
 
 enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 
@@ -220,6 +225,13 @@ struct vm_area_struct {
 	void *strategy_data;            /* per-VMA state of the strategy */
 	struct rcu_head vm_rcu_head;    /* free_vma() */
 	struct mempolicy *vm_policy;    /* mmap_sem W inside vm_sequence; R: mmap_sem. NULL = the default; a reference */
+	/* Per-VMA locks (mm/vma_lock); untouched by other strategies. */
+	rwlock_sem vm_lock;             /* R: a fault uses the VMA; W: only to write vm_lock_seq */
+	unsigned long vm_lock_seq;      /* equal to mm->mm_lock_seq = write-locked. W: mmap_sem W and vm_lock W (or a writer's
+					 * vm_refcnt); R: vm_lock or a reference, or a first guess without */
+	u32 vm_refcnt;                  /* atomic: 0 = detached, 1 = attached, one more per reader, VMA_LOCK_OFFSET more
+					 * while a writer is in */
+	u32 detached;                   /* in no tree (any more); W: mmap_sem W and write-locked; R: vm_lock */
 };
 
 /* ---- mm_struct ---- */
@@ -257,6 +269,11 @@ struct mm_struct {
 	struct mm_struct *mmlist_prev;
 	u32 id;                         /* const; for reports */
 	u32 tlb_flush_pending;          /* atomic: zappers under mmap_sem R that may owe a TLB flush */
+	/* mmap_sem W, where the strategy's mmap_write_lock/unlock bump it (odd = held); SPF reads. A line of its own:
+	 * speculative faults read it several times each. */
+	unsigned long mmap_seq ____cacheline_aligned;
+	unsigned long mm_lock_seq;      /* per-VMA locks: mmap_sem W; a new value unlocks all VMAs. R: acquire, no lock */
+	u32 vma_writer_wait;            /* atomic, counts: readers of a VMA's vm_refcnt leave while its writer waits */
 
 	seqcount_t write_protect_seq;   /* fork write-protects pages: mmap_sem W; R: lockless GUP that pins */
 	u32 has_pinned;                 /* MMF_HAS_PINNED: WRITE_ONCE before the first pin, never cleared; R: fork */
@@ -349,6 +366,7 @@ struct kmem_cache {
 	unsigned long nr_total;         /* objects that were ever carved out of slabs */
 	void *slabs;                    /* chain of backing chunks, freed with the cache */
 	u8 *carve, *carve_end;          /* rest of the newest chunk */
+	u32 typesafe;                   /* SLAB_TYPESAFE_BY_RCU: const once objects exist; kernel/slab says what it means */
 };
 enum { KMEM_VMA, KMEM_ANON_VMA, KMEM_AVC, KMEM_MM, KMEM_FILE, KMEM_POLICY, KMEM_NR };
 
@@ -386,6 +404,8 @@ struct machine {
 	unsigned long vm_max_map_count; /* 65530 */
 	struct region *region;          /* const: where all of this lies (region.h), NULL = the host's heap */
 	u64 quirks;                     /* const after creation: enum kmm_quirk, 0 = every fix is there */
+	void *poison;                   /* owned Python exception: why nobody may use the machine any more, NULL = usable.
+					 * Written once, under the GIL; read without it by a strategy's adapter (atomic) */
 };
 
 /* ---- conversions ---- */

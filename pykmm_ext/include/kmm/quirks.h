@@ -24,9 +24,10 @@ enum kmm_quirk {
 	/* "vmacache-narrow". Race R16, mm/vmacache.c with a 32-bit number: vmacache_seqnum wraps, and an entry from
 	 * before counts again. Here it wraps after two changes. Concerns every strategy. Fix: 64 bits. */
 	KMM_QUIRK_VMACACHE_NARROW = 1 << 3,
-	/* "fork-no-section". Not in the catalogue; RFC v5 as a whole: fork write-protects the parent's pages without a
-	 * write section, so that a speculative fault may copy a page that another thread still writes through a stale
-	 * translation. Fix: sections from before the first entry changes until the flush is done. */
+	/* "fork-no-section". Not in the catalogue; RFC v5 as a whole, and per-VMA locks as in 6.4-rc: fork write-protects
+	 * the parent's pages without a write section and without write-locking the VMAs, so that a fault may copy a page
+	 * that another thread still writes through a stale translation. Fix: sections from before the first entry changes
+	 * until the flush is done; every VMA of the parent write-locked. */
 	KMM_QUIRK_FORK_NO_SECTION = 1 << 4,
 	/* "eager-callbacks". No bug: every call_rcu() and call_srcu() tries to end a grace period, so that what nobody
 	 * reads is freed at once and not in batches. For scenarios that are too short to fill a batch. */

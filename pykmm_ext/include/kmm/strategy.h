@@ -56,6 +56,29 @@ struct strategy_ops {
 	void (*mm_exit)(Cpu *cpu, struct mm_struct *mm);
 	/* Wait until every deferred free of this strategy is done (srcu_barrier()). At machine exit and before validate(). */
 	void (*quiesce)(Cpu *cpu, struct machine *machine);
+
+	/* -- reader side, continued -- */
+	/* Context: vmf->flags has FAULT_FLAG_SPECULATIVE, no PTL. The page of a file fault with a reference, or NULL with
+	 * VM_FAULT_RETRY in *ret. NULL: filemap_fault() as under mmap_sem, which allocates and may sleep; vmf->vma must
+	 * then keep its file. */
+	struct page *(*filemap_fault)(Cpu *cpu, struct vm_fault *vmf, vm_fault_t *ret);
+	/* -- writer side, VMA by VMA; context of the first three: mmap_sem W (or the last user of the mm), may sleep -- */
+	/* Before the first change of the VMA's range, flags, protection, policy or anon_vma, of what lies in its page
+	 * tables, or of whether it is in the tree; repeated calls do nothing. Lasts until mmap_write_unlock() or
+	 * mmap_write_downgrade(). Taken before i_mmap_rwsem and the locks of anon_vmas. Not called by who only zaps pages
+	 * under mmap_sem R or i_mmap_rwsem (MADV_DONTNEED, truncation): sections (vma_write_begin) are. */
+	void (*vma_start_write)(Cpu *cpu, struct vm_area_struct *vma);
+	/* A new VMA, complete and write-locked, goes into the tree. May be called with i_mmap_rwsem and anon_vma locks
+	 * held: must not sleep. vma_start_write() of such a VMA must not sleep either. */
+	void (*vma_mark_attached)(Cpu *cpu, struct vm_area_struct *vma);
+	/* A write-locked VMA has been taken out of the tree: lookups that are under way must not use it. */
+	void (*vma_mark_detached)(Cpu *cpu, struct vm_area_struct *vma);
+	/* Go on as a reader of mmap_sem, nobody in between. NULL, and mmap_write_unlock NULL: downgrade_write(mmap_sem);
+	 * NULL beside an mmap_write_unlock: the strategy has none (mmap_write_downgrade() then unlocks). */
+	void (*mmap_write_downgrade)(Cpu *cpu, struct mm_struct *mm);
+	/* The VMA cache is type-stable (SLAB_TYPESAFE_BY_RCU): free_vma() frees at once, lookups may find a VMA that is
+	 * another one by now. Read when the machine is made. */
+	u32 vma_typesafe;
 };
 
 static inline void vma_write_begin(Cpu *cpu, struct vm_area_struct *vma, int subclass)
@@ -68,6 +91,25 @@ static inline void vma_write_end(Cpu *cpu, struct vm_area_struct *vma)
 {
 	if (vma->vm_mm->strategy->vma_write_end)
 		vma->vm_mm->strategy->vma_write_end(cpu, vma);
+}
+
+/* Contexts of these three: as the members. */
+static inline void vma_start_write(Cpu *cpu, struct vm_area_struct *vma)
+{
+	if (vma->vm_mm->strategy->vma_start_write)
+		vma->vm_mm->strategy->vma_start_write(cpu, vma);
+}
+
+static inline void vma_mark_attached(Cpu *cpu, struct vm_area_struct *vma)
+{
+	if (vma->vm_mm->strategy->vma_mark_attached)
+		vma->vm_mm->strategy->vma_mark_attached(cpu, vma);
+}
+
+static inline void vma_mark_detached(Cpu *cpu, struct vm_area_struct *vma)
+{
+	if (vma->vm_mm->strategy->vma_mark_detached)
+		vma->vm_mm->strategy->vma_mark_detached(cpu, vma);
 }
 
 static inline void tree_write_begin(Cpu *cpu, struct mm_struct *mm)

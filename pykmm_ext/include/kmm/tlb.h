@@ -5,11 +5,16 @@
  *
  * Context of everything here: IRQs off on the owning Cpu, or inside one of its IPI handlers.
  * Such sections exclude each other (irq.h), so all fields are plain.
+ *
+ * On an arch with tlb_broadcast also: `lock` held. There another Cpu invalidates entries of this TLB without asking its
+ * owner; the lock stands in for the hardware's own order between an invalidation and an access: a user access holds it
+ * from its lookup until it is performed, as tlbsync waits for accesses that use an entry which is going away.
  */
 #ifndef KMM_TLB_H
 #define KMM_TLB_H
 
 #include "kmm/cpu.h"
+#include "kmm/spinlock.h"
 
 #define KMM_TLB_WAYS 4
 #define KMM_TLB_SETS 256
@@ -27,6 +32,8 @@ struct tlb {
 	u32 set_mask;      /* const: number of sets - 1; a power of two of them */
 	u32 generation;    /* 1 .. KMM_TLB_GENERATIONS - 1 */
 	u32 victim;        /* round-robin replacement */
+	u32 broadcast;     /* const: copy of arch->tlb_broadcast */
+	spinlock_t lock;   /* tlb_broadcast: everything above that is not const, the entries, and cpu->active_mm */
 	struct tlb_entry set[][KMM_TLB_WAYS] ____cacheline_aligned;
 };
 

@@ -53,7 +53,7 @@ def everything(machine):
     mm.exit()
 
 
-@pytest.mark.parametrize("strategy", ["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021"])
 def test_the_mm_keeps_the_order(strategy):
     with pykmm.Machine(arch="x86", strategy=strategy, cpus=2, memory="64M") as machine:
         with Traced(machine) as traced:

@@ -160,10 +160,10 @@ STEPS = {
     "granted_on_the_way": [
         ("told to try", WAITERS), ("overtaken", LOCKED | WAITERS), ("flagged", LOCKED | WAITERS | HANDOFF),
         ("handed over", LOCKED), ("has it", LOCKED), ("released by it", 0)],
-    # The release falls between its look at the word and its flag: nobody would wake it, so it looks again.
+    # The release falls between its look at the word and its flag: who released sees the flag, once it has wait_lock.
     "released_before_the_flag": [
-        ("told to try", WAITERS), ("overtaken", LOCKED | WAITERS), ("released", WAITERS), ("has it", LOCKED),
-        ("late wake", LOCKED), ("released by it", 0)],
+        ("told to try", WAITERS), ("overtaken", LOCKED | WAITERS), ("released", WAITERS),
+        ("handed over", LOCKED), ("has it", LOCKED), ("released by it", 0)],
     "reader_overtaken": [
         ("overtaken", LOCKED | WAITERS), ("flagged", LOCKED | WAITERS | HANDOFF), ("handed over", READER),
         ("has it", READER), ("released by it", 0)],

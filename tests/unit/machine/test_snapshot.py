@@ -24,7 +24,7 @@ def machine() -> CheckedMachine:
     return build()
 
 
-@pytest.mark.parametrize("strategy", ["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021", "per_vma_lock-refcount"])
 @pytest.mark.parametrize("cpus", [1, 2, 40])
 def test_restore(strategy: str, cpus: int) -> None:
     """Whatever ran: every byte is as it was, and every structure in order."""

@@ -10,7 +10,8 @@ import pytest
 import pykmm
 
 
-@pytest.fixture(params=["mmap_sem", "spf", "spf-rfc5", "spf-rfc5[fixes=all]", "spf on x86-paravirt"])
+@pytest.fixture(params=["mmap_sem", "spf", "spf-rfc5", "spf-rfc5[fixes=all]", "spf on x86-paravirt", "spf-2021",
+                        "spf-2021 on x86-paravirt", "per_vma_lock", "per_vma_lock-refcount"])
 def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
     """An empty address space; everything is validated and accounted for afterwards."""
     strategy, _, arch = request.param.partition(" on ")

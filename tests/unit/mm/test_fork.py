@@ -12,7 +12,10 @@ from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import page_info, section, validate_contents
 from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
+from pykmm_plugins.strategies._per_vma_lock import PerVMALock
+from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 
 PAGE = 0x1000
 R, W = 1, 2
@@ -20,7 +23,8 @@ PRIVATE, ANON, RW = 2, 0x20, 2
 DONTFORK, DOFORK, WIPEONFORK, DONTNEED = 10, 11, 18, 4
 
 
-@pytest.fixture(params=[MmapSem, SPF], ids=["mmap_sem", "spf"])
+@pytest.fixture(params=[MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
+                ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
     with Machine(X86(), request.param(), cpus=2, memory=64 << 20) as machine:
         yield machine

@@ -13,7 +13,10 @@ from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import page_info, validate_contents
 from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
+from pykmm_plugins.strategies._per_vma_lock import PerVMALock
+from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 
 PAGE = 0x1000
 R, W, X = 1, 2, 4
@@ -25,7 +28,8 @@ PRESENT, RW, ACCESSED, DIRTY, SPECIAL = 1, 2, 1 << 5, 1 << 6, 1 << 9
 BASE = 0x7000_0000_0000
 
 
-@pytest.fixture(params=[MmapSem, SPF], ids=["mmap_sem", "spf"])
+@pytest.fixture(params=[MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
+                ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine with two CPUs; leaving it checks that nothing leaked."""
     with Machine(X86(), request.param(), cpus=2, memory=64 << 20) as machine:
@@ -339,7 +343,7 @@ def errno_of(call: Any, m: Machine) -> int:
     return 0
 
 
-@pytest.mark.parametrize("strategy", [MmapSem, SPF])
+@pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021])
 def test_out_of_memory_everywhere(strategy: Any) -> None:
     """Every size of a small machine: each allocation fails once; nothing crashes, and nothing leaks."""
     failed = succeeded = 0

@@ -12,6 +12,7 @@ from pykmm_ext.mm.memory_test import validate_contents
 from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 
 PAGE = 0x1000
 TABLE = 512 * PAGE          # what one PTE table maps
@@ -159,8 +160,8 @@ def test_a_split_of_the_vma(m: Machine, mm: MmStruct, part: int) -> None:
     assert done["mapping_captured"] and done["mapping_of_vma"]
 
 
-@pytest.mark.parametrize("strategy", [MmapSem, SPF])
-def test_a_zap_does_not_return_before_the_flush_that_another_one_owes(strategy: type[MmapSem] | type[SPF]) -> None:
+@pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021])
+def test_a_zap_does_not_return_before_the_flush_that_another_one_owes(strategy: type[MmapSem | SPF | SPF2021]) -> None:
     with Machine(InterposedArch(X86()), strategy(), cpus=3, memory=64 << 20) as machine:
         mm = machine.mm()
         a = anonymous(mm)

@@ -28,7 +28,7 @@ STRICT, MOVE, MOVE_ALL = 1, 2, 4
 SPAN = 32       # pages of a differential test
 
 
-@pytest.fixture(params=["mmap_sem", "spf"])
+@pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
     """An empty address space; everything is validated and accounted for afterwards."""
     with pykmm.Machine(arch="x86", strategy=request.param, cpus=2, memory="32M") as machine:

@@ -233,7 +233,7 @@ OPS = st.lists(st.tuples(st.sampled_from(["mmap", "munmap", "mprotect", "store"]
 
 
 @settings(max_examples=60, deadline=None)
-@given(ops=OPS, strategy=st.sampled_from(["mmap_sem", "spf"]))
+@given(ops=OPS, strategy=st.sampled_from(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"]))
 def test_model(ops: list[tuple[str, int, int, int]], strategy: str) -> None:
     with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
         space = machine.mm()
@@ -345,7 +345,8 @@ def random_call(rng: random.Random, now: list[tuple[int, int, str]]) -> tuple[An
 def test_like_linux(seed: int) -> None:
     rng, host = random.Random(seed), Host()
     try:
-        with pykmm.Machine(arch="x86", strategy=rng.choice(["mmap_sem", "spf"]), cpus=1, memory="16M") as machine:
+        strategy = rng.choice(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
+        with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
             space = machine.mm()
             for _ in range(60):
                 op, *args = random_call(rng, host.layout())

@@ -13,7 +13,10 @@ from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import Board, page_info, stress_mutator, stress_worker, validate_contents
 from pykmm_plugins.arch._x86 import X86, X86Paravirt
 from pykmm_plugins.strategies._mmap_sem import MmapSem
+from pykmm_plugins.strategies._per_vma_lock import PerVMALock
+from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf_2021 import SPF2021
 from pykmm_plugins.strategies._spf_rfc5 import SPFRFC5
 
 PAGE = 0x1000
@@ -27,8 +30,11 @@ def corrected() -> Any:
     return SPFRFC5(fixes="all")
 
 
-@pytest.mark.parametrize(("arch", "strategy"), [(X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected)],
-                         ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5"])
+@pytest.mark.parametrize(("arch", "strategy"), [
+    (X86, MmapSem), (X86, SPF), (X86Paravirt, SPF), (X86, corrected), (X86, SPF2021), (X86Paravirt, SPF2021),
+    (X86, PerVMALock), (X86, PerVMALockRefcount),
+], ids=["mmap_sem", "spf", "spf-paravirt", "spf-rfc5", "spf-2021", "spf-2021-paravirt", "per_vma_lock",
+        "per_vma_lock-refcount"])
 @pytest.mark.parametrize("backed", [False, True], ids=["anonymous", "file"])
 @pytest.mark.parametrize(("workers", "nr_stable", "forks", "drops"), [
     (1, 12, True, False), (2, 12, True, False), (2, 12, False, True), (1, 12, True, True), (2, 300, True, False),
@@ -71,15 +77,16 @@ def test_faults_against_changes(arch: Any, strategy: Any, workers: int, nr_stabl
         counters = m.counters
         if strategy is not MmapSem:
             names = list(counters)
-            assert counters["attempts"] == counters["speculative"] + sum(counters[name] for name in names[3:])
+            assert counters["attempts"] == counters[names[1]] + sum(counters[name] for name in names[3:])
             assert counters["retried"] == sum(counters[name] for name in names[3:])
-            assert counters["speculative"] > 0
+            assert counters[names[1]] > 0
         else:
             assert counters["attempts"] == counters["successes"] + counters["errors"]
         mm.exit()
 
 
-@pytest.mark.parametrize("strategy", [MmapSem, SPF], ids=["mmap_sem", "spf"])
+@pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
+                         ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def test_faults_and_changes_against_truncation(strategy: Any) -> None:
     """Three address spaces map a file, shared and private; one thread cuts it and lets it grow again."""
     pages, turns = 8, 1500

@@ -51,7 +51,8 @@ def test_geometry() -> None:
     assert X86.geometry() == {
         "page_shift": 12, "levels": 4, "level_shift": (12, 21, 30, 39), "level_bits": (9, 9, 9, 9),
         "task_size": 0x7ffffffff000, "mmap_base": 0x7ffff7fff000, "stack_top": 0x7ffffffff000,
-        "mmap_min_addr": 0x10000, "big_endian": False, "rcu_table_free": False,
+        "mmap_min_addr": 0x10000, "big_endian": False, "rcu_table_free": False, "map_window": 0x7ffffffff000,
+        "tlb_broadcast": False,
     }
 
 

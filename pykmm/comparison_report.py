@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Comparisons as tables: one per tape, and a summary with a column per strategy."""
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from pykmm.comparison import Spread, processors
+from pykmm.report import counter_groups, format_time
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pykmm.comparison import Comparison, Row
+
+__all__ = ["comparison_tables", "cpus_label", "footnotes", "format_rate", "row_label", "summary_tables"]
+
+
+def format_rate(value: float) -> str:
+    """A rate with three or four digits: 912, 12.3k, 4.56M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            digits = 2 if value < 10 * limit else 1 if value < 100 * limit else 0
+            return f"{value / limit:.{digits}f}{unit}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def cpus_label(row: Row) -> str:
+    """The number of CPUs; with a star where there are fewer processors than threads."""
+    return f"{row.cpus}{'*' if row.oversubscribed else ''}"
+
+
+def row_label(comparison: Comparison, row: Row) -> str:
+    """Strategy, and what distinguishes rows of one strategy: the arch, the engine."""
+    simulated = [other for other in comparison.rows if other.engine != "host"]
+    more = []
+    if row.engine != "host" and len({other.arch for other in simulated}) > 1:
+        more.append(row.arch)
+    if row.engine == "host":
+        return "linux (host)"
+    if len({other.engine for other in simulated}) > 1:
+        more.append(row.engine)
+    return f"{row.strategy} ({', '.join(more)})" if more else row.strategy
+
+
+def _spread(low: float, high: float) -> str:
+    return f"{low:.2f}-{high:.2f}"
+
+
+def _outcome(row: Row) -> str:
+    """How faults ended: the share that the strategy resolved its own way, and why others were given up."""
+    first, aborts = counter_groups(row.counters)
+    if len(first) < 2 or not first[0][1]:
+        return "-"
+    name, successes = first[1]
+    text = f"{successes / first[0][1]:.2%} {name}"
+    why = ", ".join(f"{reason} {count:,}" for reason, count in aborts if count)
+    return f"{text}; {why}" if why else text
+
+
+def _timed_table(comparison: Comparison, workload: str, rows: list[Row]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    counted = bool(rows[0].rates)
+    scaled = counted and len({row.cpus for row in rows}) > 1
+    table = Table(title=escape(workload), title_justify="left", title_style="bold")
+    for name in ("CPUs", "strategy", "engine"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "CPUs" else "left")
+    for name in ("median", "spread", "fastest", f"{'rate' if counted else 'time'} / {comparison.baseline}", "quartiles",
+                 *([f"rate / {comparison.baseline} on {min(row.cpus for row in rows)}"] if scaled else []), "faults"):
+        table.add_column(name, justify="right", no_wrap=name != "faults")
+    table.add_column("outcome of faults")
+    last = None
+    for row in rows:
+        if last is not None and row.cpus != last:
+            table.add_section()
+        last = row.cpus
+        if counted:
+            figures = [f"{format_rate(row.rate.median)} {row.unit}/s", f"±{row.rate.percent:.1f} %",
+                       format_rate(max(row.rates))]
+        else:
+            figures = [format_time(row.time.median), f"±{row.time.percent:.1f} %", format_time(row.elapsed)]
+        ratio = Spread.of([1 / value if value else 0.0 for value in row.ratios] if counted else row.ratios)
+        name = row.strategy if len({other.arch for other in rows if other.engine != "host"}) < 2 or \
+            row.engine == "host" else f"{row.strategy} ({row.arch})"
+        table.add_row(
+            cpus_label(row), escape(name), row.engine, *figures, f"{ratio.median:.2f}", _spread(ratio.low, ratio.high),
+            *([f"{statistics.median(row.scaling):.2f}"] if scaled else []), f"{row.faults:,}", _outcome(row))
+    return table
+
+
+def _check_table(workload: str, rows: list[Row]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{escape(workload)}: searched for races", title_justify="left", title_style="bold")
+    for name in ("CPUs", "strategy", "arch", "executions", "steps", "result"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("CPUs", "executions", "steps") else "left")
+    for row in rows:
+        report = row.report
+        assert report is not None
+        if report.violations:
+            result = f"VIOLATION: {report.violations[0].kind}: {report.violations[0].message}"
+        else:
+            result = "no violation, exhaustive" if report.complete else "no violation so far: limit of executions"
+        table.add_row(str(row.cpus), escape(row.strategy), row.arch, f"{report.executions:,}", f"{report.steps:,}",
+                      escape(result))
+    return table
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """A table per tape; where the check engine ran, a second one."""
+    for workload in comparison.workloads:
+        rows = comparison.of(workload)
+        timed = [row for row in rows if row.timed]
+        if timed:
+            yield _timed_table(comparison, workload, timed)
+        checked = [row for row in rows if row.report is not None]
+        if checked:
+            yield _check_table(workload, checked)
+
+
+def summary_tables(comparison: Comparison) -> Iterator[Table]:
+    """Two tables with a row per workload and number of CPUs and a column per strategy.
+
+    Rates relative to the baseline on as many CPUs, and to the baseline on the fewest: medians of the paired ratios,
+    above 1 is faster. Only of workloads, which have a rate.
+    """
+    rows = [row for row in comparison.rows if row.rates]
+    if not rows:
+        return
+    yield _pivot(comparison, rows, f"rate / rate of {comparison.baseline} on as many CPUs (above 1: faster)",
+                 lambda row: f"{1 / row.ratio:.2f}" if row.ratio else "-")
+    if len({row.cpus for row in rows}) > 1:
+        least = min(row.cpus for row in rows)
+        where = "1 CPU" if least == 1 else f"{least} CPUs"
+        yield _pivot(comparison, rows, f"rate / rate of {comparison.baseline} on {where} (above 1: faster)",
+                     lambda row: f"{statistics.median(row.scaling):.2f}")
+
+
+def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[Row], str]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    labels = list(dict.fromkeys(row_label(comparison, row) for row in rows))
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("workload")
+    table.add_column("CPUs", justify="right", no_wrap=True)
+    table.add_column(f"{comparison.baseline}, rate", justify="right", no_wrap=True)
+    for label in labels:
+        table.add_column(escape(label), justify="right")
+    last = None
+    for workload, cpus in dict.fromkeys((row.workload, row.cpus) for row in rows):
+        group = [row for row in rows if (row.workload, row.cpus) == (workload, cpus)]
+        base = next((row for row in group if row.strategy == comparison.baseline), group[0])
+        if last is not None and last != workload:
+            table.add_section()
+        cells = {row_label(comparison, row): cell(row) for row in group}
+        table.add_row("" if last == workload else escape(workload), cpus_label(group[0]),
+                      f"{format_rate(base.rate.median)} {base.unit}/s", *(cells.get(label, "-") for label in labels))
+        last = workload
+    return table
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """What a reader of the tables should know, a sentence each."""
+    timed = [row for row in comparison.rows if row.timed]
+    lines = []
+    if timed:
+        runs = f"{comparison.repeats} runs" if comparison.repeats > 1 else "1 run"
+        lines.append(f"median of {runs}, ± half the distance of the quartiles; ratios are medians of ratios run by run")
+        if any(row.rates for row in timed):
+            lines.append("rates are those of the threads' work, without setup; above 1 is faster")
+        if not all(row.rates for row in timed):
+            lines.append("times: a ratio below 1 is faster")
+    if any(row.oversubscribed for row in timed):
+        lines.append(f"* oversubscribed: more threads than processors ({processors()}), so the figures depend on the "
+                     "scheduler as much as on locks")
+    return lines

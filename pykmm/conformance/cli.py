@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``pykmm conformance``. Importing this is cheap: the kit comes in when the command runs.
+
+Exit status: 0 = every check that was made has passed; 1 = one has failed; 2 = wrong usage.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pykmm.conformance.report import ConformanceReport
+
+EXIT_FAILED = 1
+
+
+def conformance(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A fault strategy (with options: 'name[option=value]').")],
+    arch: Annotated[str, typer.Option(
+        "--arch", metavar="A,B", help="Arch backends to test it on; 'all': every one.")] = "x86",
+    quick: Annotated[bool, typer.Option("--quick", help="A second or two on each arch, not some ten.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Minutes on each arch.")] = False,
+    only: Annotated[str, typer.Option("--only", metavar="CHECK,CHECK", help="These checks; all if not given.")] = "",
+    seed: Annotated[int, typer.Option(
+        "--seed", help="Of generated programs, stress and sampled schedules.")] = 0,
+    memory_model: Annotated[str | None, typer.Option(
+        "--memory-model", "-m", help="sc, tso, pso or power, for the catalogue; the arch's own if not given.")] = None,
+    json: Annotated[str | None, typer.Option(
+        "--json", metavar="FILE",
+        help="Write the reports as JSON; - writes to standard output, instead of the text.")] = None,
+    save: Annotated[Path | None, typer.Option(
+        "--save", metavar="DIR", help="Keep the tape of every failure there, as .npz.")] = None,
+) -> None:
+    """Test whether a strategy keeps what every strategy promises.
+
+    Its table and names; its first accesses; every scenario under every schedule; generated programs against the running
+    Linux; counters; leaks; racing threads. Exit status: 0 passed, 1 a check failed, 2 wrong usage.
+
+    \b
+    Examples:
+      pykmm conformance spf --quick
+      pykmm conformance 'spf-rfc5[recheck=off]' --arch x86,x86-paravirt
+      pykmm conformance spf --only catalogue --full --json report.json
+    """
+    from pykmm.checking.scenario import MEMORY_MODELS
+    from pykmm.cli import _progress, _write_json
+    from pykmm.conformance.checks import STRATEGY_CHECKS, check_conformance
+    from pykmm.machine import check_names
+    from pykmm.plugin import get_plugin_manager, split_names
+
+    if quick and full:
+        raise ValueError("--quick and --full exclude each other")
+    if memory_model is not None and memory_model not in MEMORY_MODELS:
+        raise ValueError(f"unknown memory model {memory_model!r}; known: {', '.join(MEMORY_MODELS)}")
+    manager = get_plugin_manager()
+    arches = manager.arches.names() if arch == "all" else check_names("arch", split_names(arch))
+    checks = split_names(only) or None
+    manager.strategies.parse(name)
+    for check in checks or ():
+        if check not in STRATEGY_CHECKS:
+            raise ValueError(f"unknown check {check!r}; known: {', '.join(STRATEGY_CHECKS)}")
+    reports: list[ConformanceReport] = []
+    for one in arches:
+        with _progress() as progress:
+            reports.append(check_conformance(
+                name, one, effort="quick" if quick else "full" if full else "normal", seed=seed,
+                memory_model=memory_model, only=checks, progress=progress))
+        if json != "-":
+            typer.echo(str(reports[-1]))
+            if one != arches[-1]:
+                typer.echo()
+        if save is not None:
+            _save(reports[-1], save)
+    if json is not None:
+        _write_json(json, [report.to_json() for report in reports])
+    if not all(report.ok for report in reports):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _save(report: ConformanceReport, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for result in report.results:
+        for number, failure in enumerate(result.failures, 1):
+            if failure.tape is not None:
+                path = directory / f"{report.name.partition('[')[0]}-{report.arch}-{result.name}-{number}.npz"
+                failure.tape.save(path)
+                typer.echo(f"saved {path}", err=True)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sets of workloads with a name, for ``pykmm compare --suite``."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SUITES", "Suite"]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Workloads that answer one question, and the numbers of CPUs for it."""
+
+    workloads: tuple[str, ...]
+    cpus: tuple[int, ...]
+    description: str
+
+
+def _faults(mapper: str) -> tuple[str, ...]:
+    found = []
+    for access, size in (("read", "128M"), ("write", "16M")):
+        for vma in ("shared", "separate"):
+            found.append(f"faults[access={access},vma={vma},size={size}" + (f",mapper={mapper}]" if mapper else "]"))
+    return tuple(found)
+
+
+SUITES = {
+    "faults": Suite((*_faults(""), "page_fault1[size=16M,iterations=4]", *_faults("yes")), (1, 2),
+                    "read and write faults in one VMA and in separate ones, alone and beside a mapper"),
+    "will-it-scale": Suite(("page_fault1", "page_fault2", "page_fault3", "mmap1", "mmap2", "brk1", "tlb_flush1",
+                            "malloc1"), (1, 2), "will-it-scale's memory tests, threads"),
+    "cortenmm": Suite(tuple(f"cortenmm-{name}[contention={contention}]"
+                            for name in ("mmap", "mmap-PF", "PF", "unmap-virt", "unmap")
+                            for contention in ("low", "high")), (1, 2), "the microbenchmarks of the CortenMM paper"),
+}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# include/linux/mmap_lock.h: what the two forms of per-VMA locks share: numbers that mean "write-locked", unlocking all
+# VMAs of an mm at once, and the fault under a VMA's lock. Any strategy may cimport it.
+from pykmm_ext.kernel.atomic cimport READ_ONCE, smp_load_acquire
+from pykmm_ext.machine.cpu cimport Cpu, count_strategy, u32, unlikely
+from pykmm_ext.mm.memory cimport access_error, handle_mm_fault
+from pykmm_ext.mm.mm_types cimport (
+    FAULT_FLAG_VMA_LOCK, VM_FAULT_BADACCESS, VM_FAULT_SIGSEGV, machine, machine_of, mm_struct, vm_area_struct,
+    vm_fault_t,
+)
+
+# Cpu.strategy_count: attempts == vma_lock_success + abort + retry + miss; retried == the sum of the last three.
+cdef enum:
+    VMA_LOCK_ATTEMPTS
+    VMA_LOCK_SUCCESS    # done under the VMA's lock, be it a page or a signal
+    VMA_LOCK_RETRIED
+    VMA_LOCK_ABORT      # no VMA there, or it is write-locked
+    VMA_LOCK_RETRY      # locked, but the fault needs mmap_sem (an anon_vma is to be made)
+    VMA_LOCK_MISS       # as abort, after a VMA was found that had been unmapped meanwhile
+
+# The words that strategy_priv points to: the ways in which a form may be made wrong, 0 = none. For study.
+cdef enum:
+    VMA_LOCK_NEW_UNLOCKED = 1       # R13: new VMAs are visible before they are write-locked
+    VMA_LOCK_ANON_EARLY = 2         # R14: anon_vma is looked at before the lock is taken, and then relied on
+    VMA_LOCK_DETACHED = 4           # R15: a detached VMA is not told from an attached one, or too late
+    VMA_LOCK_UNLOCK_RELAXED = 8     # mm_lock_seq is advanced without release
+    VMA_LOCK_MM_UNCHECKED = 16      # a VMA that was recycled into another mm is not noticed
+    VMA_LOCK_WAKE_PLAIN = 32        # its mm is not kept alive until its writer has been woken
+
+# Context: any.
+cdef inline u32 vma_lock_options(Cpu *cpu) noexcept nogil:
+    return (<u32 *>machine_of(cpu).strategy_priv)[0]
+
+# Context: mmap_sem W. Has this holder of mmap_sem write-locked the VMA already?
+cdef inline bint is_vma_write_locked(const vm_area_struct *vma) noexcept nogil:
+    return vma.vm_lock_seq == vma.vm_mm.mm_lock_seq
+
+# Context: RCU read section, nothing held: a first guess, which may be wrong either way.
+cdef inline bint may_be_write_locked(Cpu *cpu, mm_struct *mm, const vm_area_struct *vma) noexcept nogil:
+    return READ_ONCE(cpu, &vma.vm_lock_seq) == READ_ONCE(cpu, &mm.mm_lock_seq)
+
+# Context: the VMA is held for reading (vm_lock or a reference): its number stands still. Acquire: pairs with the release
+# in vma_end_write_all(). Who sees the number that ended a write lock sees all that was done under it.
+cdef inline bint is_write_locked_for_reader(Cpu *cpu, mm_struct *mm, const vm_area_struct *vma) noexcept nogil:
+    return READ_ONCE(cpu, &vma.vm_lock_seq) == smp_load_acquire(cpu, &mm.mm_lock_seq)
+
+# Context: the VMA is held for reading and covers `address`; no mmap_sem; may sleep. VM_FAULT_RETRY: it takes mmap_sem.
+# As Linux 6.8, a forbidden access is told at once: the flags stand still.
+cdef inline vm_fault_t handle_vma_fault(Cpu *cpu, vm_area_struct *vma, unsigned long address, u32 flags) noexcept nogil:
+    if unlikely(access_error(vma.vm_flags, flags)):
+        return VM_FAULT_SIGSEGV | VM_FAULT_BADACCESS
+    if unlikely(vma_lock_options(cpu) & VMA_LOCK_ANON_EARLY):
+        return handle_mm_fault(cpu, vma, address, flags)
+    return handle_mm_fault(cpu, vma, address, flags | FAULT_FLAG_VMA_LOCK)
+
+# The strategies' counter_names, in the order above; NULL-terminated.
+cdef const char **vma_lock_counter_names() noexcept nogil
+
+# Members of strategy_ops; contexts as there.
+cdef void vma_lock_mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
+cdef void vma_lock_mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil
+cdef void vma_lock_free_vma_rcu(Cpu *cpu, vm_area_struct *vma) noexcept nogil
+cdef void vma_lock_quiesce(Cpu *cpu, machine *m) noexcept nogil

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""mm/vma_lock's self-test: what a VMA's lock is at, and a reader that stays inside. stands in for lib/test_*.c."""
+from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
+from pykmm_ext.kernel.rwsem cimport down_read_trylock, up_read
+from pykmm_ext.kernel.atomic cimport atomic_add_return_32, kmm_wake_32
+from pykmm_ext.machine.cpu cimport Cpu
+from pykmm_ext.mm.mm_types cimport vm_area_struct
+from pykmm_ext.mm.mmap cimport mmap_read_lock, mmap_read_unlock
+from pykmm_ext.mm.vma cimport __find_vma
+from pykmm_ext.mm_binding cimport MmStruct
+
+
+cdef vm_area_struct *vma_at(MmStruct mm, unsigned long address):
+    """Context: nobody unmaps it."""
+    cdef Cpu *c = mm.machine.m.cpus[0]
+    cdef vm_area_struct *vma
+    with nogil:
+        mmap_read_lock(c, mm.mm)
+        vma = __find_vma(mm.mm, address)
+        mmap_read_unlock(c, mm.mm)
+    return vma
+
+
+def lock_state(MmStruct mm not None, unsigned long address):
+    """(mm_lock_seq, vm_lock_seq, vm_refcnt, detached) of the VMA at `address`. Nobody unmaps it meanwhile."""
+    cdef vm_area_struct *vma = vma_at(mm, address)
+    return mm.mm.mm_lock_seq, vma.vm_lock_seq, vma.vm_refcnt, vma.detached
+
+
+cdef class Reader:
+    """Cpu 0 as a fault that stays inside the VMA at `address` until :meth:`leave`."""
+    cdef MmStruct mm
+    cdef vm_area_struct *vma
+    cdef bint refcount
+
+    def __cinit__(self, MmStruct mm not None, unsigned long address, bint refcount):
+        cdef Cpu *c = mm.machine.m.cpus[0]
+        self.mm = mm
+        self.refcount = refcount
+        self.vma = vma_at(mm, address)
+        if refcount:
+            atomic_add_return_32(c, &self.vma.vm_refcnt, 1)
+        elif not down_read_trylock(c, &self.vma.vm_lock):
+            raise RuntimeError("the VMA is being write-locked")
+
+    def waited_for(self):
+        """Is a writer at the VMA?"""
+        return self.vma.vm_refcnt > 0x40000000 if self.refcount else self.vma.vm_lock.count & 2 != 0
+
+    def leave(self):
+        """As vma_end_read()."""
+        cdef Cpu *c = self.mm.machine.m.cpus[0]
+        with nogil:
+            rcu_read_lock(c)
+            if self.refcount:
+                atomic_add_return_32(c, &self.vma.vm_refcnt, <unsigned int>-1)
+                atomic_add_return_32(c, &self.mm.mm.vma_writer_wait, 1)
+                kmm_wake_32(c, &self.mm.mm.vma_writer_wait, 1)
+            else:
+                up_read(c, &self.vma.vm_lock)
+            rcu_read_unlock(c)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pykmm/conformance/guard.py: a check that is lost does not take the caller with it."""
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+import pytest
+
+from pykmm.conformance.guard import NOT_DONE, Outcome, guarded, note
+from pykmm.conformance.report import Failure
+
+
+def test_the_outcome_comes_back() -> None:
+    detail, failures = guarded(lambda: ("done", [Failure("one"), Failure("two", "replay: x")]), 60)
+    assert detail == "done"
+    assert [str(failure) for failure in failures] == ["one", "two\nreplay: x"]
+
+
+def test_one_that_never_ends() -> None:
+    def endless() -> NoReturn:
+        note("the endless part")
+        while True:
+            pass
+
+    detail, (failure,) = guarded(endless, 0.3)
+    assert detail == NOT_DONE
+    assert failure.message.startswith("not done after 0 s, and ended, at: the endless part. ")
+
+
+def test_one_that_crashes() -> None:
+    def crash() -> Outcome:
+        note("step 3")
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return "", []
+
+    detail, (failure,) = guarded(crash, 60)
+    assert detail == NOT_DONE
+    assert "killed by SIGSEGV, at: step 3." in failure.message
+
+
+def test_one_that_leaves() -> None:
+    _, (failure,) = guarded(lambda: os._exit(7), 60)
+    assert "ended with status 7 and without a result" in failure.message
+
+
+def test_an_exception_is_a_failure() -> None:
+    def wrong() -> Outcome:
+        raise KeyError("nothing there")
+
+    detail, (failure,) = guarded(wrong, 60)
+    assert detail == NOT_DONE
+    assert failure.message == "the check ended with KeyError: 'nothing there'"
+    assert "in wrong" in failure.replay
+
+
+def test_nothing_stays_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        guarded(lambda: ("", []), 60)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
