@@ -66,8 +66,6 @@ mmap_seq does not wrap (64 bits).
 
 A stack that has grown is faulted in under mmap_sem R, to which grow_stack() downgrades: mmap_seq is even by then.
 """
-from libc.string cimport memset
-
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_write, downgrade_write, up_write
@@ -276,8 +274,9 @@ cdef inline bint vma_can_speculate(const vm_area_struct *vma, u32 flags) noexcep
     return not (flags & FAULT_FLAG_WRITE and vma.vm_flags & VM_SHARED)
 
 
-# Context: no locks, IRQs on. The VMA of the address, copied: what a fault reads of it. (The first three are const.) False:
-# a->reason says why. simplified: the series copies the whole structure.
+# Context: no locks, IRQs on. The VMA of the address, copied: what a fault reads of it. (The first three are const; the
+# pointers to what the copy has no right to are NULL.) False: a->reason says why.
+# simplified: the series copies the whole structure, which would be a good part of a small fault here.
 cdef inline bint copy_vma_rcu(Cpu *cpu, attempt *a, unsigned long address, vm_area_struct *pvma) noexcept nogil:
     cdef bint late = a.o.copy_late
     cdef vm_area_struct *vma
@@ -289,10 +288,14 @@ cdef inline bint copy_vma_rcu(Cpu *cpu, attempt *a, unsigned long address, vm_ar
         return False
     if unlikely(late):
         rcu_read_unlock(cpu)
-    memset(pvma, 0, sizeof(pvma[0]))
     pvma.vm_mm = a.mm
     pvma.vm_file = vma.vm_file
     pvma.vm_ops = vma.vm_ops
+    pvma.vm_next = NULL
+    pvma.vm_prev = NULL
+    pvma.anon_vma_chain = NULL
+    pvma.vm_policy = NULL
+    pvma.strategy_data = NULL
     pvma.vm_start = READ_ONCE(cpu, &vma.vm_start)
     pvma.vm_end = READ_ONCE(cpu, &vma.vm_end)
     pvma.vm_flags = READ_ONCE(cpu, &vma.vm_flags)
