@@ -321,7 +321,7 @@ def list_() -> None:
     typer.echo("engines:")
     typer.echo("  native         one thread per simulated CPU in this process, wall clock")
     typer.echo("  host           real system calls and touches on the running kernel, wall clock")
-    typer.echo("  check          virtual CPUs under every schedule that can make a difference, no clock (check, compare)")
+    typer.echo("  check          virtual CPUs under every schedule that matters, no clock (check, compare)")
     typer.echo("suites (pykmm compare --suite):")
     for name, suite in SUITES.items():
         typer.echo(f"  {name:<14} {suite.description}")
