@@ -22,6 +22,8 @@ def test_make() -> None:
     assert tape.work == Work("faults", (8,), 4 * PAGE)
     assert make("page_fault1[size=16K]", 3).work.counts == (4, 4, 4)
     assert parameters(get_plugin_manager().workloads.get("page_fault1"))["size"] == "128M"
+    assert parameters(lambda size, *, threads=1: pykmm.Tape()) == {"threads": 1}
+    assert parameters(type) == {}       # has no signature
 
 
 @pytest.mark.parametrize(("text", "threads", "message"), [
