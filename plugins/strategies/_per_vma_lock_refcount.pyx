@@ -45,7 +45,8 @@ from pykmm_ext.mm.vma_lock cimport (
     VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_MISS, VMA_LOCK_MM_UNCHECKED,
     VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS, VMA_LOCK_UNLOCK_RELAXED,
     VMA_LOCK_WAKE_PLAIN, handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader, may_be_write_locked,
-    vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_unlock, vma_lock_options,
+    vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock, vma_lock_mmap_write_unlock,
+    vma_lock_options,
 )
 from pykmm_ext.strategy cimport Strategy
 
@@ -223,6 +224,7 @@ ops.size = sizeof(strategy_ops)
 ops.name = "per_vma_lock-refcount"
 ops.counter_names = vma_lock_counter_names()
 ops.handle_fault = handle_fault
+ops.mmap_write_lock = vma_lock_mmap_write_lock
 ops.mmap_write_unlock = vma_lock_mmap_write_unlock
 ops.mmap_write_downgrade = vma_lock_mmap_write_downgrade
 ops.vma_start_write = vma_start_write

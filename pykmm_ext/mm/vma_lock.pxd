@@ -57,6 +57,7 @@ cdef inline vm_fault_t handle_vma_fault(Cpu *cpu, vm_area_struct *vma, unsigned 
 cdef const char **vma_lock_counter_names() noexcept nogil
 
 # Members of strategy_ops; contexts as there.
+cdef void vma_lock_mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
 cdef void vma_lock_mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void vma_lock_mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void vma_lock_free_vma_rcu(Cpu *cpu, vm_area_struct *vma) noexcept nogil
