@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RWSEM = "per_vma_lock"
 REFCOUNT = "per_vma_lock-refcount"
 EAGER = ("eager-callbacks",)
-_GONE = frozenset({"use-after-free", "broken-structure", "leak", "assertion", "wrong-value", "crash"})
+_GONE = frozenset({"use-after-free", "broken-structure", "leak", "assertion", "wrong-value", "crash", "data-race"})
 _R13 = "mm: lock newly mapped VMA which can be modified after it becomes visible (6.5)"
 _R14 = "mm: lock_vma_under_rcu() must check vma->anon_vma under vma lock (6.5)"
 _TYPESAFE = "mm: make vma cache SLAB_TYPESAFE_BY_RCU (6.15)"
@@ -186,9 +186,9 @@ RACES = (
           _GONE, "R13", _R13,
           strategy=REFCOUNT),
     _race("R14-anon-vma-early", "anon_vma looked at before the VMA is locked: one is made without mmap_sem",
-          anon_vma_lost, "anon_vma=early", _GONE | {"data-race"}, "R14", _R14, config=Config(quirks=EAGER)),
+          anon_vma_lost, "anon_vma=early", _GONE, "R14", _R14, config=Config(quirks=EAGER)),
     _race("R14-anon-vma-early-refcount", "the same with the reference count", anon_vma_freed, "anon_vma=early",
-          _GONE | {"data-race"}, "R14", _R14,
+          _GONE, "R14", _R14,
           strategy=REFCOUNT, config=Config(quirks=EAGER)),
     _race("R15-detached-late", "the bounds of a VMA that has been unmapped and recycled", recycle, "detached=late",
           _GONE, "R15", _TYPESAFE, strategy=REFCOUNT),

@@ -33,9 +33,9 @@ from pykmm_ext.kernel.rwsem cimport down_write, downgrade_write, up_write
 from pykmm_ext.machine.cpu cimport rcu_head
 from pykmm_ext.mm.vma cimport __vm_area_free, vma_of_rcu
 
-cdef const char *counter_names[7]
+cdef const char *counter_names[8]
 counter_names[:] = [
-    "attempts", "vma_lock_success", "retried", "vma_lock_abort", "vma_lock_retry", "vma_lock_miss", NULL,
+    "attempts", "vma_lock_success", "retried", "vma_lock_abort", "vma_lock_retry", "vma_lock_miss", "errors", NULL,
 ]
 
 
