@@ -108,7 +108,7 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
 def _cells(row: Row, with_arch: bool) -> list[str]:
     first, aborts = counter_groups(row.counters)
     values = dict(zip(("attempts", "successes", "retried"), (value for _, value in first), strict=False))
-    speculates = any(name == "speculative" for name, _ in first)
+    speculates = any(name in ("speculative", "vma_lock_success") for name, _ in first)  # without mmap_sem
     name = f"{row.strategy} ({row.arch})" if with_arch and row.engine != "host" else row.strategy
     return [
         name, row.engine, format_time(row.elapsed), f"{row.ratio:.2f}", _count(row.faults),
