@@ -158,7 +158,7 @@ class Machine(binding.Machine):
 
         PluginError: that, and what a strategy does wrong; what a strategy in Python raises comes out of here.
         ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed). TapeError: a
-        malformed tape.
+        malformed tape, or one that was recorded with pages of another size.
         """
         if engine == "host":
             return run_host(tape, durations=durations)
@@ -169,33 +169,57 @@ class Machine(binding.Machine):
         return result
 
 
-def _frames_needed(program: TapeProgram) -> int:
-    """Frames that a run takes at most: pages touched, their page tables, a margin for fault-around."""
+def page_size(arch: str | Arch) -> int:
+    """Bytes in a page of an arch backend, or of the one of that name. ValueError: no such arch."""
+    made = get_plugin_manager().arches.make(arch) if isinstance(arch, str) else arch
+    shift = made.geometry()["page_shift"]
+    assert isinstance(shift, int)
+    return 1 << shift
+
+
+def check_pages(tape: Tape, page: int, arch: str) -> None:
+    """TapeError where `tape` was recorded on a machine with other pages than the `page` bytes of `arch`.
+
+    What a program did in pages of 4 KiB cannot be done in larger ones: half of its calls would fail with EINVAL.
+    """
+    from pykmm.errors import TapeError
+    from pykmm.tape_layout import PAGE
+
+    if tape.recorded and page != PAGE:
+        raise TapeError(f"recorded with pages of {PAGE} bytes, and {arch} has {page}: replay it on an arch with pages "
+                        f"of {PAGE} bytes", tape.source or None)
+
+
+def _frames_needed(program: TapeProgram, page: int) -> int:
+    """Frames of `page` bytes that a run takes at most: pages touched, their page tables, a margin for fault-around."""
     import numpy as np
 
     from pykmm.tape import OPCODES
 
     ops = program.ops
+    shift = np.uint64(page.bit_length() - 1)
+    margin = max((16 << 20) // page, 1024)
     if program.tape.work is not None and program.tape.work.resident:
-        pages = program.tape.work.resident >> 12
-        return pages + pages // 4 + 4 * program.mms + 4096
+        pages = program.tape.work.resident // page
+        return pages + pages // 4 + 4 * program.mms + margin
     touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")])
-    small = touch & (ops["len"] <= 4096) & (ops["addr_ref"] < 0)
-    keys = (ops["addr"][small] >> np.uint64(12)) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
+    small = touch & (ops["len"] <= page) & (ops["addr_ref"] < 0)
+    keys = (ops["addr"][small] >> shift) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
     pages = len(np.unique(keys))
-    tables = len(np.unique(keys >> np.uint64(9))) + 4 * program.mms
+    tables = len(np.unique(keys >> (np.uint64(21) - shift))) + 20 * program.mms     # of 2 MiB each; the roots
     # Longer or symbolic ones: the same range touched again takes nothing more.
     rest = ops[touch & ~small]
     other = np.unique(np.stack([rest[name].astype(np.int64) for name in ("addr", "addr_ref", "mm", "len")]), axis=1)
-    long = int(np.clip(other[3] >> 12, 0, 1 << 30).sum()) + 2 * int(other.shape[1])
+    long = int(np.clip(other[3] >> int(shift), 0, 1 << 30).sum()) + 2 * int(other.shape[1])
     populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
-    long += int(np.minimum(ops["len"][populate] >> np.uint64(12), np.uint64(1 << 30)).sum())
-    return int(pages + pages // 4 + long + long // 256 + 2 * tables + 4096)
+    long += int(np.minimum(ops["len"][populate] >> shift, np.uint64(1 << 30)).sum())
+    return int(pages + pages // 4 + long + long // 256 + 2 * tables + margin)
 
 
-def memory_needed(tape: Tape) -> int:
-    """Bytes of simulated memory with which `tape` runs, with room to spare; at most 1 TiB."""
-    return min(max(256 << 20, 2 * 4096 * _frames_needed(tape.program())), 1 << 40)
+def memory_needed(tape: Tape, page: int = 4096) -> int:
+    """Bytes of simulated memory with which `tape` runs on an arch with pages of `page` bytes, with room to spare; at
+    most 1 TiB."""
+    return min(max(256 << 20, 2 * page * _frames_needed(tape.program(), page)), 1 << 40)
 
 
 def closing_execs(program: TapeProgram) -> npt.NDArray[np.uint8]:
@@ -248,6 +272,7 @@ def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) 
     from pykmm.tape import OPCODE_NAMES, OPCODES
     from pykmm_ext.engine import native
 
+    check_pages(tape, machine.page_size, machine.arch)
     program = tape.program()
     unknown = np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]])
     if unknown.any():
@@ -264,7 +289,7 @@ def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) 
     page = machine.page_size
     # Never more than half of what the host has free: what is beyond it is committed as it is used.
     host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    commit = min(_frames_needed(program) * 4096, machine.memory, host) // page
+    commit = min(_frames_needed(program, page) * page, machine.memory, host) // page
     before, counted = machine.vmstat, machine.counters
     elapsed, streams, maps, spans = native.run(
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,

@@ -46,6 +46,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.speculative",
     "scenarios.spf_2021",
     "scenarios.per_vma_lock",
+    "scenarios.plain",
 )
 
 
@@ -311,6 +312,7 @@ def get_plugin_manager() -> PluginManager:
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that can be named, by kind: rows of name, description, source, plugin and options, ready for JSON."""
     from pykmm.machine import ENGINE_DESCRIPTIONS
+    from pykmm.suites import SUITES
     from pykmm.workload import parameters
 
     manager = get_plugin_manager()
@@ -324,4 +326,6 @@ def inventory() -> dict[str, list[dict[str, Any]]]:
                              if not entry.options.get(name) and name != "page"}
     found["engines"] = [{"name": name, "description": text, "source": BUILT_IN, "plugin": "", "options": {}}
                         for name, text in ENGINE_DESCRIPTIONS.items()]
+    found["suites"] = [{"name": name, "description": suite.description, "source": BUILT_IN, "plugin": "", "options": {}}
+                       for name, suite in SUITES.items()]
     return found

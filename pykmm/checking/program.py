@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pykmm.machine import closing_execs, device_numbers, parse_size
+from pykmm.machine import check_pages, closing_execs, device_numbers, page_size, parse_size
 from pykmm.plugin import get_plugin_manager
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
     manager = get_plugin_manager()
     made_arch = manager.arches.make(arch) if isinstance(arch, str) else arch
     made_strategy = manager.strategies.make(strategy) if isinstance(strategy, str) else strategy
+    check_pages(tape, page_size(made_arch), made_arch.name)
     n = len(program)
     arrays = TapeArrays(
         np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start, program.dep_stream,

@@ -273,6 +273,7 @@ cdef extern from "kmm/quirks.h" nogil:
     enum:
         KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_MPROTECT_POPULATE
         KMM_QUIRK_VMACACHE_NARROW, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_EAGER_CALLBACKS
+        KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MREMAP_EARLY_COUNT
     const unsigned long KMM_QUIRKS_ALL
 
 cdef extern from "kmm/strategy.h" nogil:
