@@ -737,6 +737,10 @@ def smp_wmb(CpuHandle cpu not None):
 
 # ---- compiled functions that may stand in for methods ----
 
+# By signature: what it takes after the Cpu, and how many numbers after that.
+cdef tuple WANTED = ((MmHandle, 2), (MmHandle, 0), (VmaHandle, 0), (VmaHandle, 1), (MachineRef, 0))
+
+
 @cython.final
 cdef class KernelFunction:
     """A compiled function. Called with handles it runs; named in the class body of a strategy (``free_vma =
@@ -751,8 +755,7 @@ cdef class KernelFunction:
         o.signature = self.signature
         o.q = self.pointer
         o.a = o.b = o.result = 0
-        wanted = {CALL_FAULT: (MmHandle, 2), CALL_MM: (MmHandle, 0), CALL_VMA: (VmaHandle, 0),
-                  CALL_SECTION: (VmaHandle, 1), CALL_MACHINE: (MachineRef, 0)}[self.signature]
+        cdef tuple wanted = <tuple>WANTED[self.signature]
         if not isinstance(x, wanted[0]) or len(args) != wanted[1]:
             raise TypeError(f"{self.name}() takes a CpuHandle, a {wanted[0].__name__}"
                             + ("" if wanted[1] == 0 else f" and {wanted[1]} number{'s' if wanted[1] > 1 else ''}"))
