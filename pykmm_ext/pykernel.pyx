@@ -406,7 +406,7 @@ cdef class VmaHandle:
 
     @property
     def vm_flags(self):
-        """VM_ flags."""
+        """``VM_`` flags."""
         return call(self.on, OP_READ, &self.vma.vm_flags)
 
     @property
@@ -621,12 +621,12 @@ def synchronize_srcu(CpuHandle cpu not None):
 
 
 def access_error(unsigned long vm_flags, unsigned int flags):
-    """Is an access with FAULT_FLAG_ `flags` one that a VMA with `vm_flags` does not allow?"""
+    """Is an access with ``FAULT_FLAG_`` `flags` one that a VMA with `vm_flags` does not allow?"""
     return memory.access_error(vm_flags, flags)
 
 
 def handle_mm_fault(CpuHandle cpu not None, VmaHandle vma not None, unsigned long address, unsigned int flags):
-    """Resolve a fault inside of `vma`, whose access was checked: VM_FAULT_ bits. mmap_sem, or whatever the strategy
+    """Resolve a fault inside of `vma`, whose access was checked: ``VM_FAULT_`` bits. mmap_sem, or whatever the strategy
     keeps writers out with, must be held; may sleep. Without mmap_sem the VMA needs its anon_vma already."""
     same(cpu, vma.on)
     return call(cpu, OP_MM_FAULT, vma.vma, address, flags, True)
