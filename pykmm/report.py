@@ -113,9 +113,9 @@ def _cells(row: Row, with_arch: bool) -> list[str]:
     return [
         name, row.engine, format_time(row.elapsed), f"{row.ratio:.2f}", _count(row.faults),
         _count(round(row.faults_per_s)),
-        _count(values["attempts"]) if values else "-",
-        _count(values["successes"]) if values and speculates else "-",
-        _count(values["retried"]) if values else "-",
+        _count(values["attempts"]) if "attempts" in values else "-",    # a plugin may count less
+        _count(values["successes"]) if "successes" in values and speculates else "-",
+        _count(values["retried"]) if "retried" in values else "-",
         ", ".join(f"{reason} {count:,}" for reason, count in aborts if count) or "-",
     ]
 

@@ -7,7 +7,8 @@ import pykmm_ext
 
 setup(
     ext_modules=cythonize([
-        Extension("reader_only._reader_only", ["reader_only/_reader_only.pyx"], include_dirs=[pykmm_ext.get_include()],
+        Extension("reader_only._reader_only", ["src/reader_only/_reader_only.pyx"],
+                  include_dirs=[pykmm_ext.get_include()],
                   extra_compile_args=["-std=gnu11", "-fno-strict-aliasing", "-O2"]),
     ]),
 )
