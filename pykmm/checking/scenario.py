@@ -55,11 +55,9 @@ class Config:
     @property
     def page_size(self) -> int:
         """Bytes in a page of the arch. ValueError: no such arch."""
-        from pykmm.plugin import get_plugin_manager
+        from pykmm.machine import page_size
 
-        shift = get_plugin_manager().arches.make(self.arch).geometry()["page_shift"]
-        assert isinstance(shift, int)
-        return 1 << shift
+        return page_size(self.arch)
 
     def scaled(self) -> Config:
         """The same with `memory` and `fault_around` in bytes of the arch's pages: not to be scaled again."""
@@ -105,6 +103,7 @@ class Scenario:
     race: str = ""                          #: which known race it is: "R5"
     source: str = ""                        #: where it was described
     others: tuple[Config, ...] = ()         #: further configurations to try; nothing is promised
+    plain: bool = False                     #: only a build that sees plain accesses (PYKMM_PLAIN=1) sees the bug
 
     def __post_init__(self) -> None:
         unknown = self.expected - KINDS
@@ -126,6 +125,13 @@ class Scenario:
     def fits(self, page: int) -> bool:
         """Whether there is a tape for an arch with pages of `page` bytes."""
         return page == SMALL_PAGE or "page" in inspect.signature(self.build).parameters
+
+    @property
+    def shown(self) -> bool:
+        """Whether this build can see the bug."""
+        from pykmm_ext.engine.check import PLAIN_ACCESSES
+
+        return not self.plain or PLAIN_ACCESSES
 
     @property
     def cpus(self) -> int:

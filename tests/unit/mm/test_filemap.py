@@ -6,21 +6,20 @@ import errno
 from collections.abc import Iterator
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm import BusError
 from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import page_info, validate_contents
-from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 
-PAGE = 0x1000
 R, W = 1, 2
 SHARED, PRIVATE = 1, 2
 
 
 @pytest.fixture
 def m() -> Iterator[Machine]:
-    with Machine(X86(), MmapSem(), cpus=1, memory=16 << 20) as machine:
+    with Machine(make_arch(), MmapSem(), cpus=1, memory=frames(16 << 20)) as machine:
         yield machine
         assert validate_contents(machine) is None
 
@@ -198,7 +197,7 @@ def test_truncation_on_a_tape() -> None:
     x.load(a, 4, expect=b"ab\0\0")
     x.load(a + PAGE, 1, expect_errno="EFAULT")
     x.truncate("f", 3 * PAGE, expect_errno="EFBIG")
-    with TapeMachine(cpus=1, memory="16M") as machine:
+    with TapeMachine(cpus=1, memory=frames("16M")) as machine:
         assert not machine.run(t).mismatches
         machine.validate()
     t.append("TRUNCATE", thread=x.thread_index, phase=1)

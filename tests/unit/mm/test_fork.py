@@ -6,18 +6,17 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm import SegmentationFault
 from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import page_info, section, validate_contents
-from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._per_vma_lock import PerVMALock
 from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
 from pykmm_plugins.strategies._spf_2021 import SPF2021
 
-PAGE = 0x1000
 R, W = 1, 2
 PRIVATE, ANON, RW = 2, 0x20, 2
 DONTFORK, DOFORK, WIPEONFORK, DONTNEED = 10, 11, 18, 4
@@ -26,7 +25,7 @@ DONTFORK, DOFORK, WIPEONFORK, DONTNEED = 10, 11, 18, 4
 @pytest.fixture(params=[MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
                 ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with Machine(X86(), request.param(), cpus=2, memory=64 << 20) as machine:
+    with Machine(make_arch(), request.param(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
         machine.validate()
         assert validate_contents(machine) is None
@@ -138,7 +137,7 @@ def test_forks_of_forks_against_a_model(m: Machine) -> None:
 
 def test_speculation_is_kept_out_while_the_parent_is_copied() -> None:
     """The VMAs whose pages become shared go through a write section; the others do not."""
-    with Machine(X86(), SPF(), cpus=1, memory=64 << 20) as m:
+    with Machine(make_arch(), SPF(), cpus=1, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(0, PAGE, R | W, PRIVATE | ANON)
         b = mm.mmap(0, PAGE, R, PRIVATE | ANON)

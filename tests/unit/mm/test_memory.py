@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm import BusError, SegmentationFault
 from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import page_info, validate_contents
-from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._per_vma_lock import PerVMALock
 from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
 from pykmm_plugins.strategies._spf_2021 import SPF2021
 
-PAGE = 0x1000
 R, W, X = 1, 2, 4
 SHARED, PRIVATE, FIXED, ANON = 1, 2, 0x10, 0x20
 POPULATE, NORESERVE = 0x8000, 0x4000
@@ -32,7 +31,7 @@ BASE = 0x7000_0000_0000
                 ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine with two CPUs; leaving it checks that nothing leaked."""
-    with Machine(X86(), request.param(), cpus=2, memory=64 << 20) as machine:
+    with Machine(make_arch(), request.param(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
         machine.validate()
         assert validate_contents(machine) is None
@@ -264,7 +263,7 @@ def test_fault_around_maps_what_is_cached(m: Machine, mm: MmStruct) -> None:
 
 
 def test_fault_around_off(m: Machine) -> None:
-    with Machine(X86(), type(m.strategy_object)(), cpus=1, memory=16 << 20, fault_around=PAGE) as machine:
+    with Machine(make_arch(), type(m.strategy_object)(), cpus=1, memory=frames(16 << 20), fault_around=PAGE) as machine:
         f = machine.file("lib", size=16 * PAGE)
         first, second = machine.mm(), machine.mm()
         a = first.mmap(0, 16 * PAGE, R, PRIVATE, file=f)
@@ -347,12 +346,12 @@ def errno_of(call: Any, m: Machine) -> int:
 def test_out_of_memory_everywhere(strategy: Any) -> None:
     """Every size of a small machine: each allocation fails once; nothing crashes, and nothing leaks."""
     failed = succeeded = 0
-    for frames in range(64, 400):
-        with Machine(X86(), strategy(), cpus=1, memory=frames * PAGE) as m:
+    for size in range(64, 400):
+        with Machine(make_arch(), strategy(), cpus=1, memory=size * PAGE) as m:
             # leave a different number of frames to the scenario than the smallest machine has
             hog = m.mm()
             h = hog.mmap(0, 48 * PAGE, R | W, PRIVATE | ANON)
-            hog.touch(h, (48 if frames < 112 else 1) * PAGE, "w")
+            hog.touch(h, (48 if size < 112 else 1) * PAGE, "w")
             outcome = errno_of(scenario, m)
             assert outcome in (0, errno.ENOMEM)
             failed += outcome != 0

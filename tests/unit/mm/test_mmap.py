@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import pytest
+from arch_under_test import ARCH, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vma_helpers import BASE, FIXED, NONE, PAGE, PRIV, RW, SHARED, R, fails, fixed, layout
@@ -214,7 +215,7 @@ def test_lookup_agrees_with_the_list(mm: Any) -> None:
 
 
 def test_cache_does_not_outlive_its_address_space() -> None:
-    with pykmm.Machine(arch="x86", strategy="mmap_sem", cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy="mmap_sem", cpus=1, memory=frames("16M")) as machine:
         for _ in range(3):
             space = machine.mm()
             fixed(space, 0, 2)
@@ -235,7 +236,7 @@ OPS = st.lists(st.tuples(st.sampled_from(["mmap", "munmap", "mprotect", "store"]
 @settings(max_examples=60, deadline=None)
 @given(ops=OPS, strategy=st.sampled_from(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"]))
 def test_model(ops: list[tuple[str, int, int, int]], strategy: str) -> None:
-    with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy=strategy, cpus=1, memory=frames("16M")) as machine:
         space = machine.mm()
         pages: list[int | None] = [None] * PAGES
         for op, page, count, prot in ops:
@@ -346,7 +347,7 @@ def test_like_linux(seed: int) -> None:
     rng, host = random.Random(seed), Host()
     try:
         strategy = rng.choice(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
-        with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
+        with pykmm.Machine(arch=ARCH, strategy=strategy, cpus=1, memory=frames("16M")) as machine:
             space = machine.mm()
             for _ in range(60):
                 op, *args = random_call(rng, host.layout())
