@@ -20,6 +20,7 @@ check engine neither sees nor puts back between two executions. Lasting state be
 No caller holds the GIL while it waits, except on the check engine, where the scheduler gives it up (kmm/check_thread.h).
 """
 cimport cython
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport ENOMEM
 
@@ -129,27 +130,39 @@ cdef object plugin_error(PythonStrategy s, str text):
     return pykmm_errors().PluginError(f"strategy {s.name!r}: {text}", s.name)
 
 
-cdef long as_result(PythonStrategy s, int m, object value) except? -1:
+# What handle_fault() may return.
+cdef long FAULT_RESULTS = (VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP | VM_FAULT_BADACCESS)
+
+
+# Context: GIL held. What a method may return, as a number.
+cdef inline long as_result(PythonStrategy s, int m, object value) except? -1:
+    cdef int gives = members[m].gives
+    cdef int overflow = 0
+    cdef long number
+    if gives == GIVES_NOTHING:
+        if value is None:
+            return 0
+    elif PyLong_CheckExact(value):
+        number = PyLong_AsLongAndOverflow(value, &overflow)
+        if not overflow and (not number & ~FAULT_RESULTS if gives == GIVES_FAULT else -4096 < number <= 0):
+            return number
+    raise nonsense(s, m, value)
+
+
+cdef object nonsense(PythonStrategy s, int m, object value):
     cdef int gives = members[m].gives
     cdef str what = members[m].name.decode() + "()"
     if gives == GIVES_NOTHING:
-        if value is not None:
-            raise plugin_error(s, f"{what} returned {value!r}; it has to return None")
-        return 0
+        return plugin_error(s, f"{what} returned {value!r}; it has to return None")
     if not isinstance(value, int) or isinstance(value, bool):
-        raise plugin_error(s, f"{what} returned {value!r}; it has to return an int of "
-                           + ("VM_FAULT_ bits, 0 = resolved" if gives == GIVES_FAULT else "0 or a negative errno"))
+        return plugin_error(s, f"{what} returned {value!r}; it has to return an int of "
+                            + ("VM_FAULT_ bits, 0 = resolved" if gives == GIVES_FAULT else "0 or a negative errno"))
     if gives == GIVES_ERRNO:
-        if not -4096 < value <= 0:
-            raise plugin_error(s, f"{what} returned {value}; it has to return 0 or a negative errno")
-        return value
-    if value < 0 or value & ~<object>(VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP
-                                      | VM_FAULT_BADACCESS | VM_FAULT_RETRY):
-        raise plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
-    if value & VM_FAULT_RETRY:
-        raise plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
-                           "handle_fault_mmap_sem()")
-    return value
+        return plugin_error(s, f"{what} returned {value}; it has to return 0 or a negative errno")
+    if value >= 0 and value & ~<object>FAULT_RESULTS == VM_FAULT_RETRY:
+        return plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
+                            "handle_fault_mmap_sem()")
+    return plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
 
 
 # The exception `error` left the method. Context: GIL held; as invoke().

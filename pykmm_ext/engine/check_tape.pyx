@@ -314,7 +314,7 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
         copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
         return
     if ev == KMM_EV_ALLOC:
-        if KMM_PLAIN_BUILD and not self.prog.python: # the hooks look at one OS thread
+        if KMM_PLAIN_BUILD and t.python == NULL: # the hooks look at one OS thread
             if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
                 check_plain(cpu, obj, <unsigned>size, 2)
             else:

@@ -246,9 +246,9 @@ def test_an_exception_ends_a_run() -> None:
         return kernel.handle_fault_mmap_sem(cpu, mm, address, flags)
 
     tape = pykmm.Tape()
-    a = tape.setup.mmap(0x40000, prot="rw")
+    a = tape.setup.mmap(0x41000, prot="rw")
     first, second = tape.thread(), tape.thread()
-    second.store(a, b"x")
+    second.store(a + 0x40000, b"x")
     for page in range(64):
         first.store(a + page * 0x1000, b"x")
     with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
