@@ -122,6 +122,10 @@ class Scenario:
                              "function that builds it takes no `page`")
         return self.build()
 
+    def fits(self, page: int) -> bool:
+        """Whether there is a tape for an arch with pages of `page` bytes."""
+        return page == SMALL_PAGE or "page" in inspect.signature(self.build).parameters
+
     @property
     def shown(self) -> bool:
         """Whether this build can see the bug."""
