@@ -24,7 +24,7 @@ def test_the_fix_holds_under_weak_memory(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("scenario", [scenario for scenario in races.SCENARIOS if scenario.buggy], ids=lambda s: s.name)
 def test_the_bug_is_found_under_weak_memory(scenario: Scenario) -> None:
-    report = pykmm.check(scenario, variant="buggy", arch="ppc64", minimise=False)
+    report = pykmm.check(scenario, variant="buggy", arch="ppc64", minimised=False)
     if scenario.name in IMMUNE:
         assert report.ok and report.complete
     else:
@@ -41,8 +41,8 @@ def test_a_few_elsewhere(name: str, arch: str) -> None:
 
 def test_walks_with_irqs_off_are_not_enough_where_nobody_is_interrupted() -> None:
     """R4 without its fix: on x86 the flush waits for the walk, on ppc64 it does not."""
-    assert pykmm.check("R4-irqs-off-walk", variant="buggy", arch="x86", minimise=False).ok
-    report = pykmm.check("R4-irqs-off-walk", variant="buggy", arch="ppc64", minimise=False)
+    assert pykmm.check("R4-irqs-off-walk", variant="buggy", arch="x86", minimised=False).ok
+    report = pykmm.check("R4-irqs-off-walk", variant="buggy", arch="ppc64", minimised=False)
     assert report.violations[0].kind == "use-after-free"
 
 
