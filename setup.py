@@ -2,7 +2,8 @@
 """The Cython build: every .pyx below pykmm_ext/ and plugins/ is one extension. Metadata is in pyproject.toml.
 
 Environment: PYKMM_SANITIZE=address,undefined (or thread) builds with sanitizers; PYKMM_PLAIN=1 lets the check engine
-see plain accesses (include/kmm/plain.h; GCC); PYKMM_ONLY=mod,mod builds only the modules whose dotted name contains one
+see plain accesses (include/kmm/plain.h; GCC), and PYKMM_PLAIN=part builds only the modules in which such a build
+differs from another, to be laid over one; PYKMM_ONLY=mod,mod builds only the modules whose dotted name contains one
 of these words; PYKMM_CFLAGS is appended to the compiler's options (``-g`` for a debugger, ``-O0`` for a quick build).
 """
 import os
@@ -34,11 +35,12 @@ if SANITIZE:
 CFLAGS += os.environ.get("PYKMM_CFLAGS", "").split()
 
 #: PYKMM_PLAIN: what runs on the check engine's vCPUs. Not the engine, not what stands in for the host's allocator.
-PLAIN = bool(os.environ.get("PYKMM_PLAIN"))
+PLAIN = os.environ.get("PYKMM_PLAIN", "")
 INSTRUMENTED = re.compile(r"pykmm_ext\.(mm\.\w+|kernel\.(rbtree|rcu|rwsem|srcu)|machine\.(memory|irq|tlb))(?<!_test)"
                           r"|pykmm_plugins\..*")
 PLAIN_CFLAGS = ["-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "--param=tsan-instrument-func-entry-exit=0",
                 "-Wno-tsan"]    # fences: the engine has its own
+PLAIN_ENGINE = ("pykmm_ext.engine.check", "pykmm_ext.engine.check_tape")
 PLAIN_LIBRARY = "libkmm_plain.so"
 
 
@@ -51,8 +53,11 @@ def extensions() -> list[Extension]:
             if ONLY and not any(word in name for word in ONLY):
                 continue
             cflags, ldflags = CFLAGS, LDFLAGS
+            instrumented = INSTRUMENTED.fullmatch(name) is not None
+            if PLAIN == "part" and not instrumented and name not in PLAIN_ENGINE:
+                continue
             if PLAIN:
-                cflags = [*CFLAGS, "-DKMM_PLAIN", *(PLAIN_CFLAGS if INSTRUMENTED.fullmatch(name) else [])]
+                cflags = [*CFLAGS, "-DKMM_PLAIN", *(PLAIN_CFLAGS if instrumented else [])]
                 up = "/".join([".."] * name.count(".")) or "."
                 ldflags = [*LDFLAGS, f"-Wl,-rpath,$ORIGIN/{up}/pykmm_ext", "-l:" + PLAIN_LIBRARY]
             found.append(Extension(name, [str(path)], include_dirs=["pykmm_ext/include"],

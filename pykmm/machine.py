@@ -29,6 +29,15 @@ __all__ = ["ENGINES", "File", "Machine", "MmStruct", "RunResult", "Vma", "parse_
 
 #: Engines that Machine.run() knows.
 ENGINES = ("native", "host")
+#: Every engine, in a line.
+ENGINE_DESCRIPTIONS = {
+    "native": "one thread per simulated CPU in this process, wall clock",
+    "host": "real system calls and touches on the running kernel, wall clock",
+    "check": "virtual CPUs under a controlled scheduler: every interleaving, no time (pykmm check)",
+}
+#: Seconds without a page fault or a completed operation after which a native run is stopped, and what changes that.
+WATCHDOG_SECONDS = 60.0
+WATCHDOG_VARIABLE = "PYKMM_WATCHDOG"
 
 _SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -137,20 +146,25 @@ class Machine(binding.Machine):
     def _mm_created(self, mm: MmStruct) -> None:
         get_plugin_manager().hook.pykmm_mm_created(mm=mm)
 
-    def run(self, tape: Tape, engine: str = "native", *, durations: bool = False) -> RunResult:
+    def run(self, tape: Tape, engine: str = "native", *, durations: bool = False,
+            watchdog: float | None = None) -> RunResult:
         """Run `tape` and return what happened.
 
         ``engine="native"`` runs every stream of the tape on a simulated CPU of this machine, each on a thread of its
         own; "host" runs the same tape as real system calls on the running kernel, beside this machine.
         ``durations=True`` also times every operation (about 50 ns each). A system call that fails is a result, not
-        an error. ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed).
-        TapeError: a malformed tape, or one that was recorded with pages of another size.
+        an error. ``watchdog``: seconds without a page fault or a completed operation after which a native run is
+        stopped, 0 = never; the environment variable ``PYKMM_WATCHDOG``, or 60, if not given.
+
+        PluginError: that, and what a strategy does wrong; what a strategy in Python raises comes out of here.
+        ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed). TapeError: a
+        malformed tape, or one that was recorded with pages of another size.
         """
         if engine == "host":
             return run_host(tape, durations=durations)
         if engine != "native":
             raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
-        result = _run_native(self, tape, durations)
+        result = _run_native(self, tape, durations, watchdog_seconds() if watchdog is None else watchdog)
         get_plugin_manager().hook.pykmm_report(result=result)
         return result
 
@@ -240,10 +254,22 @@ def _maps_line(start: int, end: int, vm_flags: int, offset: int, major: int, min
     return MapsLine(start, end, perms, offset, f"{major:02x}:{minor:02x}", ino, name)
 
 
-def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
+def watchdog_seconds() -> float:
+    """``PYKMM_WATCHDOG``, or the default. ValueError for what is no number of seconds."""
+    text = os.environ.get(WATCHDOG_VARIABLE, "").strip()
+    try:
+        seconds = float(text) if text else WATCHDOG_SECONDS
+        if not 0 <= seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{WATCHDOG_VARIABLE}={text!r} is no number of seconds (0 = never)") from None
+    return seconds
+
+
+def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) -> RunResult:
     import numpy as np
 
-    from pykmm.tape import OPCODES
+    from pykmm.tape import OPCODE_NAMES, OPCODES
     from pykmm_ext.engine import native
 
     check_pages(tape, machine.page_size, machine.arch)
@@ -269,7 +295,9 @@ def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,
         program.dep_stream, program.dep_pos, awaited, closing_execs(program), results, codes, times, program.roots,
         program.mms, [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
-        [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit)
+        [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit,
+        watchdog=watchdog,
+        describe=lambda i: f"operation {int(program.order[i])} ({OPCODE_NAMES[int(program.ops['op'][i])].lower()})")
     vmstat = {name: value - before.get(name, 0) if not name.startswith("nr_") else value
               for name, value in machine.vmstat.items()}
     counters = {name: value - counted.get(name, 0) for name, value in machine.counters.items()}

@@ -30,7 +30,8 @@ from pykmm_ext.machine.tlb cimport switch_mm
 from pykmm_ext.mm.filemap cimport file_create, fput
 from pykmm_ext.mm.fork cimport mm_alloc, mmput
 from pykmm_ext.mm.mm_types cimport (
-    KMM_QUIRK_EAGER_CALLBACKS, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_MPROTECT_POPULATE,
+    KMM_QUIRK_EAGER_CALLBACKS, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MPROTECT_POPULATE,
+    KMM_QUIRK_MREMAP_EARLY_COUNT,
     KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMACACHE_NARROW, arch_ops,
 )
 from pykmm_ext.mm.mm_types cimport file as file_t
@@ -40,7 +41,7 @@ from pykmm_ext.mm.page_alloc cimport nr_used_pages
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.mm_binding cimport MmStruct as mm_object
 from pykmm_ext.mm_binding cimport mm_default_brk, wrap_mm
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # Public names of this module. (A cimported name alone is none: hence the other names for the types above.)
 from pykmm_ext.handle import File  # no-cython-lint
@@ -55,6 +56,8 @@ QUIRKS = {
     "vmacache-narrow": KMM_QUIRK_VMACACHE_NARROW,
     "fork-no-section": KMM_QUIRK_FORK_NO_SECTION,
     "eager-callbacks": KMM_QUIRK_EAGER_CALLBACKS,
+    "mprotect-plain": KMM_QUIRK_MPROTECT_PLAIN,
+    "mremap-early-count": KMM_QUIRK_MREMAP_EARLY_COUNT,
 }
 
 
@@ -84,7 +87,7 @@ cdef class Machine(MachineHandle):
         cdef unsigned long around
         cdef u64 quirk_bits = 0
         cdef const arch_ops *ops = arch_get_ops(arch)
-        cdef const strategy_ops *sops = strategy_get_ops(strategy)
+        cdef const strategy_ops *sops = strategy_check_ops(strategy)
         cdef void *priv = strategy.priv
         if self.m != NULL:
             raise ValueError("this machine is already built")

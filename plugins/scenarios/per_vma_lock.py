@@ -22,6 +22,9 @@ RWSEM = "per_vma_lock"
 REFCOUNT = "per_vma_lock-refcount"
 EAGER = ("eager-callbacks",)
 _GONE = frozenset({"use-after-free", "broken-structure", "leak", "assertion", "wrong-value", "crash"})
+_R13 = "mm: lock newly mapped VMA which can be modified after it becomes visible (6.5)"
+_R14 = "mm: lock_vma_under_rcu() must check vma->anon_vma under vma lock (6.5)"
+_TYPESAFE = "mm: make vma cache SLAB_TYPESAFE_BY_RCU (6.15)"
 
 
 def mremap_into_fault() -> Tape:
@@ -178,23 +181,22 @@ def _race(name: str, title: str, build: Callable[[], Tape], wrong: str, expected
 
 RACES = (
     _race("R13-new-vma-unlocked", "a new VMA is visible while mremap still moves pages to it", mremap_into_fault,
-          "new_vma=unlocked", _GONE, "R13", "mm: lock newly mapped VMA which can be modified after it becomes visible (6.5)"),
+          "new_vma=unlocked", _GONE, "R13", _R13),
     _race("R13-new-vma-unlocked-refcount", "the same with the reference count", mremap_into_fault, "new_vma=unlocked",
-          _GONE, "R13", "mm: lock newly mapped VMA which can be modified after it becomes visible (6.5)",
+          _GONE, "R13", _R13,
           strategy=REFCOUNT),
-    _race("R14-anon-vma-early", "anon_vma looked at before the VMA is locked: one is made without mmap_sem", anon_vma_lost,
-          "anon_vma=early", _GONE | {"data-race"}, "R14",
-          "mm: lock_vma_under_rcu() must check vma->anon_vma under vma lock (6.5)", config=Config(quirks=EAGER)),
+    _race("R14-anon-vma-early", "anon_vma looked at before the VMA is locked: one is made without mmap_sem",
+          anon_vma_lost, "anon_vma=early", _GONE | {"data-race"}, "R14", _R14, config=Config(quirks=EAGER)),
     _race("R14-anon-vma-early-refcount", "the same with the reference count", anon_vma_freed, "anon_vma=early",
-          _GONE | {"data-race"}, "R14", "mm: lock_vma_under_rcu() must check vma->anon_vma under vma lock (6.5)",
+          _GONE | {"data-race"}, "R14", _R14,
           strategy=REFCOUNT, config=Config(quirks=EAGER)),
     _race("R15-detached-late", "the bounds of a VMA that has been unmapped and recycled", recycle, "detached=late",
-          _GONE, "R15", "mm: make vma cache SLAB_TYPESAFE_BY_RCU (6.15)", strategy=REFCOUNT),
+          _GONE, "R15", _TYPESAFE, strategy=REFCOUNT),
     _race("R15-detached-ignored", "a fault in a VMA that has been unmapped", races.munmap_fault, "detached=ignored",
-          _GONE, "R15", "mm: prevent userfaults to be handled under per-vma lock; vma->detached (6.4)",
+          _GONE, "R15", "mm: introduce vma detached flag (6.4)",
           config=Config(quirks=EAGER)),
     _race("per-vma-recycled-mm", "a VMA that has been recycled into another address space", recycle_other_mm,
-          "vm_mm=ignored", _GONE | {"deadlock"}, "", "mm: make vma cache SLAB_TYPESAFE_BY_RCU (6.15)", strategy=REFCOUNT),
+          "vm_mm=ignored", _GONE | {"deadlock"}, "", _TYPESAFE, strategy=REFCOUNT),
     _race("per-vma-recycled-wake", "waking the writer of an address space that has ended", recycle_exit, "wake=plain",
           _GONE, "", "mm: fix a UAF when vma->mm is freed after vma->vm_refcnt got dropped (6.16)", strategy=REFCOUNT),
     _race("per-vma-bulk-unlock", "the end of all write locks overtakes what was written under them", unlock_order,

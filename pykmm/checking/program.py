@@ -38,6 +38,7 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
     from pykmm_ext.binding import QUIRKS
     from pykmm_ext.engine.check_tape import TapeCheck
     from pykmm_ext.engine.tape_ops import TapeArrays
+    from pykmm_ext.pystrategy import PythonStrategy
 
     bits = 0
     for quirk in quirks:
@@ -58,9 +59,13 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
         None, program.roots, program.mms,
         [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded)
-    return TapeCheck(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
-                     memory=parse_size(memory), labels=_labels(program), quirks=bits,
-                     fault_around=parse_size(fault_around))
+    made = TapeCheck
+    if isinstance(made_strategy, PythonStrategy):
+        from pykmm.checking.python_tape import PythonTapeCheck
+
+        made = PythonTapeCheck
+    return made(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
+                memory=parse_size(memory), labels=_labels(program), quirks=bits, fault_around=parse_size(fault_around))
 
 
 def _labels(program: TapeProgram) -> list[bytes]:

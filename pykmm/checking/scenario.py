@@ -103,6 +103,7 @@ class Scenario:
     race: str = ""                          #: which known race it is: "R5"
     source: str = ""                        #: where it was described
     others: tuple[Config, ...] = ()         #: further configurations to try; nothing is promised
+    plain: bool = False                     #: only a build that sees plain accesses (PYKMM_PLAIN=1) sees the bug
 
     def __post_init__(self) -> None:
         unknown = self.expected - KINDS
@@ -120,6 +121,13 @@ class Scenario:
             raise ValueError(f"scenario {self.name!r} is written for pages of {SMALL_PAGE} bytes, not {page}: the "
                              "function that builds it takes no `page`")
         return self.build()
+
+    @property
+    def shown(self) -> bool:
+        """Whether this build can see the bug."""
+        from pykmm_ext.engine.check import PLAIN_ACCESSES
+
+        return not self.plain or PLAIN_ACCESSES
 
     @property
     def cpus(self) -> int:

@@ -134,6 +134,9 @@ def find(what: Checkable, *, variant: str = "fixed", strategy: str | None = None
         config = scenario.fixed if variant == "fixed" else scenario.buggy
         if config is None:
             raise ValueError(f"scenario {scenario.name!r} has no buggy variant")
+        if variant == "buggy" and not scenario.shown:
+            raise ValueError(f"the bug of {scenario.name!r} is a data race of plain accesses, which this build of pykmm "
+                             "does not see: build it with PYKMM_PLAIN=1 (docs: Check plain accesses)")
         options = {key: value for key, value in changed.items() if value != getattr(config, key)}
         if cpus is not None:
             options["cpus"] = str(cpus)

@@ -7,7 +7,6 @@ hold, and nothing may be used after it was freed, deadlock, leak, or stay locked
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -40,18 +39,11 @@ def scenarios() -> Iterator[Scenario]:
     seen = set()
     for name in get_plugin_manager().scenarios.names():
         scenario = get(name)
-        tape = scenario.tape()
+        tape = scenario.tape()      # of small pages: those of larger ones differ where these do
         key = tape.ops.tobytes(), tuple(tape.blobs), scenario.fixed.quirks
         if key not in seen:
             seen.add(key)
             yield scenario
-
-
-def _tape(scenario: Scenario, subject: Subject) -> Tape:
-    """For the arch's page size, where the scenario is written for more than one."""
-    if "page" in inspect.signature(scenario.build).parameters:
-        return scenario.build(page=subject.page)
-    return scenario.tape()
 
 
 def _make(tape: Tape, subject: Subject, config: Config, cpus: int) -> Program:
@@ -67,7 +59,7 @@ def source_of(scenario: Scenario, subject: Subject) -> Source:
 
     if subject.named:
         return find(scenario, strategy=subject.strategy, arch=subject.arch)
-    tape = _tape(scenario, subject)
+    tape = scenario.tape(subject.page)
     config = replace(scenario.fixed, memory=str(256 * subject.page), fault_around=str(subject.page))
     cpus = tape.program().nstreams
     return Source(scenario.name, "fixed", f"{subject.strategy} on {subject.arch}", "",
@@ -133,4 +125,4 @@ def _failure(scenario: Scenario, subject: Subject, report: CheckReport, shown: b
     if violation.trace is not None and shown:
         text += "\n" + violation.trace.text(max_rows=40)
     replay = f"replay: pykmm check --replay {violation.token}" if subject.named else "replay: failure.check.replay()"
-    return Failure(text, replay, scenario.tape(), report)
+    return Failure(text, replay, scenario.tape(subject.page), report)

@@ -52,6 +52,7 @@ cdef extern from "kmm/check.h" nogil:
         const void *shared
         const void *frames
         size_t shared_size, frames_size
+        u32 frame_shift
     void check_fail(Cpu *cpu, const char *kind, const char *message)
     u32 check_choose(Cpu *cpu, u32 n)
     void check_forget(Cpu *cpu, const void *p, size_t n)

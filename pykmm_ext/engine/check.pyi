@@ -7,6 +7,8 @@ from typing_extensions import disjoint_base
 
 from pykmm.checking.steps import Prefix, Step
 
+#: This build sees plain accesses (PYKMM_PLAIN=1).
+PLAIN_ACCESSES: bool
 MODELS: dict[str, int]
 EXPLORERS: dict[str, int]
 BARRIERS: dict[str, int]

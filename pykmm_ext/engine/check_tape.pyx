@@ -22,7 +22,8 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
     CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_STALE_TLB, CHECK_UAF,
-    CHECK_PYTHON_INSIDE, CHECK_WRONG_VALUE, KMM_PLAIN_BUILD, Program, check_fail, check_forget, check_program, kmm_lock_op,
+    CHECK_PYTHON_INSIDE, CHECK_WRONG_VALUE, KMM_PLAIN_BUILD, Program, check_fail, check_forget, check_plain,
+    check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm,
@@ -42,7 +43,8 @@ from pykmm_ext.kernel.lockdep_watch cimport (
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET,
+    KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
     s64, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport (
@@ -56,7 +58,7 @@ from pykmm_ext.mm.filemap cimport fput
 from pykmm_ext.mm.mm_types cimport machine, page, page_to_pfn, vm_area_struct
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
 cdef struct tape_vcpu:
@@ -311,9 +313,15 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
     if ev == KMM_EV_COPY:
         copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
         return
+    if ev == KMM_EV_ALLOC:
+        if KMM_PLAIN_BUILD and not self.prog.python: # the hooks look at one OS thread
+            if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
+                check_plain(cpu, obj, <unsigned>size, 2)
+            else:
+                check_plain(cpu, m.mem_base + (page_to_pfn(m, <page *>obj) << m.arch.page_shift), 8, 2)
+        return
     if ev != KMM_EV_FREE:
-        if ev != KMM_EV_ALLOC:
-            report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
+        report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
         return
     if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
         check_forget(cpu, obj, size)
@@ -423,7 +431,7 @@ cdef class TapeCheck(Program):
         t.run = run
         t.nvcpus = run.nstreams
         run.no_maps = True
-        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_get_ops(strategy), strategy.priv, &err)
+        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_check_ops(strategy), strategy.priv, &err)
         if t.m == NULL:
             raise OSError(-err, os.strerror(-err))
         region_of(t.m).bug = tape_bug
@@ -486,12 +494,13 @@ cdef class TapeCheck(Program):
         self.prog.event = tape_event
         self.prog.lock = tape_lock
         self.prog.describe = tape_describe
-        if KMM_PLAIN_BUILD:
+        if KMM_PLAIN_BUILD and not self.prog.python: # the hooks look at one OS thread
             self.prog.plain = True
             self.prog.shared = region_of(t.m)
             self.prog.shared_size = region_of(t.m).bytes
             self.prog.frames = t.m.mem_base
             self.prog.frames_size = region_of(t.m).frame_bytes
+            self.prog.frame_shift = region_of(t.m).page_shift
 
     cdef find_stored(self):
         cdef tape_check *t = self.t
@@ -564,6 +573,11 @@ cdef class TapeCheck(Program):
         free(t.mms)
         free(t.streams)
         free(t)
+
+    @property
+    def strategy_name(self):
+        """What the strategy calls itself."""
+        return self.strategy.name
 
     @property
     def snapshot_bytes(self):

@@ -48,6 +48,8 @@ cdef struct stream:
     u8 *loaded              # where what a LOAD read goes as well, or NULL
     u32 work_first, work_last       # operations of the threads' phase, without the NOPs that it begins with
     u64 work_start_ns, work_end_ns  # the stream's own; 0 = it has none of them
+    u32 at                  # native: the operation under way; read by the watchdog (atomic)
+    u32 waiting             # native: it waits for another stream; the same
     char pad2[128]
 
 # A program on its way. Everything but streams, mms, results, codes and durations is const while it runs.

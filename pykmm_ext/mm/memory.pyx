@@ -34,9 +34,9 @@ from pykmm_ext.machine.cpu cimport (
 )
 from pykmm_ext.mm.filemap cimport filemap_fault, find_get_page
 from pykmm_ext.mm.mm_types cimport (
-    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK, FAULT_FLAG_WRITE, MM_ANONPAGES, MM_FILEPAGES, VM_ACCESS_FLAGS,
-    VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
-    anon_vma, arch_ops, machine, machine_of, page_to_pfn, pmd_t, pte_t,
+    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK, FAULT_FLAG_WRITE, MM_ANONPAGES, MM_FILEPAGES,
+    VM_ACCESS_FLAGS, VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE,
+    address_space, anon_vma, arch_ops, machine, machine_of, page_to_pfn, pmd_t, pte_t,
 )
 from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock

@@ -31,7 +31,7 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
     const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
     enum:
-        KMM_FAULT_TRIES
+        KMM_FAULT_TRIES, KMM_FAULT_TRIES_CHECKED
     enum:
         MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES
         MAX_ORDER, MMU_GATHER_BUNDLE
@@ -273,6 +273,7 @@ cdef extern from "kmm/quirks.h" nogil:
     enum:
         KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_MPROTECT_POPULATE
         KMM_QUIRK_VMACACHE_NARROW, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_EAGER_CALLBACKS
+        KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MREMAP_EARLY_COUNT
     const unsigned long KMM_QUIRKS_ALL
 
 cdef extern from "kmm/strategy.h" nogil:

@@ -10,10 +10,10 @@ from libc.errno cimport EACCES, EINVAL, ENOMEM
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, cmpxchg
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
-from pykmm_ext.machine.cpu cimport Cpu, u32
+from pykmm_ext.machine.cpu cimport Cpu, u32, unlikely
 from pykmm_ext.mm.gup cimport populate_vma_page_range
 from pykmm_ext.mm.mm_types cimport (
-    KMM_QUIRK_MPROTECT_POPULATE, PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT,
+    KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MPROTECT_POPULATE, PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT,
     VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
     arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_start_write, vma_write_begin,
     vma_write_end,
@@ -135,7 +135,10 @@ cdef int mprotect_fixup(Cpu *cpu, vm_area_struct *vma, vm_area_struct **pprev, u
     pprev[0] = vma
     vma_start_write(cpu, vma)
     vma_write_begin(cpu, vma, 0)
-    WRITE_ONCE(cpu, &vma.vm_flags, newflags)
+    if unlikely(mm.machine.quirks & KMM_QUIRK_MPROTECT_PLAIN):
+        vma.vm_flags = newflags
+    else:
+        WRITE_ONCE(cpu, &vma.vm_flags, newflags)
     vma_set_page_prot(cpu, vma)
     change_protection(cpu, vma, start, end)
     if not inside:

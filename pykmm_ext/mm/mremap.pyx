@@ -12,10 +12,10 @@ from libc.errno cimport EFAULT, EINVAL, ENOMEM
 from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, WRITE_ONCE_PTR, xchg
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_nested, spin_unlock, spinlock_t
-from pykmm_ext.machine.cpu cimport Cpu
+from pykmm_ext.machine.cpu cimport Cpu, unlikely
 from pykmm_ext.mm.mm_types cimport (
-    VM_DONTEXPAND, VM_LOCKED, VM_LOCKONFAULT, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, anon_vma, arch_ops, mm_struct, pmd_t,
-    pte_t, vm_area_struct, vma_pages, vma_start_write, vma_write_begin, vma_write_end,
+    KMM_QUIRK_MREMAP_EARLY_COUNT, VM_DONTEXPAND, VM_LOCKED, VM_LOCKONFAULT, VM_MAYSHARE, VM_PFNMAP, VM_SHARED, anon_vma,
+    arch_ops, mm_struct, pmd_t, pte_t, vm_area_struct, vma_pages, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport (
     do_munmap, mm_populate, mmap_write_lock, mmap_write_unlock, vm_stat_account,
@@ -318,7 +318,17 @@ cdef long check_mremap_params(vma_remap_struct *vrm) noexcept nogil:
         return -EINVAL
     if vrm.addr < vrm.new_addr + vrm.new_len and vrm.new_addr < vrm.addr + vrm.old_len:
         return -EINVAL
-    return -ENOMEM if mm.map_count + 2 >= mm.machine.vm_max_map_count - 3 else 0
+    if unlikely(mm.machine.quirks & KMM_QUIRK_MREMAP_EARLY_COUNT):
+        return check_map_count(vrm)
+    return 0
+
+
+cdef long check_map_count(vma_remap_struct *vrm) noexcept nogil:
+    """Context: mmap_sem W (not so in Linux 6.17). Room for the VMAs that unmapping the new range and splitting the old
+    one make. 0 or -ENOMEM."""
+    if vrm.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and vrm.mm.map_count + 2 >= vrm.mm.machine.vm_max_map_count - 3:
+        return -ENOMEM
+    return 0
 
 
 cdef long sys_mremap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long old_len, unsigned long new_len,
@@ -342,7 +352,10 @@ cdef long sys_mremap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long 
         return ret
     grown_from = vrm.old_len if vrm.new_len > vrm.old_len else 0
     mmap_write_lock(cpu, mm, 0, mm.task_size)
-    if vrm.flags & MREMAP_FIXED and vrm.old_len == vrm.new_len and vrm.old_len:
+    ret = check_map_count(&vrm)
+    if ret:
+        pass
+    elif vrm.flags & MREMAP_FIXED and vrm.old_len == vrm.new_len and vrm.old_len:
         ret = remap_move(cpu, &vrm)
     else:
         vma = find_vma(cpu, mm, addr)

@@ -91,6 +91,10 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
             return b"rb_subtree_gap is wrong"
         if READ_ONCE_32(cpu, &vma.vm_sequence.sequence) & 1:
             return b"vm_sequence is odd: a write section was left open"
+        if vma.detached:
+            return b"a detached vma is in the tree"
+        if mm.strategy.vma_typesafe and vma.vm_refcnt != 1:
+            return b"vm_refcnt: somebody was left inside the vma, or it is not attached"
         if vma.vm_file != NULL and vma.shared_prev == NULL and vma.vm_file.f_mapping.i_mmap != vma:
             return b"vma is not on its file's i_mmap"
         if vma.anon_vma != NULL and vma.anon_vma_chain == NULL:

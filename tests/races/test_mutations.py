@@ -171,8 +171,8 @@ def test_pte_map_lock(case: FaultMutant) -> None:
 def test_read_barrier_of_a_speculative_fault() -> None:
     """read_seqcount_retry() behind the look at the VMA: without it the permissions may be older than the sequence."""
     def search(*weaken: str) -> Exploration:
-        found = Exploration(make_program(races.mprotect_fault(), "spf", "ppc64-4k"), memory_model="power", weaken=weaken,
-                            weaken_which=1 << 2)
+        found = Exploration(make_program(races.mprotect_fault(), "spf", "ppc64-4k"), memory_model="power",
+                            weaken=weaken, weaken_which=1 << 2)
         found.run(20_000)
         return found
 

@@ -127,6 +127,21 @@ def test_the_work_begins_together_and_setup_is_not_timed() -> None:
     assert len(waits.dep_stream) >= 3
 
 
+def test_work_begins_when_its_first_operation_may_start() -> None:
+    """Neither the NOPs before it nor the wait for another thread are in it."""
+    tape = pykmm.Tape()
+    first, second = tape.thread(), tape.thread()
+    slow = first.compute(3_000_000)
+    second.nop()
+    tape.edges.append((slow, second.compute(100_000)))
+    finish(tape, "turns", [0, 1], PAGE)
+    with pykmm.Machine(cpus=2) as machine:
+        for result in (machine.run(tape), machine.run(tape, "host")):
+            (begin, end), (later, last) = result.spans
+            assert later >= end > begin
+            assert result.work_seconds == pytest.approx(last - later)
+
+
 def test_only_threads_that_count_are_timed() -> None:
     tape = pykmm.Tape()
     tape.thread().compute(100_000)

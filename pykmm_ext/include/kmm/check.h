@@ -59,6 +59,7 @@ struct check_program {
 	 * (plain.h) makes there are looked at; a load that returns an address of it orders what depends on that. 0 = none. */
 	const void *shared, *frames;
 	size_t shared_size, frames_size;
+	u32 frame_shift;
 };
 
 /* Kinds of violations; the texts are part of the interface (reports, scenarios, JSON). */
@@ -93,7 +94,8 @@ static inline u32 check_choose(Cpu *cpu, u32 n)
 
 /*
  * A plain access, for the data-race detector: performed by the caller itself. Two of them that are not ordered by
- * synchronisation, at least one a write, are a data race; so is one against a marked access.
+ * synchronisation, at least one a write, are a data race; so is one against a marked access. `write` 2: the memory was
+ * just allocated; as a store of all of it, or of the frame that p begins.
  */
 static inline void check_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
 {

@@ -449,6 +449,12 @@ static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 		}
 	v->nbuffered = kept;
 	v->firm = firm;
+	if (c->races && c->prog.shared_size && !c->over) {
+		/* Whoever has accessed it must have done so before: the free is a plain store of all of it. */
+		race_access(c, v, p, n, RACE_PLAIN | RACE_WRITE | RACE_FREE, NULL);
+		if (c->failed_run)
+			leave(c, v);
+	}
 }
 
 static void op_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)

@@ -36,7 +36,7 @@ struct race_sync {
 };
 
 /* The newest accesses of one kind by one CPU to some bytes of a word. */
-enum { RACE_WRITE = 1, RACE_PLAIN = 2, RACE_FREE = 4 };
+enum { RACE_WRITE = 1, RACE_PLAIN = 2, RACE_ALLOC = 4, RACE_FREE = 8 };
 struct race_access {
 	u32 when;                       /* on the CPU's own clock */
 	u8 cpu, what, mask;
@@ -126,7 +126,8 @@ static bool race_words_grow(struct check *c)
 	return true;
 }
 
-static struct race_word *race_word_of(struct check *c, u64 key)
+/* `make` false: NULL when nothing is known of it. */
+static struct race_word *race_word_of(struct check *c, u64 key, bool make)
 {
 	struct race_word *w;
 	u32 at;
@@ -136,6 +137,8 @@ static struct race_word *race_word_of(struct check *c, u64 key)
 	at = (u32)(key * 0x9E3779B97F4A7C15ULL >> 32) & c->race_words_mask;
 	for (; c->race_words[at].key != key; at = (at + 1) & c->race_words_mask)
 		if (!c->race_words[at].key) {
+			if (!make)
+				return NULL;
 			c->race_words[at].key = key;
 			c->nrace_words++;
 			break;
@@ -175,7 +178,7 @@ static void race_side(const struct check *c, const struct race_access *x, char *
 		[0] = "a marked load", [RACE_WRITE] = "a marked store", [RACE_PLAIN] = "a plain load",
 		[RACE_PLAIN | RACE_WRITE] = "a plain store",
 	};
-	const char *what = x->what & RACE_FREE ? "a free" : names[x->what & (RACE_PLAIN | RACE_WRITE)];
+	const char *what = x->what & RACE_ALLOC ? "the allocation" : x->what & RACE_FREE ? "the free" : names[x->what & (RACE_PLAIN | RACE_WRITE)];
 
 	if (x->pc && c->prog.shared_size)
 		snprintf(buf, n, "%s at pc %#lx", what, (unsigned long)(uintptr_t)x->pc);
@@ -190,14 +193,19 @@ static void race_report(struct check *c, u64 key, u8 mask, const struct race_acc
 	describe(c, (const void *)(uintptr_t)((key << 3) + (u64)__builtin_ctz(mask)), name, sizeof(name));
 	race_side(c, mine, one, sizeof(one));
 	race_side(c, other, two, sizeof(two));
-	check_violation(c, CHECK_DATA_RACE, "%s of %s by Cpu %u and %s by Cpu %u are not ordered by any synchronisation",
-			one, name, mine->cpu, two, other->cpu);
+	/* An access that nothing keeps before the free is one after it, in some other execution. */
+	check_violation(c, (mine->what | other->what) & RACE_FREE ? CHECK_UAF : CHECK_DATA_RACE,
+			"%s of %s by Cpu %u and %s by Cpu %u are not ordered by any synchronisation", one, name, mine->cpu, two,
+			other->cpu);
 }
 
-/* One access of v to bytes of one word; looks, then enters it. */
-static void race_access_word(struct check *c, struct vcpu *v, u64 key, u8 mask, u8 what, const void *pc)
+/* A whole frame is one entry beside its words: who allocated it. */
+#define RACE_FRAME (1ULL << 63)
+
+/* One access of v to bytes of one word; looks, then enters it. `enter` false: looks only. */
+static void race_access_word(struct check *c, struct vcpu *v, u64 key, u64 entry, u8 mask, u8 what, const void *pc, bool enter)
 {
-	struct race_word *w = race_word_of(c, key);
+	struct race_word *w = race_word_of(c, entry, enter);
 	struct race_access x = { .when = v->sync[v->id], .cpu = (u8)v->id, .what = what, .mask = mask, .pc = pc };
 	struct race_access *same = NULL;
 
@@ -217,7 +225,7 @@ static void race_access_word(struct check *c, struct vcpu *v, u64 key, u8 mask, 
 	if (same) {
 		same->when = x.when;
 		same->pc = pc;
-	} else
+	} else if (enter)
 		race_push(c, w, &x);
 }
 
@@ -225,9 +233,15 @@ static void race_access(struct check *c, struct vcpu *v, const volatile void *p,
 {
 	u64 at = (uintptr_t)p, end = at + n;
 
+	if (at - (uintptr_t)c->prog.frames < c->prog.frames_size) {
+		bool whole = what & RACE_ALLOC;
+		race_access_word(c, v, at >> 3, RACE_FRAME | at >> c->prog.frame_shift, 0xff, what, pc, whole);
+		if (whole)
+			return; /* its words were nobody's before */
+	}
 	while (at < end && !c->over && !c->err) {
 		u64 word = at >> 3, stop = (word + 1) << 3 < end ? (word + 1) << 3 : end;
-		race_access_word(c, v, word, (u8)(((1u << (stop - at)) - 1) << (at & 7)), what, pc);
+		race_access_word(c, v, word, word, (u8)(((1u << (stop - at)) - 1) << (at & 7)), what, pc, !(what & RACE_FREE));
 		at = stop;
 	}
 }
@@ -271,10 +285,11 @@ static void race_marked(struct check *c, struct vcpu *v, const volatile void *p,
 		leave(c, v);
 }
 
+/* `write`: 1 = a store, 2 = the memory was allocated. */
 static void race_plain(struct check *c, struct vcpu *v, const volatile void *p, size_t n, int write, const void *pc)
 {
 	if (c->races)
-		race_access(c, v, p, n, RACE_PLAIN | (write ? RACE_WRITE : 0), pc);
+		race_access(c, v, p, n, RACE_PLAIN | (write ? RACE_WRITE : 0) | (write == 2 ? RACE_ALLOC : 0), pc);
 }
 
 /* ---- synchronisation ---- */

@@ -101,6 +101,7 @@ typedef unsigned int vm_fault_t;
 #define KMM_FAULT_ENDLESS 6 /* it said KMM_FAULT_TRIES times that the fault is resolved, and it is not */
 #define KMM_FAULT_KILLED  7 /* the watchdog gave up (Cpu.killed) */
 #define KMM_FAULT_TRIES 100000 /* of one access in a row; a zapper may undo a few */
+#define KMM_FAULT_TRIES_CHECKED 1000 /* the same on the check engine, where an execution has some hundreds of steps */
 
 enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 

@@ -32,7 +32,13 @@ enum kmm_quirk {
 	/* "eager-callbacks". No bug: every call_rcu() and call_srcu() tries to end a grace period, so that what nobody
 	 * reads is freed at once and not in batches. For scenarios that are too short to fill a batch. */
 	KMM_QUIRK_EAGER_CALLBACKS = 1 << 5,
+	/* "mprotect-plain". RFC v5, patch 06: mprotect_fixup() changes vm_flags with a plain store, which a speculative
+	 * fault reads without a lock: a data race, that only a build with PYKMM_PLAIN=1 sees. Fix: WRITE_ONCE(). */
+	KMM_QUIRK_MPROTECT_PLAIN = 1 << 6,
+	/* "mremap-early-count". mm/mremap.c of Linux 6.17: do_mremap() compares map_count with its limit before it takes
+	 * mmap_sem. Concerns every strategy; seen by a build with PYKMM_PLAIN=1. Fix: under mmap_sem. */
+	KMM_QUIRK_MREMAP_EARLY_COUNT = 1 << 7,
 };
-#define KMM_QUIRKS_ALL 0x3fUL
+#define KMM_QUIRKS_ALL 0xffUL
 
 #endif

@@ -9,6 +9,7 @@
 #ifndef KMM_STRATEGY_H
 #define KMM_STRATEGY_H
 
+#include "kmm/abi.h"
 #include "kmm/mm_types.h"
 
 struct strategy_ops {

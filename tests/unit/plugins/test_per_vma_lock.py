@@ -121,7 +121,7 @@ def test_write_locks_end_all_at_once(m: Machine, mm: MmStruct) -> None:
     now, left, refs, detached = lock_state(mm, a)
     right = lock_state(mm, a + PAGE)[1]
     assert now == before + 1
-    assert left == right == before                  # both halves of the split were locked by that writer, and no longer are
+    assert left == right == before      # both halves of the split were locked by that writer, and no longer are
     assert lock_state(mm, b)[1] == untouched < before
     assert (refs, detached) in {(0, 0), (1, 0)}
     mm.mprotect(a, PAGE, R)                         # changes nothing: locks nothing

@@ -53,4 +53,4 @@ cdef class ReaderOnly(Strategy):
     def __cinit__(self):
         self.ops = &ops
         self.name = "reader_only"
-        self.description = "a third party's strategy"
+        self.description = "a third party's strategy: every fault under mmap_sem"
