@@ -56,4 +56,4 @@ def test_a_scenario_without_a_page_is_for_small_pages() -> None:
 def test_every_scenario_is_for_every_page() -> None:
     for name in get_plugin_manager().scenarios.names():
         scenario = get(name)
-        assert scenario.tape(65536) != scenario.tape(4096) or scenario.tape(4096) == scenario.tape()
+        assert scenario.tape(65536) != scenario.tape(4096) == scenario.tape(), name
