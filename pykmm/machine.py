@@ -202,7 +202,7 @@ def _frames_needed(program: TapeProgram, page: int) -> int:
     if program.tape.work is not None and program.tape.work.resident:
         pages = program.tape.work.resident // page
         return pages + pages // 4 + 4 * program.mms + margin
-    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")])
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
     small = touch & (ops["len"] <= page) & (ops["addr_ref"] < 0)
     keys = (ops["addr"][small] >> shift) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
     pages = len(np.unique(keys))
@@ -269,14 +269,11 @@ def watchdog_seconds() -> float:
 def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) -> RunResult:
     import numpy as np
 
-    from pykmm.tape import OPCODE_NAMES, OPCODES
+    from pykmm.tape import OPCODE_NAMES
     from pykmm_ext.engine import native
 
     check_pages(tape, machine.page_size, machine.arch)
     program = tape.program()
-    unknown = np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]])
-    if unknown.any():
-        raise ValueError("the native engine has no pinned pages: the tape has PIN or UNPIN operations")
     n = len(program)
     if program.nstreams > machine.cpus:
         raise ValueError(f"the tape needs {program.nstreams} CPUs, this machine has {machine.cpus}: "

@@ -33,6 +33,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.spf_rfc5",
     "strategies.spf_2021",
     "strategies.per_vma_lock",
+    "strategies.lockless_gup",
     "arch.x86",
     "arch.ppc64",
     "importers.perf_trace",
@@ -47,6 +48,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.spf_2021",
     "scenarios.per_vma_lock",
     "scenarios.plain",
+    "scenarios.gup",
 )
 
 

@@ -29,12 +29,11 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
     :param quirks: names of :data:`pykmm_ext.binding.QUIRKS`
     :param fault_around: bytes mapped around a read fault of a file; at most one page = off
 
-    ValueError: an unknown name, more than 16 threads, pinned pages. TapeError: a malformed tape. MemoryError: setup
+    ValueError: an unknown name, more than 16 threads. TapeError: a malformed tape. MemoryError: setup
     does not fit into `memory`.
     """
     import numpy as np
 
-    from pykmm.tape import OPCODES
     from pykmm_ext.binding import QUIRKS
     from pykmm_ext.engine.check_tape import TapeCheck
     from pykmm_ext.engine.tape_ops import TapeArrays
@@ -46,8 +45,6 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
             raise ValueError(f"unknown quirk {quirk!r}; known: {', '.join(QUIRKS)}")
         bits |= QUIRKS[quirk]
     program = tape.program()
-    if np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]]).any():
-        raise ValueError("the check engine has no pinned pages: the tape has PIN or UNPIN operations")
     manager = get_plugin_manager()
     made_arch = manager.arches.make(arch) if isinstance(arch, str) else arch
     made_strategy = manager.strategies.make(strategy) if isinstance(strategy, str) else strategy

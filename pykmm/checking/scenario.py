@@ -26,7 +26,7 @@ __all__ = ["KINDS", "MEMORY_MODELS", "Config", "Scenario", "get", "register"]
 KINDS = frozenset({
     "use-after-free", "stale-tlb", "wrong-value", "deadlock", "livelock", "lock-order", "sleep-in-atomic",
     "rcu-not-held", "data-race", "leak", "broken-structure", "assertion", "lock-held", "crash",
-    "exception",
+    "exception", "pinned-page",
 })
 #: What the check engine can put under the primitives; None in a Config: what the arch has.
 MEMORY_MODELS = ("sc", "tso", "pso", "power")
