@@ -18,7 +18,20 @@ def make_arch() -> Arch:
 
 GEOMETRY = make_arch().geometry()
 PAGE = 1 << cast(int, GEOMETRY["page_shift"])
+TASK_SIZE = cast(int, GEOMETRY["task_size"])
+MAP_WINDOW = cast(int, GEOMETRY["map_window"])
+LEVELS = cast(int, GEOMETRY["levels"])
 TABLE = 1 << cast("tuple[int, ...]", GEOMETRY["level_shift"])[1]     # what a PTE table maps
+
+
+ROOT = max(1, (8 << cast("tuple[int, ...]", GEOMETRY["level_bits"])[LEVELS - 1]) // PAGE)   # frames of the root table
+
+
+def is_(what: str, pte: int) -> bool:
+    """What the arch's pte_write(), pte_dirty() ... say of a raw entry."""
+    from pykmm_ext.machine.machine_test import entry
+
+    return bool(entry(make_arch(), f"pte_{what}", pte))
 
 
 def frames(of_4k: int | str) -> int:
