@@ -174,7 +174,8 @@ cdef void *kmem_cache_alloc(Cpu *cpu, kmem_cache *s) noexcept nogil:
         memset(obj, 0, s.object_size)
     if unlikely(cpu.engine != NULL):
         might_sleep(cpu, b"kmem_cache_alloc")
-        kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
+        if not s.typesafe:  # nor was it freed: its contents are what they were
+            kmm_emit(cpu, KMM_EV_ALLOC, obj, s.object_size)
     return obj
 
 

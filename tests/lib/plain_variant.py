@@ -14,12 +14,13 @@ from typing import Any
 import pykmm
 from pykmm.checking.scenario import Config, Scenario, get
 from pykmm.checking.source import find
+from pykmm.checking.symbols import with_names
 from pykmm.plugin import get_plugin_manager
-from pykmm.tape import Address, Tape, Thread
+from pykmm.tape import Address, OpStream, Tape
 from pykmm_ext.engine.check import PLAIN_ACCESSES, Exploration
 
 PAGE = 0x1000
-Operation = Callable[[Thread, Address, Address], Any]
+Operation = Callable[[OpStream, Address, Address], Any]
 
 #: One operation of a thread: on four anonymous pages, a neighbour of theirs at +4, and two pages of a file.
 OPERATIONS: dict[str, Operation] = {
@@ -65,7 +66,7 @@ def scenarios(limit: int) -> dict[str, Any]:
         clean = pykmm.check(scenario, max_executions=limit, stop_at_violation=False, minimised=False)
         row: dict[str, Any] = {"fixed": [v.message for v in clean.violations], "executions": clean.executions}
         if scenario.buggy is not None:
-            buggy = pykmm.check(scenario, variant="buggy", max_executions=limit)
+            buggy = pykmm.check(scenario, variant="buggy", max_executions=4 * limit, minimised=False)
             row["expected"] = sorted(scenario.expected)
             row["buggy"] = [(v.kind, v.message) for v in buggy.violations]
         found[name] = row
@@ -88,12 +89,13 @@ def pairs(limit: int) -> list[tuple[str, str, str]]:
 def weakened() -> dict[str, list[str]]:
     """Messages of data races when locks or barriers do nothing."""
     found = {}
-    for kinds, name, strategy in ((("rwsem",), "spf-mprotect-fault", "mmap_sem"), (("wmb", "release"), "spf-mremap-fault", "spf"),
-                                  (("release",), "spf-munmap-fault", "spf")):
+    for kinds, name, strategy in ((("rwsem",), "spf-mprotect-fault", "mmap_sem"),
+                                  (("wmb", "release"), "spf-munmap-mmap-fault", "spf")):
         source = find(name, strategy=strategy)
         exploration = Exploration(source.program(), memory_model=source.memory_model, explorer="dpor", weaken=kinds)
-        exploration.run(max_executions=500, stop_at_violation=False)
-        found["+".join(kinds)] = sorted({message for kind, message, *_ in exploration.violations if kind == "data-race"})
+        exploration.run(max_executions=1000, stop_at_violation=False)
+        found["+".join(kinds)] = sorted({with_names(message) for kind, message, *_ in exploration.violations
+                                         if kind == "data-race"})
     return found
 
 
