@@ -15,11 +15,14 @@ from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import bench_cow, bench_faults, bench_host_faults, bench_touch
 from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
+from pykmm_plugins.strategies._per_vma_lock import PerVMALock
+from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
 from pykmm_plugins.strategies._spf_2021 import SPF2021
 
 PAGES, ROUNDS = 2000, 20
-STRATEGIES = pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021], ids=["mmap_sem", "spf", "spf-2021"])
+STRATEGIES = pytest.mark.parametrize("strategy", [MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
+                                     ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 
 
 def best_host(write: bool) -> float:

@@ -38,7 +38,7 @@ def host_pair() -> float:
 
 
 @pytest.mark.parametrize("others", [0, 10_000])
-@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021"])
+@pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def test_mmap_munmap(benchmark: Any, strategy: str, others: int) -> None:
     with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="64M") as machine:
         mm = machine.mm()

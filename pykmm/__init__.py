@@ -24,8 +24,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BusError", "CheckReport", "Comparison", "File", "InvariantViolation", "Machine", "MmStruct", "PluginError",
-    "PykmmError", "PythonStrategy", "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Violation", "Vma", "check",
-    "compare", "explore", "get_plugin_manager", "hookimpl",
+    "PykmmError", "PythonStrategy", "Registry", "RunResult", "SegmentationFault", "Tape", "TapeError", "Violation",
+    "Vma", "check", "compare", "explore", "get_plugin_manager", "hookimpl",
 ]
 
 _WHERE = {

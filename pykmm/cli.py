@@ -271,14 +271,15 @@ def maps(
     Example:
       pykmm maps recording.perf-trace.txt.xz --which final
     """
-    from pykmm.machine import Machine, memory_needed
+    from pykmm.machine import Machine, memory_needed, page_size
     from pykmm.report import format_maps
 
     if which not in ("start", "end", "final"):
         raise ValueError(f"unknown maps {which!r}; known: start, end, final")
     tape = _load(trace)
     if which == "final":
-        with Machine(arch=arch, strategy=strategy, cpus=tape.program().nstreams, memory=memory_needed(tape)) as machine:
+        memory = memory_needed(tape, page_size(arch))
+        with Machine(arch=arch, strategy=strategy, cpus=tape.program().nstreams, memory=memory) as machine:
             lines = machine.run(tape).maps.get(tape.main_mm, [])
     else:
         recorded = tape.start_maps if which == "start" else tape.end_maps
@@ -290,36 +291,36 @@ def maps(
 
 @app.command("list")
 @_clear_errors
-def list_() -> None:
+def list_(json: JsonOption = None) -> None:
     """List strategies with their options, arch backends, engines, importers, workloads and scenarios.
 
-    \b
-    Example:
-      pykmm list
-    """
-    from pykmm.plugin import get_plugin_manager
-    from pykmm.workload import parameters
+    Each with one line of what it is and, in brackets, where it comes from: built in, or the package that brought it.
 
-    manager = get_plugin_manager()
-    for title, registry in (("strategies", manager.strategies), ("arch backends", manager.arches),
-                            ("importers", manager.importers), ("workloads", manager.workloads),
-                            ("scenarios", manager.scenarios)):
-        typer.echo(f"{title}:")
-        width = max([14, *(len(entry.name) for entry in registry)])
-        for entry in registry:
-            typer.echo(f"  {entry.name:<{width}} {entry.description}  [{entry.origin}]")
-            for option, values in entry.options.items():
+    \b
+    Examples:
+      pykmm list
+      pykmm list --json -
+    """
+    from pykmm.plugin import inventory
+
+    found = inventory()
+    if json is not None:
+        _write_json(json, found)
+    if json == "-":
+        return
+    for title, rows in found.items():
+        typer.echo(f"{title.replace('_', ' ')}:")
+        width = max([14, *(len(row["name"]) for row in rows)])
+        for row in rows:
+            typer.echo(f"  {row['name']:<{width}} {row['description']}  [{row['source']}]")
+            for option, values in row["options"].items():
                 if values:
                     typer.echo(f"  {'':<{width}}   {option}={'|'.join(values)}")
-            if registry is manager.workloads:
-                free = [f"{name}={value}" for name, value in parameters(entry.factory).items()
-                        if not entry.options.get(name) and name != "page"]
-                typer.echo(f"  {'':<{width}}   {', '.join(free)}")
-        if not len(registry):
+            if row.get("parameters"):
+                free = ", ".join(f"{name}={value}" for name, value in row["parameters"].items())
+                typer.echo(f"  {'':<{width}}   {free}")
+        if not rows:
             typer.echo("  none")
-    typer.echo("engines:")
-    typer.echo("  native         one thread per simulated CPU in this process, wall clock")
-    typer.echo("  host           real system calls and touches on the running kernel, wall clock")
 
 
 app.command("compare")(_clear_errors(compare))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pykmm.machine import ENGINES, Machine, RunResult, check_names, memory_needed, parse_size, run_host
+from pykmm.machine import ENGINES, Machine, RunResult, check_names, memory_needed, page_size, parse_size, run_host
 
 if TYPE_CHECKING:
     from pykmm.checking.report import CheckReport
@@ -233,14 +233,7 @@ def _cpu_counts(cpus: int | Iterable[int] | None) -> list[int | None]:
 
 def _page_sizes(arches: Iterable[str]) -> dict[str, int]:
     """Bytes in a page, per arch; "" is the host."""
-    from pykmm.plugin import get_plugin_manager
-
-    found = {"": 4096}
-    for arch in arches:
-        shift = get_plugin_manager().arches.make(arch).geometry()["page_shift"]
-        assert isinstance(shift, int)
-        found[arch] = 1 << shift
-    return found
+    return {"": 4096} | {arch: page_size(arch) for arch in arches}
 
 
 def _tapes(what: Tape | str, counts: list[int | None], pages: set[int]) -> list[tuple[dict[int, Tape], int]]:
@@ -337,7 +330,7 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
                     plans.append(_Plan(by_page[page[""]], "linux", "host", "", number, 0))
                 else:
                     plans += [_Plan(by_page[page[arch]], strategy, engine, arch, number,
-                                    memory_needed(by_page[page[arch]]) if size is None else size)
+                                    memory_needed(by_page[page[arch]], page[arch]) if size is None else size)
                               for arch in arches for strategy in strategies]
         timed = [plan for plan in plans if plan.engine != "check"]
         for turn in range(-warmup, repeats):

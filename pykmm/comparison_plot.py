@@ -116,11 +116,10 @@ def _bars(axes: Any, style: _Style, rows: list[Row]) -> None:
                                        for name, row in zip(names, rows, strict=True)])
     axes.invert_yaxis()
     better = "more is better" if rows[0].rates else "less is better"
-    axes.set_xlabel(f"{_figures(rows[0])[1]} ({better})")
+    crowded = any(row.oversubscribed for row in rows)
+    axes.set_xlabel(f"{_figures(rows[0])[1]} ({better})"
+                    + (f"\nhatched: more threads than processors ({processors()})" if crowded else ""))
     axes.set_xlim(0, max(_figures(row)[0].high for row in rows) * 1.18)
-    if any(row.oversubscribed for row in rows):
-        axes.text(0.99, 0.02, f"hatched: more threads\nthan processors ({processors()})", fontsize=7, color="#444444",
-                  ha="right", va="bottom", transform=axes.transAxes, zorder=6)
 
 
 def plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
@@ -132,7 +131,7 @@ def plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
         raise ValueError("nothing to draw: no row has a time (the check engine has no clock)")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     style = _Style(comparison)
     over_cpus = any(len({row.cpus for row in rows}) > 1 for rows in panels)
@@ -156,6 +155,7 @@ def plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
                 handles.setdefault(label, handle)
         else:
             _bars(axes, style, rows)
+            axes.xaxis.set_major_locator(MaxNLocator(6))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value) if value else "0"))
             number = cpus.pop()
             name += f", {number} {'thread' if rows[0].rates else 'CPU'}{'' if number == 1 else 's'}"

@@ -29,6 +29,15 @@ __all__ = ["ENGINES", "File", "Machine", "MmStruct", "RunResult", "Vma", "parse_
 
 #: Engines that Machine.run() knows.
 ENGINES = ("native", "host")
+#: Every engine, in a line.
+ENGINE_DESCRIPTIONS = {
+    "native": "one thread per simulated CPU in this process, wall clock",
+    "host": "real system calls and touches on the running kernel, wall clock",
+    "check": "virtual CPUs under a controlled scheduler: every interleaving, no time (pykmm check)",
+}
+#: Seconds without a page fault or a completed operation after which a native run is stopped, and what changes that.
+WATCHDOG_SECONDS = 60.0
+WATCHDOG_VARIABLE = "PYKMM_WATCHDOG"
 
 _SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -137,51 +146,80 @@ class Machine(binding.Machine):
     def _mm_created(self, mm: MmStruct) -> None:
         get_plugin_manager().hook.pykmm_mm_created(mm=mm)
 
-    def run(self, tape: Tape, engine: str = "native", *, durations: bool = False) -> RunResult:
+    def run(self, tape: Tape, engine: str = "native", *, durations: bool = False,
+            watchdog: float | None = None) -> RunResult:
         """Run `tape` and return what happened.
 
         ``engine="native"`` runs every stream of the tape on a simulated CPU of this machine, each on a thread of its
         own; "host" runs the same tape as real system calls on the running kernel, beside this machine.
         ``durations=True`` also times every operation (about 50 ns each). A system call that fails is a result, not
-        an error. ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed).
-        TapeError: a malformed tape.
+        an error. ``watchdog``: seconds without a page fault or a completed operation after which a native run is
+        stopped, 0 = never; the environment variable ``PYKMM_WATCHDOG``, or 60, if not given.
+
+        PluginError: that, and what a strategy does wrong; what a strategy in Python raises comes out of here.
+        ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed). TapeError: a
+        malformed tape, or one that was recorded with pages of another size.
         """
         if engine == "host":
             return run_host(tape, durations=durations)
         if engine != "native":
             raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
-        result = _run_native(self, tape, durations)
+        result = _run_native(self, tape, durations, watchdog_seconds() if watchdog is None else watchdog)
         get_plugin_manager().hook.pykmm_report(result=result)
         return result
 
 
-def _frames_needed(program: TapeProgram) -> int:
-    """Frames that a run takes at most: pages touched, their page tables, a margin for fault-around."""
+def page_size(arch: str | Arch) -> int:
+    """Bytes in a page of an arch backend, or of the one of that name. ValueError: no such arch."""
+    made = get_plugin_manager().arches.make(arch) if isinstance(arch, str) else arch
+    shift = made.geometry()["page_shift"]
+    assert isinstance(shift, int)
+    return 1 << shift
+
+
+def check_pages(tape: Tape, page: int, arch: str) -> None:
+    """TapeError where `tape` was recorded on a machine with other pages than the `page` bytes of `arch`.
+
+    What a program did in pages of 4 KiB cannot be done in larger ones: half of its calls would fail with EINVAL.
+    """
+    from pykmm.errors import TapeError
+    from pykmm.tape_layout import PAGE
+
+    if tape.recorded and page != PAGE:
+        raise TapeError(f"recorded with pages of {PAGE} bytes, and {arch} has {page}: replay it on an arch with pages "
+                        f"of {PAGE} bytes", tape.source or None)
+
+
+def _frames_needed(program: TapeProgram, page: int) -> int:
+    """Frames of `page` bytes that a run takes at most: pages touched, their page tables, a margin for fault-around."""
     import numpy as np
 
     from pykmm.tape import OPCODES
 
     ops = program.ops
+    shift = np.uint64(page.bit_length() - 1)
+    margin = max((16 << 20) // page, 1024)
     if program.tape.work is not None and program.tape.work.resident:
-        pages = program.tape.work.resident >> 12
-        return pages + pages // 4 + 4 * program.mms + 4096
-    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")])
-    small = touch & (ops["len"] <= 4096) & (ops["addr_ref"] < 0)
-    keys = (ops["addr"][small] >> np.uint64(12)) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
+        pages = program.tape.work.resident // page
+        return pages + pages // 4 + 4 * program.mms + margin
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
+    small = touch & (ops["len"] <= page) & (ops["addr_ref"] < 0)
+    keys = (ops["addr"][small] >> shift) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
     pages = len(np.unique(keys))
-    tables = len(np.unique(keys >> np.uint64(9))) + 4 * program.mms
+    tables = len(np.unique(keys >> (np.uint64(21) - shift))) + 20 * program.mms     # of 2 MiB each; the roots
     # Longer or symbolic ones: the same range touched again takes nothing more.
     rest = ops[touch & ~small]
     other = np.unique(np.stack([rest[name].astype(np.int64) for name in ("addr", "addr_ref", "mm", "len")]), axis=1)
-    long = int(np.clip(other[3] >> 12, 0, 1 << 30).sum()) + 2 * int(other.shape[1])
+    long = int(np.clip(other[3] >> int(shift), 0, 1 << 30).sum()) + 2 * int(other.shape[1])
     populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
-    long += int(np.minimum(ops["len"][populate] >> np.uint64(12), np.uint64(1 << 30)).sum())
-    return int(pages + pages // 4 + long + long // 256 + 2 * tables + 4096)
+    long += int(np.minimum(ops["len"][populate] >> shift, np.uint64(1 << 30)).sum())
+    return int(pages + pages // 4 + long + long // 256 + 2 * tables + margin)
 
 
-def memory_needed(tape: Tape) -> int:
-    """Bytes of simulated memory with which `tape` runs, with room to spare; at most 1 TiB."""
-    return min(max(256 << 20, 2 * 4096 * _frames_needed(tape.program())), 1 << 40)
+def memory_needed(tape: Tape, page: int = 4096) -> int:
+    """Bytes of simulated memory with which `tape` runs on an arch with pages of `page` bytes, with room to spare; at
+    most 1 TiB."""
+    return min(max(256 << 20, 2 * page * _frames_needed(tape.program(), page)), 1 << 40)
 
 
 def closing_execs(program: TapeProgram) -> npt.NDArray[np.uint8]:
@@ -216,16 +254,26 @@ def _maps_line(start: int, end: int, vm_flags: int, offset: int, major: int, min
     return MapsLine(start, end, perms, offset, f"{major:02x}:{minor:02x}", ino, name)
 
 
-def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
+def watchdog_seconds() -> float:
+    """``PYKMM_WATCHDOG``, or the default. ValueError for what is no number of seconds."""
+    text = os.environ.get(WATCHDOG_VARIABLE, "").strip()
+    try:
+        seconds = float(text) if text else WATCHDOG_SECONDS
+        if not 0 <= seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{WATCHDOG_VARIABLE}={text!r} is no number of seconds (0 = never)") from None
+    return seconds
+
+
+def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) -> RunResult:
     import numpy as np
 
-    from pykmm.tape import OPCODES
+    from pykmm.tape import OPCODE_NAMES
     from pykmm_ext.engine import native
 
+    check_pages(tape, machine.page_size, machine.arch)
     program = tape.program()
-    unknown = np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]])
-    if unknown.any():
-        raise ValueError("the native engine has no pinned pages: the tape has PIN or UNPIN operations")
     n = len(program)
     if program.nstreams > machine.cpus:
         raise ValueError(f"the tape needs {program.nstreams} CPUs, this machine has {machine.cpus}: "
@@ -238,13 +286,15 @@ def _run_native(machine: Machine, tape: Tape, durations: bool) -> RunResult:
     page = machine.page_size
     # Never more than half of what the host has free: what is beyond it is committed as it is used.
     host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    commit = min(_frames_needed(program) * 4096, machine.memory, host) // page
+    commit = min(_frames_needed(program, page) * page, machine.memory, host) // page
     before, counted = machine.vmstat, machine.counters
     elapsed, streams, maps, spans = native.run(
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,
         program.dep_stream, program.dep_pos, awaited, closing_execs(program), results, codes, times, program.roots,
         program.mms, [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
-        [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit)
+        [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded, commit,
+        watchdog=watchdog,
+        describe=lambda i: f"operation {int(program.order[i])} ({OPCODE_NAMES[int(program.ops['op'][i])].lower()})")
     vmstat = {name: value - before.get(name, 0) if not name.startswith("nr_") else value
               for name, value in machine.vmstat.items()}
     counters = {name: value - counted.get(name, 0) for name, value in machine.counters.items()}

@@ -13,6 +13,7 @@ import importlib.metadata
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "strategies.spf_rfc5",
     "strategies.spf_2021",
     "strategies.per_vma_lock",
+    "strategies.lockless_gup",
     "arch.x86",
     "arch.ppc64",
     "importers.perf_trace",
@@ -46,7 +48,12 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.spf_2021",
     "scenarios.per_vma_lock",
     "scenarios.plain",
+    "scenarios.gup",
 )
+
+
+#: Entry.distribution of what pykmm brings itself.
+BUILT_IN = "built in"
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,13 @@ class Entry:
     origin: str  #: the plugin that added it
     #: option -> its values, the first is the default
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: "name version" of the package that the plugin came with; BUILT_IN; "" = a program has added it
+    distribution: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for people."""
+        return self.distribution or f"added by {self.origin}"
 
 
 _OPTIONS = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
@@ -93,6 +107,7 @@ class Registry:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.origin: str | None = None  #: the plugin whose hook runs now
+        self.distribution = ""          #: and the package that it came with
         self._entries: dict[str, Entry] = {}
 
     def add(self, name: str, factory: Callable[..., Any], description: str = "", *,
@@ -110,8 +125,11 @@ class Registry:
         origin = self.origin or str(getattr(factory, "__module__", None) or type(factory).__module__)
         old = self._entries.get(name)
         if old is not None:
-            raise PluginError(f"{self.kind} {name!r} is registered twice: by {old.origin} and by {origin}")
-        self._entries[name] = Entry(name, factory, description, origin, dict(options or {}))
+            package = f" ({self.distribution})" if self.origin and self.distribution else ""
+            raise PluginError(f"{self.kind} {name!r} is registered twice: by {old.origin}"
+                              + (f" ({old.distribution})" if old.distribution else "") + f" and by {origin}{package}")
+        self._entries[name] = Entry(name, factory, " ".join(description.split()), origin, dict(options or {}),
+                                    self.distribution if self.origin else "")
 
     def get(self, name: str) -> Callable[..., Any]:
         """The factory of `name`. An unknown name raises ValueError that lists the known ones."""
@@ -194,11 +212,13 @@ class PluginManager(pluggy.PluginManager):
             )
         return canonical
 
-    def add_plugin(self, plugin: object, name: str | None = None) -> None:
+    def add_plugin(self, plugin: object, name: str | None = None, *, distribution: str = "") -> None:
         """Register `plugin` and let it fill the registries: what tests and notebooks use.
 
-        Nothing of the plugin stays behind when it is refused.
+        Nothing of the plugin stays behind when it is refused. `distribution`: the package it came with, for people.
         """
+        if name is not None and self.has_plugin(name):
+            raise PluginError(f"plugin {name!r} is registered twice")
         canonical = self.register(plugin, name)
         if canonical is None:
             return
@@ -207,6 +227,7 @@ class PluginManager(pluggy.PluginManager):
         try:
             for hook, registry in registries.items():
                 registry.origin = canonical
+                registry.distribution = distribution
                 for impl in getattr(self.hook, hook).get_hookimpls():
                     if impl.plugin is plugin:
                         impl.function(**({"registry": registry} if impl.argnames else {}))
@@ -237,21 +258,40 @@ def _third_party(manager: PluginManager) -> None:
         if point.name in names:
             continue
         origin = f"plugin {point.name!r} ({point.value}"
-        origin += f" of {point.dist.name} {point.dist.version})" if point.dist is not None else ")"
+        distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an entry point"
+        origin += f" of {distribution})" if point.dist is not None else ")"
         try:
-            manager.add_plugin(point.load(), point.name)
+            manager.add_plugin(_load(point), point.name, distribution=distribution)
         except Exception as error:
             raise PluginError(
                 f"{origin} cannot be loaded: {type(error).__name__}: {error}; "
-                f"{DISABLE_VARIABLE}={point.name} leaves it out"
+                f"{_stale(error)}{DISABLE_VARIABLE}={point.name} leaves it out"
             ) from error
+
+
+#: What Cython says when a compiled module meets another version of what it was compiled against.
+_STALE = re.compile(r"size changed, may indicate binary incompatibility|has wrong signature \(expected|"
+                    "does not export expected")
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Any:
+    """A structure that has another size is an error here, not a warning that nobody sees."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*size changed, may indicate binary incompatibility")
+        return point.load()
+
+
+def _stale(error: BaseException) -> str:
+    if _STALE.search(str(error)) is None:
+        return ""
+    return "it was compiled against another pykmm: compile and install it again; "
 
 
 def make_plugin_manager(*, third_party: bool = True) -> PluginManager:
     """A fresh manager with the built-in plugins, and those of other packages if `third_party`."""
     manager = PluginManager()
     for name in DEFAULT_PLUGINS:
-        manager.add_plugin(importlib.import_module(f"pykmm_plugins.{name}"), name)
+        manager.add_plugin(importlib.import_module(f"pykmm_plugins.{name}"), name, distribution=BUILT_IN)
     if third_party:
         _third_party(manager)
     return manager
@@ -269,3 +309,25 @@ def get_plugin_manager() -> PluginManager:
             if _manager is None:
                 _manager = make_plugin_manager()
     return _manager
+
+
+def inventory() -> dict[str, list[dict[str, Any]]]:
+    """Everything that can be named, by kind: rows of name, description, source, plugin and options, ready for JSON."""
+    from pykmm.machine import ENGINE_DESCRIPTIONS
+    from pykmm.suites import SUITES
+    from pykmm.workload import parameters
+
+    manager = get_plugin_manager()
+    kinds = {"strategies": manager.strategies, "arch_backends": manager.arches, "importers": manager.importers,
+             "workloads": manager.workloads, "scenarios": manager.scenarios}
+    found = {title: [{"name": entry.name, "description": entry.description, "source": entry.source,
+                      "plugin": entry.origin, "options": {key: list(values) for key, values in entry.options.items()}}
+                     for entry in registry] for title, registry in kinds.items()}
+    for row, entry in zip(found["workloads"], manager.workloads, strict=True):
+        row["parameters"] = {name: value for name, value in parameters(entry.factory).items()
+                             if not entry.options.get(name) and name != "page"}
+    found["engines"] = [{"name": name, "description": text, "source": BUILT_IN, "plugin": "", "options": {}}
+                        for name, text in ENGINE_DESCRIPTIONS.items()]
+    found["suites"] = [{"name": name, "description": suite.description, "source": BUILT_IN, "plugin": "", "options": {}}
+                       for name, suite in SUITES.items()]
+    return found

@@ -108,14 +108,14 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
 def _cells(row: Row, with_arch: bool) -> list[str]:
     first, aborts = counter_groups(row.counters)
     values = dict(zip(("attempts", "successes", "retried"), (value for _, value in first), strict=False))
-    speculates = any(name == "speculative" for name, _ in first)
+    speculates = any(name in ("speculative", "vma_lock_success") for name, _ in first)  # without mmap_sem
     name = f"{row.strategy} ({row.arch})" if with_arch and row.engine != "host" else row.strategy
     return [
         name, row.engine, format_time(row.elapsed), f"{row.ratio:.2f}", _count(row.faults),
         _count(round(row.faults_per_s)),
-        _count(values["attempts"]) if values else "-",
-        _count(values["successes"]) if values and speculates else "-",
-        _count(values["retried"]) if values else "-",
+        _count(values["attempts"]) if "attempts" in values else "-",    # a plugin may count less
+        _count(values["successes"]) if "successes" in values and speculates else "-",
+        _count(values["retried"]) if "retried" in values else "-",
         ", ".join(f"{reason} {count:,}" for reason, count in aborts if count) or "-",
     ]
 

@@ -187,6 +187,8 @@ class Tape:
         self._rows: list[tuple[Any, ...]] = []
         self._mms = 1
         self._names: dict[str, int] = {}
+        #: pins that are held, while the tape is written: (address, length) -> (operation, access), the newest last
+        self.pins: dict[tuple[tuple[int, int], int], list[tuple[int, int]]] = {}
         self._setup: OpStream | None = None
         self._final: OpStream | None = None
 
@@ -361,10 +363,14 @@ class Tape:
         for name in ("addr_ref", "new_addr_ref"):
             refs = ops[name]
             check((refs < -1) | (refs >= np.arange(n)), "uses the result of an operation that is not before it")
-            used = refs >= 0
+            used = (refs >= 0) & ((ops["op"] != OPCODES["UNPIN"]) if name == "new_addr_ref" else True)
             made = np.zeros(n, bool)
             made[used] = ~np.isin(ops["op"][refs[used]], [OPCODES[k] for k in ("MMAP", "MREMAP", "BRK", "MAP")])
             check(made, "uses the result of an operation that makes no address")
+        unpin = np.flatnonzero(ops["op"] == OPCODES["UNPIN"])
+        bad = np.zeros(n, bool)
+        bad[unpin] = (ops["new_addr_ref"][unpin] < 0) | (ops["op"][ops["new_addr_ref"][unpin]] != OPCODES["PIN"])
+        check(bad, "gives up a pin that is none")
         for before, after in self.edges:
             if not 0 <= before < after < n:
                 raise TapeError(f"order {before} before {after} is impossible", self.source or None)

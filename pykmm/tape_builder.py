@@ -80,7 +80,8 @@ class OpStream:
     def _add(self, op: str, addr: AddressLike | None = None, length: int = 0, *,
              expect_errno: int | str | None = None, new: AddressLike | None = None, **fields: int) -> int:
         fields["addr"], fields["addr_ref"] = self._address(addr)
-        fields["new_addr"], fields["new_addr_ref"] = self._address(new)
+        if "new_addr_ref" not in fields:
+            fields["new_addr"], fields["new_addr_ref"] = self._address(new)
         if expect_errno is not None:
             fields["expect_errno"] = _flags.errno_value(expect_errno)
         fields["len"] = length & _MASK
@@ -214,16 +215,38 @@ class OpStream:
             raise ValueError(f"access is read, write or exec, not {access!r}")
         return self._add("TOUCH", addr, length, access=_ACCESS[access], expect_errno=expect_errno)
 
-    def pin(self, addr: AddressLike, length: int = 1, access: str = "read", *,
+    def pin(self, addr: AddressLike, length: int = 1, access: str = "read", *, write: bool = False,
             expect_errno: int | str | None = None) -> int:
-        """get_user_pages: takes a reference on every page of the range."""
+        """pin_user_pages_fast: holds every page of the range, as for a device that reads it; ``write=True`` (or access
+        "write"): for one that writes it. EFAULT, and nothing is pinned, where a page cannot be had so. What is
+        still pinned at the end of the tape is given up then."""
+        if write:
+            access = "write"
         if access not in ("read", "write", "r", "w"):
             raise ValueError(f"access of a pin is read or write, not {access!r}")
-        return self._add("PIN", addr, length, access=_ACCESS[access], expect_errno=expect_errno)
+        number = self._add("PIN", addr, length, access=_ACCESS[access], expect_errno=expect_errno)
+        self.tape.pins.setdefault((self._address(addr), length), []).append((number, _ACCESS[access]))
+        return number
 
-    def unpin(self, addr: AddressLike, length: int = 1, *, expect_errno: int | str | None = None) -> int:
-        """Gives up the references of the pin with the same range."""
-        return self._add("UNPIN", addr, length, expect_errno=expect_errno)
+    def unpin(self, addr: AddressLike, length: int = 1, *, expect: bytes | None = None, write: bytes | None = None,
+              expect_errno: int | str | None = None) -> int:
+        """Gives up the newest pin of the same range, of whichever thread, when it is made. Before, the device reads the
+        pages (``expect`` is what must be there) or writes bytes to them (``write``; the pin must be one for writing).
+        EFAULT where the pin had failed. TapeError: no such pin, or data that it is not for."""
+        held = self.tape.pins.get((self._address(addr), length))
+        if not held:
+            raise TapeError(f"unpin: the tape has no pin of {length} bytes at {addr!r} that is still held")
+        number, access = held[-1]
+        data = expect if write is None else write
+        if expect is not None and write is not None:
+            raise TapeError("unpin: the device reads (expect) or writes (write), not both")
+        if write is not None and access != _ACCESS["write"]:
+            raise TapeError("unpin: the device cannot write through a pin for reading")
+        if data is not None and len(data) > length:
+            raise TapeError(f"unpin: {len(data)} bytes do not fit a pin of {length}")
+        held.pop()
+        return self._add("UNPIN", addr, length, data=-1 if data is None else self.tape.blob(data),
+                         access=0 if write is None else 1, new_addr_ref=number, expect_errno=expect_errno)
 
     def compute(self, nanoseconds: int) -> int:
         """User work between memory operations, in nanoseconds."""

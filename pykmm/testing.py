@@ -18,7 +18,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pykmm.checking.report import CheckReport
-from pykmm.conformance.checks import STRATEGY_CHECKS, Session, check_conformance
+from pykmm.conformance.checks import (
+    ARCH_CHECKS,
+    STRATEGY_CHECKS,
+    Session,
+    check_arch_conformance,
+    check_conformance,
+)
 from pykmm.conformance.report import CheckResult, ConformanceReport, Failure
 from pykmm.conformance.subject import Subject
 from pykmm.machine import Machine, MmStruct
@@ -34,8 +40,8 @@ else:
     HAVE_PYTEST = True
 
 __all__ = [
-    "CheckResult", "ConformanceReport", "Failure", "StrategyConformance", "assert_checked", "assert_no_leaks",
-    "check_conformance", "machine", "quiet_machine", "resident",
+    "ArchConformance", "CheckResult", "ConformanceReport", "Failure", "StrategyConformance", "assert_checked",
+    "assert_no_leaks", "check_arch_conformance", "check_conformance", "machine", "quiet_machine", "resident",
 ]
 
 
@@ -119,14 +125,34 @@ def resident(mm: MmStruct, addr: int, length: int) -> int:
 _sessions: dict[tuple[type, str], Session] = {}
 
 
-class StrategyConformance:
+class _Conformance:
+    """What both classes share: a session for every pair, made when the first test needs it."""
+
+    effort: ClassVar[str] = "normal"
+    seed: ClassVar[int] = 0
+
+    def _result(self, name: str, strategy: StrategyLike, arch: ArchLike, checks: Any) -> CheckResult:
+        key = type(self), "/".join(one if isinstance(one, str) else str(id(one)) for one in (strategy, arch))
+        if key not in _sessions:
+            _sessions[key] = Session(Subject(strategy, arch, effort=self.effort, seed=self.seed), checks)
+        return _sessions[key].result(name)
+
+    def _assert(self, result: CheckResult) -> None:
+        __tracebackhide__ = True
+        if result.status == "fail":
+            _fail(str(result))
+        if result.status == "skip" and HAVE_PYTEST:
+            pytest.skip(result.detail)
+
+
+class StrategyConformance(_Conformance):
     """What every strategy promises, as a class of tests: derive from it, and say which strategy.
 
     Each test is one check of :func:`check_conformance`; its failure shows what was expected, what came out, and how to
     see it again. The class needs no fixture and no plugin of pytest.
 
     :cvar strategy: name of a registered strategy, with options as in "spf-rfc5[ptl=spin]"; a Strategy; or a class or
-        staticmethod that makes one
+        function that makes one
     :cvar arches: what it runs on: names or Arch objects; None = every registered arch
     :cvar effort: "quick" (a second or two on each arch), "normal" (some ten) or "full" (minutes)
     :cvar seed: of generated programs, stress and sampled schedules
@@ -134,8 +160,6 @@ class StrategyConformance:
 
     strategy: ClassVar[StrategyLike]
     arches: ClassVar[Sequence[ArchLike] | None] = None
-    effort: ClassVar[str] = "normal"
-    seed: ClassVar[int] = 0
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Every test once per arch."""
@@ -147,23 +171,12 @@ class StrategyConformance:
         metafunc.parametrize("arch", arches, ids=[one if isinstance(one, str) else getattr(one, "name", None)
                                                   for one in arches])
 
-    def check(self, name: str, arch: ArchLike) -> CheckResult:
-        """The result of one check, made once for all tests of the class."""
+    def _test(self, name: str, arch: ArchLike) -> None:
+        __tracebackhide__ = True
         cls = type(self)
         if not hasattr(cls, "strategy"):
             _fail(f"{cls.__name__} does not say which strategy: strategy = \"name\"")
-        key = cls, arch if isinstance(arch, str) else str(id(arch))
-        if key not in _sessions:
-            _sessions[key] = Session(Subject(cls.strategy, arch, effort=self.effort, seed=self.seed), STRATEGY_CHECKS)
-        return _sessions[key].result(name)
-
-    def _test(self, name: str, arch: ArchLike) -> None:
-        __tracebackhide__ = True
-        result = self.check(name, arch)
-        if result.status == "fail":
-            _fail(str(result))
-        if result.status == "skip" and HAVE_PYTEST:
-            pytest.skip(result.detail)
+        self._assert(self._result(name, cls.strategy, arch, STRATEGY_CHECKS))
 
     def test_interface(self, arch: ArchLike) -> None:
         """The table of C functions is whole, and names and counters are there and unique.
@@ -230,3 +243,81 @@ class StrategyConformance:
         come back; the catalogue is the place to find out why.
         """
         self._test("stress", arch)
+
+
+class ArchConformance(_Conformance):
+    """The porting checklist of an arch backend, as a class of tests; then programs, scenarios and stress on it.
+
+    :cvar arch: name of a registered arch; an Arch; or a function that makes one
+    :cvar strategy: what the last tests run on it
+    :cvar effort: as of :class:`StrategyConformance`
+    :cvar seed: likewise
+    """
+
+    arch: ClassVar[ArchLike]
+    strategy: ClassVar[StrategyLike] = "mmap_sem"
+
+    def _test(self, name: str) -> None:
+        __tracebackhide__ = True
+        cls = type(self)
+        if not hasattr(cls, "arch"):
+            _fail(f"{cls.__name__} does not say which arch: arch = \"name\"")
+        self._assert(self._result(name, cls.strategy, cls.arch, ARCH_CHECKS))
+
+    def test_interface(self) -> None:
+        """Every member of arch_ops is there. Failed: the mm would call a NULL pointer. Everything else is skipped."""
+        self._test("interface")
+
+    def test_geometry(self) -> None:
+        """Shifts, levels and limits fit together. Failed: an address leads to the wrong entry, or beyond the root."""
+        self._test("geometry")
+
+    def test_entries(self) -> None:
+        """Random leaf entries keep their frame; PROT_NONE, COW and permissions. Failed: pages get lost or writable."""
+        self._test("entries")
+
+    def test_changes(self) -> None:
+        """Each pte_mk* changes one thing, pte_modify permissions only. Failed: mprotect loses dirty or young bits."""
+        self._test("changes")
+
+    def test_tables(self) -> None:
+        """Entries that point to tables; table_descend says what the other four say. Failed: walks go astray."""
+        self._test("tables")
+
+    def test_walk(self) -> None:
+        """The MMU agrees with access_permitted, and sets A and D alone. Failed: it permits what the mm does not."""
+        self._test("walk")
+
+    def test_byte_order(self) -> None:
+        """Every level of a walk is found in memory in the byte order of big_endian."""
+        self._test("byte-order")
+
+    def test_flush(self) -> None:
+        """Pages, ranges, address spaces, flushed by each CPU. Failed: a CPU uses a translation that is gone."""
+        self._test("flush")
+
+    def test_table_freeing(self) -> None:
+        """Page tables of what is unmapped are free again after a grace period. Failed: they leak."""
+        self._test("table-freeing")
+
+    def test_basics(self) -> None:
+        """Thirty accesses: each ends with the bytes or the signal that Linux gives."""
+        self._test("basics")
+
+    def test_catalogue(self) -> None:
+        """Every scenario under the arch's memory model. Failed: see :class:`StrategyConformance`; use-after-free of a
+        frame with a page table means that tlb_remove_tables frees while somebody still walks, stale-tlb a flush that is
+        missing."""
+        self._test("catalogue")
+
+    def test_semantics_single(self) -> None:
+        """Generated programs of one thread, in this arch's pages, do what they do on Linux in pages of 4 KiB."""
+        self._test("semantics-single")
+
+    def test_semantics_ordered(self) -> None:
+        """The same with three threads, one operation after the other. Failed: often a stale translation."""
+        self._test("semantics-ordered")
+
+    def test_stress(self) -> None:
+        """Threads that fault and threads that change mappings, on real threads; every byte is known."""
+        self._test("stress")

@@ -51,8 +51,12 @@ def register(registry: Registry, name: str, factory: Callable[..., Tape], descri
 
 
 def parameters(factory: Callable[..., Tape]) -> dict[str, Any]:
-    """Parameters of a workload and their defaults."""
-    return {parameter.name: parameter.default for parameter in inspect.signature(factory).parameters.values()}
+    """Parameters of a workload and their defaults; none of a callable that does not say what it takes."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {parameter.name: parameter.default for parameter in found if parameter.default is not parameter.empty}
 
 
 def make(text: str, threads: int | None = None, page: int = PAGE) -> Tape:

@@ -21,9 +21,9 @@ from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.machine.cpu cimport (
     FAULT_ANON_WRITE, FAULT_ANON_ZERO, FAULT_AROUND_PAGES, FAULT_FILE_COW, FAULT_FILE_READ, FAULT_FILE_SHARED,
     FAULT_MMAP_SEM, FAULT_OOM, FAULT_SIGBUS, FAULT_SIGSEGV, FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, IPI_HANDLED,
-    IPI_SENT, KMM_STRATEGY_COUNTERS, NR_PGTABLE_ALLOC, NR_PGTABLE_FREE, PGALLOC, PGFAULT, PGFREE,
-    PGMAJFAULT, TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, TLB_HIT, TLB_MISS, VMACACHE_FIND_CALLS,
-    VMACACHE_FIND_HITS, Cpu, u8, u32, u64,
+    IPI_SENT, KMM_STRATEGY_COUNTERS, NR_FOLL_PIN_ACQUIRED, NR_FOLL_PIN_RELEASED, NR_PGTABLE_ALLOC, NR_PGTABLE_FREE,
+    PGALLOC, PGFAULT, PGFREE, PGMAJFAULT, TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, TLB_HIT, TLB_MISS,
+    VMACACHE_FIND_CALLS, VMACACHE_FIND_HITS, Cpu, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport machine_create, machine_destroy, machine_leaks, machine_quiesce
 from pykmm_ext.machine.tlb cimport switch_mm
@@ -41,7 +41,8 @@ from pykmm_ext.mm.page_alloc cimport nr_used_pages
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.mm_binding cimport MmStruct as mm_object
 from pykmm_ext.mm_binding cimport mm_default_brk, wrap_mm
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.pin cimport pins_reap, release_pins
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # Public names of this module. (A cimported name alone is none: hence the other names for the types above.)
 from pykmm_ext.handle import File  # no-cython-lint
@@ -87,7 +88,7 @@ cdef class Machine(MachineHandle):
         cdef unsigned long around
         cdef u64 quirk_bits = 0
         cdef const arch_ops *ops = arch_get_ops(arch)
-        cdef const strategy_ops *sops = strategy_get_ops(strategy)
+        cdef const strategy_ops *sops = strategy_check_ops(strategy)
         cdef void *priv = strategy.priv
         if self.m != NULL:
             raise ValueError("this machine is already built")
@@ -180,7 +181,7 @@ cdef class Machine(MachineHandle):
             machine_put(self)
 
     def close(self):
-        """End every address space and file that is still open, and the machine.
+        """End every address space, file and pin that is still open, and the machine.
 
         Raises :class:`pykmm.InvariantViolation` when an object or a frame is still alive afterwards, RuntimeError
         when another thread is inside a call, BufferError while a view of :attr:`physical_memory` exists. Closing twice
@@ -214,6 +215,7 @@ cdef class Machine(MachineHandle):
         cdef Cpu *c = machine_enter(self, 0)
         try:
             machine_reap(self, c)
+            pins_reap(self, self.m, c)
             with nogil:
                 mm = mm_alloc(c, self.m, &err)
             if mm == NULL:
@@ -265,6 +267,7 @@ cdef class Machine(MachineHandle):
         cdef Cpu *c = machine_enter(self, 0)
         try:
             machine_reap(self, c)
+            pins_reap(self, self.m, c)
             with nogil:
                 f = file_create(c, self.m, c_name, p, length, total, major, minor, number)
             if f == NULL:
@@ -396,6 +399,7 @@ cdef list _VM_EVENTS = [
     ("fault_sigsegv", FAULT_SIGSEGV), ("fault_sigbus", FAULT_SIGBUS), ("fault_oom", FAULT_OOM),
     ("fault_mmap_sem", FAULT_MMAP_SEM), ("vmacache_find_hits", VMACACHE_FIND_HITS),
     ("vmacache_find_calls", VMACACHE_FIND_CALLS), ("ipi_sent", IPI_SENT), ("ipi_handled", IPI_HANDLED),
+    ("nr_foll_pin_acquired", NR_FOLL_PIN_ACQUIRED), ("nr_foll_pin_released", NR_FOLL_PIN_RELEASED),
 ]
 
 
@@ -424,6 +428,10 @@ cdef object _shut(Machine self, machine_leaks *leaks):
             mm = m.mmlist
         if m.strategy.quiesce != NULL:
             m.strategy.quiesce(c, m)
+    for pins in list(self.live_pins.values()) + self.orphan_pins:
+        release_pins(m, c, pins[0], pins[1])
+    self.live_pins.clear()
+    self.orphan_pins.clear()
     for number in list(self.live_files) + self.orphan_files:
         f = <file_t *><size_t>number
         with nogil:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # (no arrays here but tables of names)
-"""Strategies that are wrong on purpose, each in one way: what the conformance kit has to find. Not part of the API."""
+"""Strategies and arches that are wrong on purpose, each in one way: what the conformance kit has to find. Not part of
+the API.
+"""
+from libc.string cimport memcpy
+
+from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.kernel.rwsem cimport down_read_trylock
-from pykmm_ext.machine.cpu cimport Cpu, count_strategy
+from pykmm_ext.machine.cpu cimport Cpu, count_strategy, u32
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.memory cimport access_error, handle_mm_fault
 from pykmm_ext.mm.mm_types cimport (
-    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_SIGSEGV, mm_struct, strategy_ops, vm_area_struct,
-    vm_fault_t,
+    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_SIGSEGV, VM_SHARED, arch_ops, mm_struct, mmu_gather, pgprot_t,
+    pmd_t, pte_t, strategy_ops, vm_area_struct, vm_fault_t,
 )
 from pykmm_ext.mm.mmap cimport find_vma, mmap_read_lock, mmap_read_unlock
 from pykmm_ext.strategy cimport Strategy
@@ -65,10 +70,21 @@ cdef vm_fault_t no_recheck(Cpu *cpu, mm_struct *mm, unsigned long address, unsig
     return handle_fault_mmap_sem(cpu, mm, address, flags)
 
 
-# Counts every fault as a success that took no mmap_sem, also those that fell back.
+# Counts faults that fell back as successes, too.
 cdef vm_fault_t lying(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    cdef vm_area_struct *vma
+    cdef vm_fault_t fault
     count_strategy(cpu, ATTEMPTS)
     count_strategy(cpu, SUCCESSES)
+    if down_read_trylock(cpu, &mm.mmap_sem):
+        vma = find_vma(cpu, mm, address)
+        if vma != NULL and vma.vm_start <= address and not access_error(vma.vm_flags, flags):
+            fault = handle_mm_fault(cpu, vma, address, flags)
+            mmap_read_unlock(cpu, mm)
+            if not fault & VM_FAULT_ERROR:
+                return fault
+        else:
+            mmap_read_unlock(cpu, mm)
     return handle_fault_mmap_sem(cpu, mm, address, flags)
 
 
@@ -144,7 +160,7 @@ cdef void begin_nothing(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept no
 FAULTS = {
     "none": "nothing: it tries mmap_sem, and waits for it where that fails",
     "no-recheck": "uses the VMA without the lock under which it was found",
-    "lying-counters": "counts every fault as a success without mmap_sem",
+    "lying-counters": "counts faults that fell back to mmap_sem as successes",
     "forgets-attempts": "counts some faults only",
     "any-access": "does not look at permissions",
     "wrong-code": "reports MAPERR for what is ACCERR",
@@ -211,3 +227,101 @@ cdef class BrokenStrategy(Strategy):
             self.own.counter_names = too_few
         elif fault == "other-name":
             self.own.name = "somebody else"
+
+
+# ---- arches ----
+
+cdef const arch_ops *base = NULL    # the table of the right arch; written when a BrokenArch is made
+
+
+# Context: as arch_ops, of all of these.
+cdef pte_t short_pfn_pte(unsigned long pfn, pgprot_t prot) noexcept nogil:
+    return base.pfn_pte(pfn & 0xffff, prot)
+
+
+cdef pte_t forgetful_modify(pte_t pte, pgprot_t newprot) noexcept nogil:
+    return base.pfn_pte(base.pte_pfn(pte), newprot)
+
+
+cdef pgprot_t never_cow(unsigned long vm_flags) noexcept nogil:
+    return base.vm_get_page_prot(vm_flags | VM_SHARED)
+
+
+cdef void flush_nothing(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil:
+    pass
+
+
+cdef void flush_no_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end,
+                         int freed_tables) noexcept nogil:
+    pass
+
+
+cdef void remove_nothing(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    pass
+
+
+cdef unsigned long any_walk(Cpu *cpu, mm_struct *mm, unsigned long address, u32 access) noexcept nogil:
+    return base.hw_walk(cpu, mm, address, 0)
+
+
+cdef unsigned long descend_always(pmd_t entry, u32 level) noexcept nogil:
+    return base.table_paddr(entry)
+
+
+ARCH_FAULTS = {
+    "none": "nothing: a copy",
+    "loses-frame": "stores 16 bits of a frame number",
+    "modify-forgets": "changes permissions and loses accessed and dirty",
+    "never-cow": "maps private pages writable",
+    "no-page-flush": "flushes no pages",
+    "no-range-flush": "flushes no ranges",
+    "keeps-tables": "never frees a page table",
+    "any-walk": "has an MMU that does not look at the kind of access",
+    "descends": "takes every entry for one that points to a table",
+    "no-mkold": "has no pte_mkold",
+    "wrong-shift": "has levels that do not fit together",
+    "wrong-order": "says that its entries are stored in the other byte order",
+}
+
+
+cdef class BrokenArch(Arch):
+    """A copy of an arch with one fault of :data:`ARCH_FAULTS`. One at a time."""
+
+    cdef arch_ops own
+    cdef bytes label
+    cdef Arch right
+
+    def __cinit__(self, Arch right not None, str fault="none") -> None:
+        global base
+        if fault not in ARCH_FAULTS:
+            raise ValueError(f"unknown fault {fault!r}; known: {', '.join(ARCH_FAULTS)}")
+        base = arch_get_ops(right)
+        self.right = right
+        self.name = f"broken-{fault}"
+        self.description = f"broken on purpose: {ARCH_FAULTS[fault]}"
+        self.label = self.name.encode()
+        memcpy(&self.own, base, sizeof(arch_ops))
+        self.own.name = self.label
+        self.ops = &self.own
+        if fault == "loses-frame":
+            self.own.pfn_pte = short_pfn_pte
+        elif fault == "modify-forgets":
+            self.own.pte_modify = forgetful_modify
+        elif fault == "never-cow":
+            self.own.vm_get_page_prot = never_cow
+        elif fault == "no-page-flush":
+            self.own.flush_tlb_page = flush_nothing
+        elif fault == "no-range-flush":
+            self.own.flush_tlb_range = flush_no_range
+        elif fault == "keeps-tables":
+            self.own.tlb_remove_tables = remove_nothing
+        elif fault == "any-walk":
+            self.own.hw_walk = any_walk
+        elif fault == "descends":
+            self.own.table_descend = descend_always
+        elif fault == "no-mkold":
+            self.own.pte_mkold = NULL
+        elif fault == "wrong-shift":
+            self.own.level_shift[1] += 1
+        elif fault == "wrong-order":
+            self.own.big_endian = not base.big_endian

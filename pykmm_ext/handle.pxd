@@ -13,6 +13,8 @@ cdef class MachineHandle:
     cdef set live_files             # addresses of files that a File object holds a reference to
     cdef list orphan_mms            # address spaces and files whose Python object went away without exit()/close():
     cdef list orphan_files          # ended by the next mm(), fork(), file() or close()
+    cdef dict live_pins             # id of a Pin -> (frames, written): given up by close()
+    cdef list orphan_pins           # the same of Pins that went away without unpin()
 
 cdef class File:
     cdef file_t *f                  # NULL = closed

@@ -73,6 +73,8 @@ cdef class MachineHandle:
         self.live_files = set()
         self.orphan_mms = []
         self.orphan_files = []
+        self.live_pins = {}
+        self.orphan_pins = []
 
 
 cdef int machine_get(MachineHandle self) except -1:

@@ -31,6 +31,7 @@ from pykmm_ext.mm.mmap cimport find_vma, ksys_mmap, mmap_read_lock, mmap_read_un
 from pykmm_ext.mm.mprotect cimport do_mprotect
 from pykmm_ext.mm.mremap cimport sys_mremap
 from pykmm_ext.mm.task_mmu cimport vma_label
+from pykmm_ext.pin cimport pin_pages, pins_reap
 
 
 # ---- VMAs ----
@@ -467,6 +468,22 @@ cdef class MmStruct:
         if r < 0:
             _raise_fault(r, where, code)
 
+    def pin(self, addr, n, write=False, *, cpu=0):
+        """pin_user_pages_fast(): hold the pages of [addr, addr + n) as a driver does that hands them to a device.
+
+        Returns a :class:`pykmm_ext.pin.Pin`: frame numbers, the device's reads and writes, ``unpin()``; it is a context
+        manager. With `write` the pages are made writable first, as the device will write them. OSError: EFAULT (a
+        page that cannot be had so), ENOMEM. All of the range is pinned, or nothing.
+        """
+        cdef unsigned long a = as_ulong(addr, "addr"), count = as_ulong(n, "n")
+        cdef bint w = bool(write)
+        cdef Cpu *c = _mm_enter(self, cpu)
+        try:
+            pins_reap(self.machine, self.machine.m, c)
+            return pin_pages(self.machine, c, self.mm, a, count, w)
+        finally:
+            machine_leave(self.machine, c)
+
     # -- life --
 
     def fork(self, *, cpu=0):
@@ -482,6 +499,7 @@ cdef class MmStruct:
                 raise_alloc(err, "a forked address space")
             result = wrap_mm(self.machine, mm)
             machine_reap(self.machine, c)
+            pins_reap(self.machine, self.machine.m, c)
         finally:
             machine_leave(self.machine, c)
         self.machine._mm_created(result)

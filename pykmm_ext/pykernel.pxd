@@ -54,4 +54,3 @@ cdef void release_held(Cpu *cpu, held_locks *held, u32 n) noexcept nogil
 cdef bint holds_mmap_write(held_locks *held, mm_struct *mm) noexcept nogil
 # Context: as strategy_ops.mmap_write_lock, and the reverse; the lock is booked in `held`.
 cdef void take_mmap_write(Cpu *cpu, held_locks *held, mm_struct *mm) noexcept nogil
-

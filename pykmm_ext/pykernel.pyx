@@ -406,7 +406,7 @@ cdef class VmaHandle:
 
     @property
     def vm_flags(self):
-        """VM_ flags."""
+        """``VM_`` flags."""
         return call(self.on, OP_READ, &self.vma.vm_flags)
 
     @property
@@ -621,12 +621,12 @@ def synchronize_srcu(CpuHandle cpu not None):
 
 
 def access_error(unsigned long vm_flags, unsigned int flags):
-    """Is an access with FAULT_FLAG_ `flags` one that a VMA with `vm_flags` does not allow?"""
+    """Is an access with ``FAULT_FLAG_`` `flags` one that a VMA with `vm_flags` does not allow?"""
     return memory.access_error(vm_flags, flags)
 
 
 def handle_mm_fault(CpuHandle cpu not None, VmaHandle vma not None, unsigned long address, unsigned int flags):
-    """Resolve a fault inside of `vma`, whose access was checked: VM_FAULT_ bits. mmap_sem, or whatever the strategy
+    """Resolve a fault inside of `vma`, whose access was checked: ``VM_FAULT_`` bits. mmap_sem, or whatever the strategy
     keeps writers out with, must be held; may sleep. Without mmap_sem the VMA needs its anon_vma already."""
     same(cpu, vma.on)
     return call(cpu, OP_MM_FAULT, vma.vma, address, flags, True)
@@ -737,6 +737,10 @@ def smp_wmb(CpuHandle cpu not None):
 
 # ---- compiled functions that may stand in for methods ----
 
+# By signature: what it takes after the Cpu, and how many numbers after that.
+cdef tuple WANTED = ((MmHandle, 2), (MmHandle, 0), (VmaHandle, 0), (VmaHandle, 1), (MachineRef, 0))
+
+
 @cython.final
 cdef class KernelFunction:
     """A compiled function. Called with handles it runs; named in the class body of a strategy (``free_vma =
@@ -751,8 +755,7 @@ cdef class KernelFunction:
         o.signature = self.signature
         o.q = self.pointer
         o.a = o.b = o.result = 0
-        wanted = {CALL_FAULT: (MmHandle, 2), CALL_MM: (MmHandle, 0), CALL_VMA: (VmaHandle, 0),
-                  CALL_SECTION: (VmaHandle, 1), CALL_MACHINE: (MachineRef, 0)}[self.signature]
+        cdef tuple wanted = <tuple>WANTED[self.signature]
         if not isinstance(x, wanted[0]) or len(args) != wanted[1]:
             raise TypeError(f"{self.name}() takes a CpuHandle, a {wanted[0].__name__}"
                             + ("" if wanted[1] == 0 else f" and {wanted[1]} number{'s' if wanted[1] > 1 else ''}"))

@@ -20,6 +20,7 @@ check engine neither sees nor puts back between two executions. Lasting state be
 No caller holds the GIL while it waits, except on the check engine, where the scheduler gives it up (kmm/check_thread.h).
 """
 cimport cython
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport ENOMEM
 
@@ -28,10 +29,10 @@ import inspect
 from pykmm_ext.engine.check cimport CHECK_EXCEPTION, CHECK_LOCK_HELD, check_fail
 from pykmm_ext.handle cimport pykmm_errors
 from pykmm_ext.kernel.primitives cimport copy_error
-from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, u64, unlikely
+from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
 from pykmm_ext.mm.mm_types cimport (
-    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
-    VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, machine, machine_of, mm_struct, vm_area_struct, vm_fault_t,
+    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS, machine, machine_of, mm_struct, vm_area_struct, vm_fault_t,
 )
 from pykmm_ext.mm.speculative cimport spf_free_vma
 from pykmm_ext.pykernel cimport (
@@ -129,28 +130,39 @@ cdef object plugin_error(PythonStrategy s, str text):
     return pykmm_errors().PluginError(f"strategy {s.name!r}: {text}", s.name)
 
 
-cdef long as_result(PythonStrategy s, int m, object value) except? -1:
-    cdef unsigned long bits
+# What handle_fault() may return.
+cdef long FAULT_RESULTS = (VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP | VM_FAULT_BADACCESS)
+
+
+# Context: GIL held. What a method may return, as a number.
+cdef inline long as_result(PythonStrategy s, int m, object value) except? -1:
+    cdef int gives = members[m].gives
+    cdef int overflow = 0
+    cdef long number
+    if gives == GIVES_NOTHING:
+        if value is None:
+            return 0
+    elif PyLong_CheckExact(value):
+        number = PyLong_AsLongAndOverflow(value, &overflow)
+        if not overflow and (not number & ~FAULT_RESULTS if gives == GIVES_FAULT else -4096 < number <= 0):
+            return number
+    raise nonsense(s, m, value)
+
+
+cdef object nonsense(PythonStrategy s, int m, object value):
     cdef int gives = members[m].gives
     cdef str what = members[m].name.decode() + "()"
     if gives == GIVES_NOTHING:
-        if value is not None:
-            raise plugin_error(s, f"{what} returned {value!r}; it has to return None")
-        return 0
+        return plugin_error(s, f"{what} returned {value!r}; it has to return None")
     if not isinstance(value, int) or isinstance(value, bool):
-        raise plugin_error(s, f"{what} returned {value!r}; it has to return an int of "
-                           + ("VM_FAULT_ bits, 0 = resolved" if gives == GIVES_FAULT else "0 or a negative errno"))
+        return plugin_error(s, f"{what} returned {value!r}; it has to return an int of "
+                            + ("VM_FAULT_ bits, 0 = resolved" if gives == GIVES_FAULT else "0 or a negative errno"))
     if gives == GIVES_ERRNO:
-        if not -4096 < value <= 0:
-            raise plugin_error(s, f"{what} returned {value}; it has to return 0 or a negative errno")
-        return value
-    if value < 0 or value & ~<object>(VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP
-                                      | VM_FAULT_BADACCESS | VM_FAULT_RETRY):
-        raise plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
-    if value & VM_FAULT_RETRY:
-        raise plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
-                           "handle_fault_mmap_sem()")
-    return value
+        return plugin_error(s, f"{what} returned {value}; it has to return 0 or a negative errno")
+    if value >= 0 and value & ~<object>FAULT_RESULTS == VM_FAULT_RETRY:
+        return plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
+                            "handle_fault_mmap_sem()")
+    return plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
 
 
 # The exception `error` left the method. Context: GIL held; as invoke().
@@ -201,8 +213,8 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
         on = cpu_handle(f.cpu, f.held, s.counter_index)
         method = s.methods[m]
         if takes == TAKES_FAULT:
-            if state.held.n:
-                state.held.n = 0
+            if before:
+                before = 0
                 error = plugin_error(s, f"CPU {f.cpu.id} has left an earlier callback with {held_words(f.held, 0)} held")
                 error.lock_held = True
                 raise error
@@ -266,7 +278,9 @@ cdef inline void end(frame *f) noexcept nogil:
 
 # ---- the members ----
 
-# Contexts: as in strategy_ops. A new member: a function like these, a line in members[], its name in MEMBERS.
+# A new member: a function like these, an M_ constant, and a line with add() below.
+
+# Context: as strategy_ops.handle_fault.
 cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
     cdef frame f
     if not begin(&f, cpu):
@@ -277,7 +291,7 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
     return <vm_fault_t>f.result if f.result >= 0 else VM_FAULT_SIGBUS
 
 
-# Poisoned, or when Python has failed: mmap_sem, so that the change that comes is alone.
+# Context: as strategy_ops.mmap_write_lock. Poisoned, or when Python has failed: mmap_sem, so that the change that comes is alone.
 cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long last) noexcept nogil:
     cdef frame f
     cdef held_locks *held = NULL
@@ -295,6 +309,7 @@ cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned
         take_mmap_write(cpu, held, mm)
 
 
+# Context: as strategy_ops.mmap_write_unlock.
 cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     cdef held_locks *held = NULL
@@ -312,6 +327,7 @@ cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
         release_held(cpu, held, 0)
 
 
+# Context: as strategy_ops.vma_write_begin.
 cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -320,6 +336,7 @@ cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept 
         end(&f)
 
 
+# Context: as strategy_ops.vma_write_end.
 cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -328,6 +345,7 @@ cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.tree_write_begin.
 cdef void tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -336,6 +354,7 @@ cdef void tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.tree_write_end.
 cdef void tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -344,7 +363,7 @@ cdef void tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
         end(&f)
 
 
-# Poisoned, or when Python has not freed it: after a grace period of vma_srcu.
+# Context: as strategy_ops.free_vma. Poisoned, or when Python has not freed it: after a grace period of vma_srcu.
 cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -356,6 +375,7 @@ cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     spf_free_vma(cpu, vma)
 
 
+# Context: as strategy_ops.vma_init.
 cdef void vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -364,6 +384,7 @@ cdef void vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.mm_init.
 cdef int mm_init(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if not begin(&f, cpu):
@@ -374,6 +395,7 @@ cdef int mm_init(Cpu *cpu, mm_struct *mm) noexcept nogil:
     return -ENOMEM if f.result == -1 else <int>f.result
 
 
+# Context: as strategy_ops.mm_exit.
 cdef void mm_exit(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
@@ -382,11 +404,39 @@ cdef void mm_exit(Cpu *cpu, mm_struct *mm) noexcept nogil:
         end(&f)
 
 
+# Context: as strategy_ops.quiesce.
 cdef void quiesce(Cpu *cpu, machine *m) noexcept nogil:
     cdef frame f
     if begin(&f, cpu):
         with gil:
             invoke(&f, M_QUIESCE, m, 0, 0)
+        end(&f)
+
+
+# Context: as strategy_ops.vma_start_write.
+cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    cdef frame f
+    if begin(&f, cpu):
+        with gil:
+            invoke(&f, M_VMA_START_WRITE, vma, 0, 0)
+        end(&f)
+
+
+# Context: as strategy_ops.vma_mark_attached.
+cdef void vma_mark_attached(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    cdef frame f
+    if begin(&f, cpu):
+        with gil:
+            invoke(&f, M_VMA_MARK_ATTACHED, vma, 0, 0)
+        end(&f)
+
+
+# Context: as strategy_ops.vma_mark_detached.
+cdef void vma_mark_detached(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    cdef frame f
+    if begin(&f, cpu):
+        with gil:
+            invoke(&f, M_VMA_MARK_DETACHED, vma, 0, 0)
         end(&f)
 
 
@@ -400,7 +450,8 @@ cdef held_locks *held_of(Cpu *cpu) noexcept:
 
 cdef enum:
     M_HANDLE_FAULT, M_MMAP_WRITE_LOCK, M_MMAP_WRITE_UNLOCK, M_VMA_WRITE_BEGIN, M_VMA_WRITE_END, M_TREE_WRITE_BEGIN
-    M_TREE_WRITE_END, M_FREE_VMA, M_VMA_INIT, M_MM_INIT, M_MM_EXIT, M_QUIESCE, NR_MEMBERS
+    M_TREE_WRITE_END, M_FREE_VMA, M_VMA_INIT, M_MM_INIT, M_MM_EXIT, M_QUIESCE, M_VMA_START_WRITE, M_VMA_MARK_ATTACHED
+    M_VMA_MARK_DETACHED, NR_MEMBERS
 
 cdef member_t members[NR_MEMBERS]
 
@@ -428,12 +479,16 @@ add(M_VMA_INIT, "vma_init", <size_t>&no.vma_init, <void *>vma_init, TAKES_VMA)
 add(M_MM_INIT, "mm_init", <size_t>&no.mm_init, <void *>mm_init, TAKES_MM, GIVES_ERRNO, True)
 add(M_MM_EXIT, "mm_exit", <size_t>&no.mm_exit, <void *>mm_exit, TAKES_MM)
 add(M_QUIESCE, "quiesce", <size_t>&no.quiesce, <void *>quiesce, TAKES_MACHINE)
+add(M_VMA_START_WRITE, "vma_start_write", <size_t>&no.vma_start_write, <void *>vma_start_write, TAKES_VMA)
+add(M_VMA_MARK_ATTACHED, "vma_mark_attached", <size_t>&no.vma_mark_attached, <void *>vma_mark_attached, TAKES_VMA)
+add(M_VMA_MARK_DETACHED, "vma_mark_detached", <size_t>&no.vma_mark_detached, <void *>vma_mark_detached, TAKES_VMA)
 
 # Members of which a strategy has both or none.
 cdef list PAIRS = [("mmap_write_lock", "mmap_write_unlock"), ("vma_write_begin", "vma_write_end"),
                    ("tree_write_begin", "tree_write_end")]
 # Members that Python cannot fill.
-cdef tuple COMPILED_ONLY = ("pte_map_lock", "pte_spinlock", "gup_fast")
+cdef tuple COMPILED_ONLY = ("pte_map_lock", "pte_spinlock", "gup_fast", "filemap_fault", "mmap_write_downgrade",
+                            "vma_typesafe")
 
 MEMBERS = tuple([members[i].name.decode() for i in range(NR_MEMBERS)])
 
@@ -462,8 +517,8 @@ cdef class PythonStrategy(Strategy):
         self.name = class_text(cls, "name")
         if self.name is None:
             raise pykmm_errors().PluginError(f"{cls.__qualname__} has no name: a strategy's class needs name = \"…\"")
-        doc = inspect.getdoc(cls) if "__doc__" in cls.__dict__ else None
-        self.description = class_text(cls, "description") or (doc or "a strategy in Python").partition("\n")[0]
+        doc = inspect.cleandoc(cls.__dict__.get("__doc__") or "a strategy in Python")
+        self.description = class_text(cls, "description") or doc.partition("\n")[0]
         self.cpus = {}
         self.methods = []
         self.texts = []

@@ -18,3 +18,6 @@ cdef class Strategy:
     cdef readonly str description
 
 cdef const strategy_ops *strategy_get_ops(Strategy s) noexcept
+# Context: GIL held. The same for a machine that is to be made: PluginError for a table that cannot work, or that was compiled
+# against another pykmm. A table that ends before this pykmm's does comes back as a copy whose last members are NULL.
+cdef const strategy_ops *strategy_check_ops(Strategy s) except NULL

@@ -5,6 +5,41 @@
 compiled against an older pykmm call the wrong function without any warning.
 """
 
+cimport cython
+from libc.string cimport memcpy, strcmp
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <dlfcn.h>
+    #include "kmm/strategy.h"
+    static const struct kmm_abi kmm_abi_core = KMM_ABI_INIT;
+    static const void *kmm_module_of(const void *function)
+    {
+        Dl_info info;
+        return dladdr(function, &info) ? info.dli_fname : NULL;
+    }
+    static const struct kmm_abi *kmm_stamp_of(const char *file)
+    {
+        void *module = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
+        const struct kmm_abi *stamp = module ? dlsym(module, "kmm_abi_stamp") : NULL;
+        if (module)
+            dlclose(module);    /* it is loaded: this gives back what dlopen() has counted */
+        return stamp;
+    }
+    """
+    cdef struct kmm_abi_entry:
+        const char *name
+        unsigned int bytes
+    cdef struct kmm_abi:
+        unsigned int magic, count
+        kmm_abi_entry *entry
+    const kmm_abi kmm_abi_core
+    const char *kmm_module_of(const void *function)
+    const kmm_abi *kmm_stamp_of(const char *file)
+
 
 cdef class Strategy:
     """A fault strategy: who may resolve a page fault under which locks, and what VMA writers owe for it.
@@ -35,3 +70,87 @@ cdef class Strategy:
 # Context: any; the GIL is not needed but s must be alive. NULL for a Strategy that has set no table.
 cdef const strategy_ops *strategy_get_ops(Strategy s) noexcept:
     return s.ops
+
+
+# Members of which a table has both or none. (mmap_write_unlock alone is possible: down_write() and what it undoes.)
+cdef int half_of_a_pair(const strategy_ops *ops, str name) except -1:
+    cdef list halves = [
+        ("pte_map_lock", "pte_spinlock", ops.pte_map_lock != NULL, ops.pte_spinlock != NULL),
+        ("vma_write_begin", "vma_write_end", ops.vma_write_begin != NULL, ops.vma_write_end != NULL),
+        ("tree_write_begin", "tree_write_end", ops.tree_write_begin != NULL, ops.tree_write_end != NULL)]
+    for first, second, has_first, has_second in halves:
+        if has_first != has_second:
+            raise plugin_error(name, f"its table has {first if has_first else second} and no "
+                               f"{second if has_first else first}")
+    return 0
+
+
+cdef object plugin_error(str name, str text):
+    import pykmm.errors
+    return pykmm.errors.PluginError(f"strategy {name!r}: {text}", name)
+
+
+# Tables of older plugins, at full length: address of the plugin's: (copy, the Strategy, which keeps the plugin's alive).
+cdef dict widened = {}
+# Tables that were looked at: address: the Strategy.
+cdef dict known = {}
+
+
+@cython.final
+@cython.internal
+cdef class _Table:
+    cdef strategy_ops ops
+
+
+cdef int check_stamp(const void *function, str name) except -1:
+    cdef const char *file = <const char *>kmm_module_of(function)
+    cdef const kmm_abi *stamp
+    cdef unsigned int i
+    if file == NULL:
+        raise plugin_error(name, "its handle_fault lies in no module that is loaded")
+    where = file.decode("utf-8", "replace")
+    stamp = kmm_stamp_of(file)
+    if stamp == NULL or stamp.magic != kmm_abi_core.magic or stamp.count != kmm_abi_core.count:
+        raise plugin_error(name, f"{where} was compiled against another pykmm; compile it again")
+    for i in range(stamp.count):
+        if strcmp(stamp.entry[i].name, kmm_abi_core.entry[i].name) != 0 or (
+                stamp.entry[i].bytes != kmm_abi_core.entry[i].bytes):
+            raise plugin_error(name, f"{where} was compiled against another pykmm: {stamp.entry[i].name.decode()} has "
+                               f"{stamp.entry[i].bytes} bytes there and {kmm_abi_core.entry[i].bytes} here; compile it again")
+    return 0
+
+
+cdef const strategy_ops *strategy_check_ops(Strategy s) except NULL:
+    cdef const strategy_ops *ops = s.ops
+    cdef size_t least = <size_t>&(<strategy_ops *>NULL).pte_map_lock     # up to handle_fault, which every table has
+    cdef _Table copy
+    cdef str name = s.name if s.name is not None else type(s).__name__
+    if ops == NULL:
+        raise plugin_error(name, f"{type(s).__name__} has set no table (self.ops)")
+    if <size_t>ops in known and known[<size_t>ops] is type(s):
+        return ops
+    if <size_t>ops in widened:
+        copy = widened[<size_t>ops][0]
+        return &copy.ops
+    if ops.size > sizeof(strategy_ops):
+        raise plugin_error(name, f"its table has {ops.size} bytes and this pykmm knows {sizeof(strategy_ops)}: it was "
+                           "compiled against a newer pykmm, or never set ops.size = sizeof(strategy_ops)")
+    if ops.size < least or ops.size % sizeof(void *):
+        raise plugin_error(name, f"its table says that it has {ops.size} bytes; it has to say ops.size = "
+                           "sizeof(strategy_ops)")
+    if ops.handle_fault == NULL:
+        raise plugin_error(name, "its table has no handle_fault")
+    if ops.name == NULL:
+        raise plugin_error(name, "its table has no name")
+    check_stamp(<const void *>ops.handle_fault, name)
+    if ops.size == sizeof(strategy_ops):
+        half_of_a_pair(ops, name)
+        # A PythonStrategy has a table of its own, whose memory may be another's later: only its class is remembered.
+        known[<size_t>ops] = type(s)
+        return ops
+    copy = _Table.__new__(_Table)
+    memcpy(&copy.ops, ops, ops.size)
+    copy.ops.size = sizeof(strategy_ops)
+    half_of_a_pair(&copy.ops, name)
+    widened[<size_t>ops] = (copy, s)
+    return &copy.ops

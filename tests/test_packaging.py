@@ -6,6 +6,7 @@ import email
 import importlib.metadata
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -142,12 +143,12 @@ def test_wheel_is_complete(distributions: tuple[pathlib.Path, pathlib.Path]) -> 
 @pytest.mark.slow
 def test_third_party_builds_against_the_wheel(distributions: tuple[pathlib.Path, pathlib.Path],
                                               tmp_path: pathlib.Path) -> None:
-    """Install the wheel into a new environment, compile tests/capi there, run a Machine under that strategy."""
+    """Install the wheel into a new environment, build and install tests/capi against it, use it by its name."""
     home = tmp_path / "venv"
     venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", distributions[1],
-        cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index")
+    run(*pip, distributions[1], cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
     # The dependencies come from the environment that runs the tests, after the new environment's own packages.
     packages = pathlib.Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))",
                                 cwd=tmp_path).strip())
@@ -157,6 +158,33 @@ def test_third_party_builds_against_the_wheel(distributions: tuple[pathlib.Path,
 
     source = tmp_path / "third_party"
     shutil.copytree(ROOT / "tests" / "capi", source)
-    run(python, "setup.py", "-q", "build_ext", "--inplace", cwd=source)
-    assert run(python, "-W", "error", "check.py", cwd=source) == "third party: ok\n"
-    assert "mmap_sem" in run(home / "bin" / "pykmm", "list", cwd=tmp_path)
+    run(*pip, "--no-build-isolation", source, cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    assert (packages / "reader_only").is_dir()
+    assert run(python, "-W", "error", source / "check.py", cwd=tmp_path) == "machine: ok\nnative: ok\ncheck: ok\n"
+    pykmm_command = home / "bin" / "pykmm"
+    listed = run(pykmm_command, "list", cwd=tmp_path)
+    assert re.search(r"reader_only +a third party's strategy: .*\[pykmm-reader-only 1\.0\]", listed)
+    assert re.search(r"mmap_sem .*\[built in\]", listed)
+    assert "reader_only" in run(pykmm_command, "replay", "--example", "--strategy", "reader_only", "--repeat", "1",
+                                cwd=tmp_path)
+    # Left out by its entry point's name.
+    assert "reader_only" not in run(pykmm_command, "list", cwd=tmp_path, PYKMM_DISABLE_PLUGINS="reader-only")
+
+    # The same package compiled against headers of another version, where a vm_fault is longer.
+    headers = tmp_path / "headers"
+    shutil.copytree(packages / "pykmm_ext" / "include", headers)
+    types = headers / "kmm" / "mm_types.h"
+    grown = re.sub(r"(struct vm_fault \{.*?)\n\};", r"\1\n\tunsigned long one_more;\n};", types.read_text("utf-8"),
+                   count=1, flags=re.DOTALL)
+    assert grown != types.read_text("utf-8")
+    types.write_text(grown, "utf-8")
+    setup = (source / "setup.py").read_text("utf-8").replace("pykmm_ext.get_include()", repr(str(headers)))
+    shutil.rmtree(source / "build", ignore_errors=True)
+    (source / "setup.py").write_text(setup, "utf-8")
+    run(*pip, "--no-build-isolation", "--force-reinstall", source, cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    done = subprocess.run([pykmm_command, "replay", "--example", "--strategy", "reader_only"], cwd=tmp_path,
+                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 2, done.stdout
+    assert re.search(r"strategy 'reader_only': .*_reader_only.* was compiled against another pykmm: struct vm_fault "
+                     r"has \d+ bytes there and \d+ here; compile it again", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 PAGE = 0x1000
 
 
-def mprotect_fault() -> Tape:
+def mprotect_fault(page: int = PAGE) -> Tape:
     """One thread reads a page, another changes the permissions of its VMA."""
     t = Tape()
-    a = t.setup.mmap(2 * PAGE)
-    t.setup.store(a + PAGE, b"A")
+    a = t.setup.mmap(2 * page)
+    t.setup.store(a + page, b"A")
     t.thread().touch(a, access="read", expect_errno=0)
-    t.thread().mprotect(a, 2 * PAGE, "r", expect_errno=0)
+    t.thread().mprotect(a, 2 * page, "r", expect_errno=0)
     return t
 
 
-def mremap_mmap() -> Tape:
+def mremap_mmap(page: int = PAGE) -> Tape:
     """One thread moves a mapping, another makes a new one."""
     t = Tape()
-    a = t.setup.mmap(PAGE)
-    t.thread().mremap(a, PAGE, PAGE, "MAYMOVE|FIXED", 0x50000000, expect_errno=0)
-    t.thread().mmap(PAGE, "r", expect_errno=0)
+    a = t.setup.mmap(page)
+    t.thread().mremap(a, page, page, "MAYMOVE|FIXED", 0x50000000, expect_errno=0)
+    t.thread().mmap(page, "r", expect_errno=0)
     return t
 
 

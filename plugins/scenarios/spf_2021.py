@@ -19,7 +19,7 @@ from pykmm_plugins.scenarios.races import PAGE
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
 
-Writer = Callable[[OpStream, Address], object]
+Writer = Callable[[OpStream, Address, int], object]
 
 _SERIES = "Speculative page faults, linux-mm, April 2021"
 _EAGER = ("eager-callbacks",)
@@ -34,182 +34,182 @@ def _config(options: str = "", arch: str = "x86", **more: object) -> Config:
 
 # ---- tapes -----------------------------------------------------------------------------------------------------------
 
-def cached(shared: bool) -> tuple[Tape, Address]:
+def cached(shared: bool, page: int) -> tuple[Tape, Address]:
     """Three pages of a file, all in the page cache; the second is mapped and, if private, was written."""
     t = Tape()
-    t.file("f", size=3 * PAGE)
-    a = t.setup.mmap(3 * PAGE, shared=shared, file="f")
-    t.setup.madvise(a, 3 * PAGE, "WILLNEED", expect_errno=0)
-    t.setup.store(a + PAGE, b"A")
+    t.file("f", size=3 * page)
+    a = t.setup.mmap(3 * page, shared=shared, file="f")
+    t.setup.madvise(a, 3 * page, "WILLNEED", expect_errno=0)
+    t.setup.store(a + page, b"A")
     return t, a
 
 
-def file_read(writer: Writer, shared: bool = True) -> Callable[[], Tape]:
+def file_read(writer: Writer, shared: bool = True) -> Callable[[int], Tape]:
     """A thread reads the first page of such a mapping, against `writer`."""
-    def build() -> Tape:
-        t, a = cached(shared)
+    def build(page: int = PAGE) -> Tape:
+        t, a = cached(shared, page)
         t.thread().load(a, 1)
-        writer(t.thread(), a)
+        writer(t.thread(), a, page)
         return t
     return build
 
 
-def file_cow(writer: Writer) -> Callable[[], Tape]:
+def file_cow(writer: Writer) -> Callable[[int], Tape]:
     """A thread writes the first page of such a private mapping, against `writer`."""
-    def build() -> Tape:
-        t, a = cached(False)
+    def build(page: int = PAGE) -> Tape:
+        t, a = cached(False, page)
         t.thread().store(a, b"B")
-        writer(t.thread(), a)
+        writer(t.thread(), a, page)
         return t
     return build
 
 
-def anonymous(writer: Writer, access: str = "write", final: Writer | None = None) -> Callable[[], Tape]:
+def anonymous(writer: Writer, access: str = "write", final: Writer | None = None) -> Callable[[int], Tape]:
     """A thread touches the first of three anonymous pages, the second of which was written, against `writer`."""
-    def build() -> Tape:
+    def build(page: int = PAGE) -> Tape:
         t = Tape()
-        a = t.setup.mmap(3 * PAGE)
-        t.setup.store(a + PAGE, b"A")
+        a = t.setup.mmap(3 * page)
+        t.setup.store(a + page, b"A")
         t.thread().touch(a, access=access)
-        writer(t.thread(), a)
+        writer(t.thread(), a, page)
         if final is not None:
-            final(t.final, a)
+            final(t.final, a, page)
         return t
     return build
 
 
-def flush_under_ptl() -> Tape:
+def flush_under_ptl(page: int = PAGE) -> Tape:
     """Zapping a dirty page of a shared file flushes under the PTL, while the other thread wants that PTL."""
-    t, a = cached(True)
+    t, a = cached(True, page)
     t.thread().load(a, 1, expect_errno=0)
-    t.thread().madvise(a + PAGE, PAGE, "DONTNEED", expect_errno=0)
+    t.thread().madvise(a + page, page, "DONTNEED", expect_errno=0)
     return t
 
 
-def hidden_file() -> Tape:
+def hidden_file(page: int = PAGE) -> Tape:
     """A shared anonymous mapping: its file goes with it. One thread reads a page of it, another unmaps it."""
     t = Tape()
-    a = t.setup.mmap(2 * PAGE, shared=True)
-    t.setup.madvise(a, 2 * PAGE, "WILLNEED", expect_errno=0)
-    t.setup.touch(a + PAGE)
+    a = t.setup.mmap(2 * page, shared=True)
+    t.setup.madvise(a, 2 * page, "WILLNEED", expect_errno=0)
+    t.setup.touch(a + page)
     t.thread().load(a, 1)
-    t.thread().munmap(a, 2 * PAGE, expect_errno=0)
+    t.thread().munmap(a, 2 * page, expect_errno=0)
     return t
 
 
-def truncate_file() -> Tape:
+def truncate_file(page: int = PAGE) -> Tape:
     """A page of the cache is mapped while the file is cut before it: afterwards it is beyond the end."""
-    t, a = cached(True)
-    t.thread().load(a + 2 * PAGE, 1)
-    t.thread().truncate("f", PAGE, expect_errno=0)
-    t.final.load(a + 2 * PAGE, 1, expect_errno="EFAULT")
+    t, a = cached(True, page)
+    t.thread().load(a + 2 * page, 1)
+    t.thread().truncate("f", page, expect_errno=0)
+    t.final.load(a + 2 * page, 1, expect_errno="EFAULT")
     return t
 
 
-def truncate_cow() -> Tape:
+def truncate_cow(page: int = PAGE) -> Tape:
     """A private copy of a page is made while the file is cut before it: the copy goes too."""
-    t, a = cached(False)
-    t.thread().store(a + 2 * PAGE, b"B")
-    t.thread().truncate("f", PAGE, expect_errno=0)
-    t.final.load(a + 2 * PAGE, 1, expect_errno="EFAULT")
+    t, a = cached(False, page)
+    t.thread().store(a + 2 * page, b"B")
+    t.thread().truncate("f", page, expect_errno=0)
+    t.final.load(a + 2 * page, 1, expect_errno="EFAULT")
     return t
 
 
-def truncate_munmap_file() -> Tape:
+def truncate_munmap_file(page: int = PAGE) -> Tape:
     """As truncate_file, and the mapping goes meanwhile."""
-    t, a = cached(True)
-    t.thread().load(a + 2 * PAGE, 1)
-    t.thread().truncate("f", PAGE, expect_errno=0)
-    t.thread().munmap(a, 3 * PAGE, expect_errno=0)
+    t, a = cached(True, page)
+    t.thread().load(a + 2 * page, 1)
+    t.thread().truncate("f", page, expect_errno=0)
+    t.thread().munmap(a, 3 * page, expect_errno=0)
     return t
 
 
-def brk_fault() -> Tape:
+def brk_fault(page: int = PAGE) -> Tape:
     """A page of the heap is written while the heap shrinks below it."""
     t = Tape()
     a = t.setup.brk(0)
-    t.setup.brk(a + 2 * PAGE)
-    t.setup.store(a + PAGE, b"A")
+    t.setup.brk(a + 2 * page)
+    t.setup.store(a + page, b"A")
     t.thread().store(a, b"B")
     t.thread().brk(a)
     return t
 
 
-def brk_grow_fault() -> Tape:
+def brk_grow_fault(page: int = PAGE) -> Tape:
     """A page of the heap is written while the heap grows: the VMA's end moves under the fault."""
     t = Tape()
     a = t.setup.brk(0)
-    t.setup.brk(a + 2 * PAGE)
-    t.setup.store(a + PAGE, b"A")
+    t.setup.brk(a + 2 * page)
+    t.setup.store(a + page, b"A")
     t.thread().store(a, b"B", expect_errno=0)
-    t.thread().brk(a + 3 * PAGE)
+    t.thread().brk(a + 3 * page)
     t.final.load(a, 1, expect=b"B")
     return t
 
 
-def stack_growth() -> Tape:
+def stack_growth(page: int = PAGE) -> Tape:
     """A page of a stack is written while another fault makes it grow: start and offset of the VMA move together."""
     t = Tape()
-    a = t.setup.mmap(2 * PAGE, flags="MAP_GROWSDOWN", fixed=PLACE)
-    t.setup.store(a + PAGE, b"A")
+    a = t.setup.mmap(2 * page, flags="MAP_GROWSDOWN", fixed=PLACE)
+    t.setup.store(a + page, b"A")
     t.thread().store(a, b"B", expect_errno=0)
-    t.thread().store(a - PAGE, b"C", expect_errno=0)
+    t.thread().store(a - page, b"C", expect_errno=0)
     t.final.load(a, 1, expect=b"B")
-    t.final.load(a - PAGE, 1, expect=b"C")
+    t.final.load(a - page, 1, expect=b"C")
     return t
 
 
-def stack_growth_twice() -> Tape:
+def stack_growth_twice(page: int = PAGE) -> Tape:
     """Two faults below one stack: both make it grow, or one finds it grown."""
     t = Tape()
-    a = t.setup.mmap(2 * PAGE, flags="MAP_GROWSDOWN", fixed=PLACE)
-    t.setup.store(a + PAGE, b"A")
-    t.thread().store(a - 2 * PAGE, b"B", expect_errno=0)
-    t.thread().store(a - PAGE, b"C", expect_errno=0)
-    t.final.load(a - 2 * PAGE, 1, expect=b"B")
-    t.final.load(a - PAGE, 1, expect=b"C")
+    a = t.setup.mmap(2 * page, flags="MAP_GROWSDOWN", fixed=PLACE)
+    t.setup.store(a + page, b"A")
+    t.thread().store(a - 2 * page, b"B", expect_errno=0)
+    t.thread().store(a - page, b"C", expect_errno=0)
+    t.final.load(a - 2 * page, 1, expect=b"B")
+    t.final.load(a - page, 1, expect=b"C")
     return t
 
 
-def merge_fault() -> Tape:
+def merge_fault(page: int = PAGE) -> Tape:
     """Giving a page its permission back merges two VMAs, one of which goes; a page of that one is written."""
     t = Tape()
-    a = t.setup.mmap(3 * PAGE)
-    t.setup.store(a + 2 * PAGE, b"A")
-    t.setup.mprotect(a, PAGE, "r", expect_errno=0)
-    t.thread().store(a + PAGE, b"B", expect_errno=0)
-    t.thread().mprotect(a, PAGE, "rw", expect_errno=0)
-    t.final.load(a + PAGE, 1, expect=b"B")
+    a = t.setup.mmap(3 * page)
+    t.setup.store(a + 2 * page, b"A")
+    t.setup.mprotect(a, page, "r", expect_errno=0)
+    t.thread().store(a + page, b"B", expect_errno=0)
+    t.thread().mprotect(a, page, "rw", expect_errno=0)
+    t.final.load(a + page, 1, expect=b"B")
     return t
 
 
-def first_write() -> Tape:
+def first_write(page: int = PAGE) -> Tape:
     """A classic fault gives the VMA its anon_vma while a speculative one looks."""
     t = Tape()
-    a = t.setup.mmap(2 * PAGE)
+    a = t.setup.mmap(2 * page)
     t.setup.touch(a, access="read")
-    t.thread().store(a + PAGE, b"B", expect_errno=0)
-    t.thread().store(a + PAGE + 8, b"C", expect_errno=0)
-    t.final.load(a + PAGE, 1, expect=b"B")
-    t.final.load(a + PAGE + 8, 1, expect=b"C")
+    t.thread().store(a + page, b"B", expect_errno=0)
+    t.thread().store(a + page + 8, b"C", expect_errno=0)
+    t.final.load(a + page, 1, expect=b"B")
+    t.final.load(a + page + 8, 1, expect=b"C")
     return t
 
 
-def dontneed_cow() -> Tape:
+def dontneed_cow(page: int = PAGE) -> Tape:
     """A page that fork has shared is written while it is thrown away: the child keeps its own."""
     t = Tape()
-    a = t.setup.mmap(2 * PAGE)
-    t.setup.store(a + PAGE, b"A")
+    a = t.setup.mmap(2 * page)
+    t.setup.store(a + page, b"A")
     child = t.setup.fork(expect_errno=0)
-    t.thread().store(a + PAGE, b"B", expect_errno=0)
-    t.thread().madvise(a, 2 * PAGE, "DONTNEED", expect_errno=0)
-    child.load(a + PAGE, 1, expect=b"A")
+    t.thread().store(a + page, b"B", expect_errno=0)
+    t.thread().madvise(a, 2 * page, "DONTNEED", expect_errno=0)
+    child.load(a + page, 1, expect=b"A")
     return t
 
 
 # ---- scenarios -------------------------------------------------------------------------------------------------------
 
-def _both(name: str, title: str, build: Callable[[], Tape], **more: object) -> tuple[Scenario, ...]:
+def _both(name: str, title: str, build: Callable[[int], Tape], **more: object) -> tuple[Scenario, ...]:
     """On x86, and where page tables are freed by RCU."""
     return (
         Scenario(f"spf-2021-{name}", title, build, _config(), others=(Config("spf"), Config("mmap_sem")),
@@ -260,7 +260,7 @@ _FAMILIES = (
     *_both("first-write", "two first writes of a mapping", first_write),
     *_both("munmap-fault", "a fault against munmap", races.munmap_fault),
     *_both("munmap-read", "a fault of the zero page against munmap",
-           anonymous(lambda y, a: y.munmap(a, 3 * PAGE), "read")),
+           anonymous(lambda y, a, page: y.munmap(a, 3 * page), "read")),
     *_both("munmap-mmap-fault", "a fault against munmap and a new mapping in its place", speculative.munmap_mmap_fault),
     *_both("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
     *_both("mprotect-split-fault", "a fault against mprotect of the pages before it", speculative.mprotect_split),
@@ -272,28 +272,29 @@ _FAMILIES = (
     *_both("fork-cow", "a stale translation, fork, and a copy", speculative.fork_cow),
     *_both("dontneed-fault", "a fault against MADV_DONTNEED", speculative.dontneed_fault),
     *_both("dontneed-cow", "a copy against MADV_DONTNEED", dontneed_cow),
-    *_both("free-fault", "a fault against MADV_FREE", anonymous(lambda y, a: y.madvise(a, 3 * PAGE, "FREE"))),
+    *_both("free-fault", "a fault against MADV_FREE", anonymous(lambda y, a, page: y.madvise(a, 3 * page, "FREE"))),
     *_both("collapse-fault", "a fault against MADV_COLLAPSE", races.collapse_fault),
     *_both("brk-fault", "a fault against brk that shrinks the heap", brk_fault),
     *_both("brk-grow-fault", "a fault against brk that lets the heap grow", brk_grow_fault),
     *_both("stack-growth", "a fault in a stack that grows", stack_growth),
     *_both("stack-growth-twice", "two faults below a stack", stack_growth_twice),
-    *_both("mlock-fault", "a fault against mlock", anonymous(lambda y, a: y.mlock(a, 2 * PAGE, expect_errno=0))),
-    *_both("file-munmap", "a fault from the page cache against munmap", file_read(lambda y, a: y.munmap(a, 3 * PAGE))),
+    *_both("mlock-fault", "a fault against mlock", anonymous(lambda y, a, page: y.mlock(a, 2 * page, expect_errno=0))),
+    *_both("file-munmap", "a fault from the page cache against munmap",
+           file_read(lambda y, a, page: y.munmap(a, 3 * page))),
     *_both("file-hidden", "a fault from the page cache against the end of its file", hidden_file),
     *_both("file-mprotect", "a fault from the page cache against mprotect",
-           file_read(lambda y, a: y.mprotect(a, 3 * PAGE, "", expect_errno=0))),
+           file_read(lambda y, a, page: y.mprotect(a, 3 * page, "", expect_errno=0))),
     *_both("file-mremap", "a fault from the page cache against mremap",
-           file_read(lambda y, a: y.mremap(a, 3 * PAGE, 3 * PAGE, "MAYMOVE|FIXED", PLACE, expect_errno=0))),
+           file_read(lambda y, a, page: y.mremap(a, 3 * page, 3 * page, "MAYMOVE|FIXED", PLACE, expect_errno=0))),
     *_both("file-fork", "a fault from the page cache against fork",
-           file_read(lambda y, a: y.fork(expect_errno=0), shared=False)),
+           file_read(lambda y, a, page: y.fork(expect_errno=0), shared=False)),
     *_both("file-dontneed", "a fault from the page cache against MADV_DONTNEED",
-           file_read(lambda y, a: y.madvise(a, 3 * PAGE, "DONTNEED", expect_errno=0))),
+           file_read(lambda y, a, page: y.madvise(a, 3 * page, "DONTNEED", expect_errno=0))),
     *_both("file-truncate", "a fault from the page cache against truncation", truncate_file),
     *_both("cow-munmap", "a private copy of a cached page against munmap",
-           file_cow(lambda y, a: y.munmap(a, 3 * PAGE))),
+           file_cow(lambda y, a, page: y.munmap(a, 3 * page))),
     *_both("cow-mprotect", "a private copy of a cached page against mprotect",
-           file_cow(lambda y, a: y.mprotect(a, 3 * PAGE, "r", expect_errno=0))),
+           file_cow(lambda y, a, page: y.mprotect(a, 3 * page, "r", expect_errno=0))),
     *_both("cow-truncate", "a private copy of a cached page against truncation", truncate_cow),
     Scenario("spf-2021-fault-around", "fault-around from the page cache against munmap of its file", hidden_file,
              _config(quirks=_EAGER, fault_around="16K")),

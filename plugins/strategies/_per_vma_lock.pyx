@@ -31,13 +31,14 @@ from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_read_trylock, down_write, init_rwsem, up_read, up_write
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
-from pykmm_ext.mm.mm_types cimport VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
+from pykmm_ext.mm.mm_types cimport VM_FAULT_ERROR, VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
 from pykmm_ext.mm.vma cimport find_vma_rcu
 from pykmm_ext.mm.vma_lock cimport (
-    VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_MISS, VMA_LOCK_NEW_UNLOCKED,
-    VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS, VMA_LOCK_UNLOCK_RELAXED, handle_vma_fault, is_vma_write_locked,
-    is_write_locked_for_reader, may_be_write_locked, vma_lock_counter_names, vma_lock_free_vma_rcu,
-    vma_lock_mmap_write_downgrade, vma_lock_mmap_write_unlock, vma_lock_options, vma_lock_quiesce,
+    VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_ERRORS, VMA_LOCK_MISS,
+    VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS, VMA_LOCK_UNLOCK_RELAXED,
+    handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader, may_be_write_locked, vma_lock_counter_names,
+    vma_lock_free_vma_rcu, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock, vma_lock_mmap_write_unlock,
+    vma_lock_options, vma_lock_quiesce,
 )
 from pykmm_ext.strategy cimport Strategy
 
@@ -105,7 +106,7 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
         fault = handle_vma_fault(cpu, vma, address, flags)
         vma_end_read(cpu, vma)
         if likely(not fault & VM_FAULT_RETRY):
-            count_strategy(cpu, VMA_LOCK_SUCCESS)
+            count_strategy(cpu, VMA_LOCK_SUCCESS if likely(not fault & VM_FAULT_ERROR) else VMA_LOCK_ERRORS)
             return fault
         reason = VMA_LOCK_RETRY
     count_strategy(cpu, reason)
@@ -149,6 +150,7 @@ ops.size = sizeof(strategy_ops)
 ops.name = "per_vma_lock"
 ops.counter_names = vma_lock_counter_names()
 ops.handle_fault = handle_fault
+ops.mmap_write_lock = vma_lock_mmap_write_lock
 ops.mmap_write_unlock = vma_lock_mmap_write_unlock
 ops.mmap_write_downgrade = vma_lock_mmap_write_downgrade
 ops.vma_start_write = vma_start_write

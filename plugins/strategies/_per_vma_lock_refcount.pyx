@@ -32,20 +32,21 @@ Options make it wrong in one point each (see the scenarios): those of per_vma_lo
 before the reference is taken), ``vm_mm=ignored``, ``wake=plain``.
 """
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, atomic_add_return_32, cmpxchg_32, data_race_32, kmm_await_futex,
+    READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, atomic_add_return_32, cmpxchg_32, kmm_await_futex,
     kmm_is_not_equal, kmm_wake_32, smp_load_acquire_32, smp_store_release_32,
 )
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.fork cimport mmdrop, mmgrab
-from pykmm_ext.mm.mm_types cimport VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
+from pykmm_ext.mm.mm_types cimport VM_FAULT_ERROR, VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
 from pykmm_ext.mm.vma cimport find_vma_rcu
 from pykmm_ext.mm.vma_lock cimport (
-    VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_MISS, VMA_LOCK_MM_UNCHECKED,
-    VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS, VMA_LOCK_UNLOCK_RELAXED,
-    VMA_LOCK_WAKE_PLAIN, handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader, may_be_write_locked,
-    vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_unlock, vma_lock_options,
+    VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_ERRORS, VMA_LOCK_MISS,
+    VMA_LOCK_MM_UNCHECKED, VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS,
+    VMA_LOCK_UNLOCK_RELAXED, VMA_LOCK_WAKE_PLAIN, handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader,
+    may_be_write_locked, vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock,
+    vma_lock_mmap_write_unlock, vma_lock_options,
 )
 from pykmm_ext.strategy cimport Strategy
 
@@ -159,7 +160,7 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
         fault = handle_vma_fault(cpu, vma, address, flags)
         vma_refcount_put(cpu, mm, vma)
         if likely(not fault & VM_FAULT_RETRY):
-            count_strategy(cpu, VMA_LOCK_SUCCESS)
+            count_strategy(cpu, VMA_LOCK_SUCCESS if likely(not fault & VM_FAULT_ERROR) else VMA_LOCK_ERRORS)
             return fault
         reason = VMA_LOCK_RETRY
     count_strategy(cpu, reason)
@@ -174,7 +175,7 @@ cdef void wait_for_readers(Cpu *cpu, vm_area_struct *vma, u32 others) noexcept n
     cdef mm_struct *mm = vma.vm_mm
     cdef u32 seen
     while True:
-        seen = smp_load_acquire_32(cpu, &mm.vma_writer_wait)  # before the count: a reader changes them the other way round
+        seen = smp_load_acquire_32(cpu, &mm.vma_writer_wait)  # before the count: readers, the other way round
         if smp_load_acquire_32(cpu, &vma.vm_refcnt) == VMA_LOCK_OFFSET + others:
             return
         kmm_await_futex(cpu, &mm.vma_writer_wait, kmm_is_not_equal, seen)
@@ -184,8 +185,8 @@ cdef void wait_for_readers(Cpu *cpu, vm_area_struct *vma, u32 others) noexcept n
 cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     if is_vma_write_locked(vma):
         return
-    if data_race_32(&vma.vm_refcnt) == 0:
-        # Nobody can get at it. (Readers come and go, but only this Cpu makes it 0, or anything of 0.)
+    if READ_ONCE_32(cpu, &vma.vm_refcnt) == 0:
+        # Nobody can get at it.
         if not vma_lock_options(cpu) & VMA_LOCK_NEW_UNLOCKED:
             WRITE_ONCE(cpu, &vma.vm_lock_seq, vma.vm_mm.mm_lock_seq)
         return
@@ -223,6 +224,7 @@ ops.size = sizeof(strategy_ops)
 ops.name = "per_vma_lock-refcount"
 ops.counter_names = vma_lock_counter_names()
 ops.handle_fault = handle_fault
+ops.mmap_write_lock = vma_lock_mmap_write_lock
 ops.mmap_write_unlock = vma_lock_mmap_write_unlock
 ops.mmap_write_downgrade = vma_lock_mmap_write_downgrade
 ops.vma_start_write = vma_start_write

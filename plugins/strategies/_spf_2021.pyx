@@ -64,13 +64,11 @@ entries before this fault has made the count odd before.
 
 mmap_seq does not wrap (64 bits).
 
-simplified: nothing in this mm downgrades mmap_sem, so no section ends by a downgrade.
+A stack that has grown is faulted in under mmap_sem R, to which grow_stack() downgrades: mmap_seq is even by then.
 """
-from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, data_race_copy, kmm_cpu_relax, smp_rmb, smp_wmb,
-)
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock
-from pykmm_ext.kernel.rwsem cimport down_write, up_write
+from pykmm_ext.kernel.rwsem cimport down_write, downgrade_write, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_trylock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, rcu_head, u32, unlikely
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
@@ -172,7 +170,7 @@ cdef inline void mmap_seq_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
     smp_wmb(cpu)  # pairs with smp_rmb() in mmap_seq_read_check()
 
 
-# Context: mmap_sem W, about to be dropped.
+# Context: mmap_sem W, about to be dropped or downgraded.
 cdef inline void mmap_seq_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
     smp_wmb(cpu)  # pairs with smp_rmb() in mmap_seq_read_start()
     WRITE_ONCE(cpu, &mm.mmap_seq, mm.mmap_seq + 1)
@@ -276,8 +274,9 @@ cdef inline bint vma_can_speculate(const vm_area_struct *vma, u32 flags) noexcep
     return not (flags & FAULT_FLAG_WRITE and vma.vm_flags & VM_SHARED)
 
 
-# Context: no locks, IRQs on. The VMA of the address, copied; what changes in the life of a VMA is read so that the check
-# engine sees it. False: a->reason says why.
+# Context: no locks, IRQs on. The VMA of the address, copied: what a fault reads of it. (The first three are const; the
+# pointers to what the copy has no right to are NULL.) False: a->reason says why.
+# simplified: the series copies the whole structure, which would be a good part of a small fault here.
 cdef inline bint copy_vma_rcu(Cpu *cpu, attempt *a, unsigned long address, vm_area_struct *pvma) noexcept nogil:
     cdef bint late = a.o.copy_late
     cdef vm_area_struct *vma
@@ -289,8 +288,14 @@ cdef inline bint copy_vma_rcu(Cpu *cpu, attempt *a, unsigned long address, vm_ar
         return False
     if unlikely(late):
         rcu_read_unlock(cpu)
-    # Writers are at work meanwhile, as in the series; the check below throws a torn copy away.
-    data_race_copy(pvma, vma, sizeof(vm_area_struct))
+    pvma.vm_mm = a.mm
+    pvma.vm_file = vma.vm_file
+    pvma.vm_ops = vma.vm_ops
+    pvma.vm_next = NULL
+    pvma.vm_prev = NULL
+    pvma.anon_vma_chain = NULL
+    pvma.vm_policy = NULL
+    pvma.strategy_data = NULL
     pvma.vm_start = READ_ONCE(cpu, &vma.vm_start)
     pvma.vm_end = READ_ONCE(cpu, &vma.vm_end)
     pvma.vm_flags = READ_ONCE(cpu, &vma.vm_flags)
@@ -393,6 +398,12 @@ cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     up_write(cpu, &mm.mmap_sem)
 
 
+# Context: as strategy_ops.mmap_write_downgrade.
+cdef void mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    mmap_seq_write_end(cpu, mm)
+    downgrade_write(cpu, &mm.mmap_sem)
+
+
 # Context: RCU callback: process, IRQs on.
 cdef void free_vma_callback(Cpu *cpu, rcu_head *head) noexcept nogil:
     __vm_area_free(cpu, vma_of_rcu(head))
@@ -431,6 +442,7 @@ ops.pte_spinlock = pte_map_lock
 ops.filemap_fault = speculative_filemap_fault
 ops.mmap_write_lock = mmap_write_lock
 ops.mmap_write_unlock = mmap_write_unlock
+ops.mmap_write_downgrade = mmap_write_downgrade
 ops.free_vma = free_vma
 ops.quiesce = quiesce
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pykmm.machine import closing_execs, device_numbers, parse_size
+from pykmm.machine import check_pages, closing_execs, device_numbers, page_size, parse_size
 from pykmm.plugin import get_plugin_manager
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
     :param quirks: names of :data:`pykmm_ext.binding.QUIRKS`
     :param fault_around: bytes mapped around a read fault of a file; at most one page = off
 
-    ValueError: an unknown name, more than 16 threads, pinned pages. TapeError: a malformed tape. MemoryError: setup
+    ValueError: an unknown name, more than 16 threads. TapeError: a malformed tape. MemoryError: setup
     does not fit into `memory`.
     """
     import numpy as np
 
-    from pykmm.tape import OPCODES
     from pykmm_ext.binding import QUIRKS
     from pykmm_ext.engine.check_tape import TapeCheck
     from pykmm_ext.engine.tape_ops import TapeArrays
+    from pykmm_ext.pystrategy import PythonStrategy
 
     bits = 0
     for quirk in quirks:
@@ -45,11 +45,10 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
             raise ValueError(f"unknown quirk {quirk!r}; known: {', '.join(QUIRKS)}")
         bits |= QUIRKS[quirk]
     program = tape.program()
-    if np.isin(program.ops["op"], [OPCODES["PIN"], OPCODES["UNPIN"]]).any():
-        raise ValueError("the check engine has no pinned pages: the tape has PIN or UNPIN operations")
     manager = get_plugin_manager()
     made_arch = manager.arches.make(arch) if isinstance(arch, str) else arch
     made_strategy = manager.strategies.make(strategy) if isinstance(strategy, str) else strategy
+    check_pages(tape, page_size(made_arch), made_arch.name)
     n = len(program)
     arrays = TapeArrays(
         np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start, program.dep_stream,
@@ -57,9 +56,13 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
         None, program.roots, program.mms,
         [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded)
-    return TapeCheck(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
-                     memory=parse_size(memory), labels=_labels(program), quirks=bits,
-                     fault_around=parse_size(fault_around))
+    made = TapeCheck
+    if isinstance(made_strategy, PythonStrategy):
+        from pykmm.checking.python_tape import PythonTapeCheck
+
+        made = PythonTapeCheck
+    return made(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
+                memory=parse_size(memory), labels=_labels(program), quirks=bits, fault_around=parse_size(fault_around))
 
 
 def _labels(program: TapeProgram) -> list[bytes]:

@@ -26,7 +26,7 @@ __all__ = ["KINDS", "MEMORY_MODELS", "Config", "Scenario", "get", "register"]
 KINDS = frozenset({
     "use-after-free", "stale-tlb", "wrong-value", "deadlock", "livelock", "lock-order", "sleep-in-atomic",
     "rcu-not-held", "data-race", "leak", "broken-structure", "assertion", "lock-held", "crash",
-    "exception",
+    "exception", "pinned-page",
 })
 #: What the check engine can put under the primitives; None in a Config: what the arch has.
 MEMORY_MODELS = ("sc", "tso", "pso", "power")
@@ -55,11 +55,9 @@ class Config:
     @property
     def page_size(self) -> int:
         """Bytes in a page of the arch. ValueError: no such arch."""
-        from pykmm.plugin import get_plugin_manager
+        from pykmm.machine import page_size
 
-        shift = get_plugin_manager().arches.make(self.arch).geometry()["page_shift"]
-        assert isinstance(shift, int)
-        return 1 << shift
+        return page_size(self.arch)
 
     def scaled(self) -> Config:
         """The same with `memory` and `fault_around` in bytes of the arch's pages: not to be scaled again."""
@@ -123,6 +121,10 @@ class Scenario:
             raise ValueError(f"scenario {self.name!r} is written for pages of {SMALL_PAGE} bytes, not {page}: the "
                              "function that builds it takes no `page`")
         return self.build()
+
+    def fits(self, page: int) -> bool:
+        """Whether there is a tape for an arch with pages of `page` bytes."""
+        return page == SMALL_PAGE or "page" in inspect.signature(self.build).parameters
 
     @property
     def shown(self) -> bool:

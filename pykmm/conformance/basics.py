@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pykmm.conformance.guard import note
 from pykmm.conformance.report import Failure
 from pykmm.conformance.semantics import base_of
-from pykmm.errors import BusError, InvariantViolation, SegmentationFault
+from pykmm.errors import BusError, InvariantViolation, PykmmError, SegmentationFault
 
 if TYPE_CHECKING:
     from pykmm.conformance.subject import Subject
@@ -34,6 +34,8 @@ def _outcome(action: Callable[[], object]) -> object:
         return f"SIGSEGV {fault.code}"
     except BusError:
         return "SIGBUS"
+    except PykmmError as error:     # what the machine says to a strategy that misbehaves
+        return f"{type(error).__name__}: {error}"
 
 
 def _accesses(subject: Subject, machine: Machine) -> Iterator[Access]:

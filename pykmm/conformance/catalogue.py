@@ -7,7 +7,6 @@ hold, and nothing may be used after it was freed, deadlock, leak, or stay locked
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -33,25 +32,19 @@ _MAX_STEPS = 20_000
 
 
 def scenarios() -> Iterator[Scenario]:
-    """The registered scenarios; of those with the same tape and configuration the first."""
+    """The registered scenarios. Of those with the same tape one, if there is one, that frees at once what it can."""
     from pykmm.checking.scenario import get
     from pykmm.plugin import get_plugin_manager
 
-    seen = set()
+    found: dict[object, Scenario] = {}
     for name in get_plugin_manager().scenarios.names():
         scenario = get(name)
-        tape = scenario.tape()
-        key = tape.ops.tobytes(), tuple(tape.blobs), scenario.fixed.quirks
-        if key not in seen:
-            seen.add(key)
-            yield scenario
-
-
-def _tape(scenario: Scenario, subject: Subject) -> Tape:
-    """For the arch's page size, where the scenario is written for more than one."""
-    if "page" in inspect.signature(scenario.build).parameters:
-        return scenario.build(page=subject.page)    # type: ignore[call-arg]
-    return scenario.tape()
+        tape = scenario.tape()      # of small pages: those of larger ones differ where these do
+        key = tape.ops.tobytes(), tuple(tape.blobs)
+        old = found.get(key)
+        if old is None or ("eager-callbacks" in scenario.fixed.quirks and "eager-callbacks" not in old.fixed.quirks):
+            found[key] = scenario
+    return iter(found.values())
 
 
 def _make(tape: Tape, subject: Subject, config: Config, cpus: int) -> Program:
@@ -67,7 +60,7 @@ def source_of(scenario: Scenario, subject: Subject) -> Source:
 
     if subject.named:
         return find(scenario, strategy=subject.strategy, arch=subject.arch)
-    tape = _tape(scenario, subject)
+    tape = scenario.tape(subject.page)
     config = replace(scenario.fixed, memory=str(256 * subject.page), fault_around=str(subject.page))
     cpus = tape.program().nstreams
     return Source(scenario.name, "fixed", f"{subject.strategy} on {subject.arch}", "",
@@ -101,9 +94,12 @@ def check_catalogue(subject: Subject) -> tuple[str, list[Failure]]:
     """What was done in words, and a failure per scenario, with its trace and the token that replays it."""
     failures: list[Failure] = []
     found: list[tuple[Scenario, CheckReport]] = []
-    exhausted = bounded = executions = 0
+    exhausted = bounded = executions = others = 0
     for scenario in scenarios():
         note(f"scenario {scenario.name}")
+        if not scenario.fits(subject.page):
+            others += 1
+            continue
         try:
             reports = search(scenario, subject)
         except (ValueError, MemoryError, OSError) as error:
@@ -122,6 +118,8 @@ def check_catalogue(subject: Subject) -> tuple[str, list[Failure]]:
     done = f"{exhausted + bounded + len(failures)} scenarios under {subject.memory_model}: {exhausted} exhausted"
     if bounded:
         done += f", {bounded} up to a limit"
+    if others:
+        done += f", {others} left out (for other page sizes)"
     if failures:
         done += f", {len(failures)} with a violation"
     return f"{done}; {executions:,} executions", limited(failures)
@@ -133,4 +131,4 @@ def _failure(scenario: Scenario, subject: Subject, report: CheckReport, shown: b
     if violation.trace is not None and shown:
         text += "\n" + violation.trace.text(max_rows=40)
     replay = f"replay: pykmm check --replay {violation.token}" if subject.named else "replay: failure.check.replay()"
-    return Failure(text, replay, scenario.tape(), report)
+    return Failure(text, replay, scenario.tape(subject.page), report)

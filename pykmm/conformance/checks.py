@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pykmm.conformance import basics, catalogue, counters, interface, semantics, stress
+from pykmm.conformance import arches, basics, catalogue, counters, interface, semantics, stress
 from pykmm.conformance.guard import NOT_DONE, Outcome, guarded
 from pykmm.conformance.report import CheckResult, ConformanceReport
 from pykmm.conformance.subject import Subject
@@ -15,7 +15,7 @@ from pykmm.conformance.subject import Subject
 if TYPE_CHECKING:
     from pykmm.conformance.subject import ArchLike, StrategyLike
 
-__all__ = ["ARCH_CHECKS", "STRATEGY_CHECKS", "Session", "check_conformance"]
+__all__ = ["ARCH_CHECKS", "STRATEGY_CHECKS", "Session", "check_arch_conformance", "check_conformance"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ STRATEGY_CHECKS = {check.name: check for check in (
     Check("stress", "contents, structures and counters survive threads that race (native engine)", stress.check_stress,
           _SAFE),
 )}
-ARCH_CHECKS: dict[str, Check] = {}
+#: Likewise, of an arch. The last ones run a strategy on it.
+ARCH_CHECKS = {name: Check(name, title, function, () if name == "interface" else ("interface",))
+               for name, (title, function) in arches.names().items()}
+ARCH_CHECKS["basics"] = replace(STRATEGY_CHECKS["basics"], after=("interface", "walk"))
+for _name in ("catalogue", "semantics-single", "semantics-ordered", "stress"):
+    ARCH_CHECKS[_name] = STRATEGY_CHECKS[_name]
 
 
 class Session:
@@ -142,3 +147,18 @@ def check_conformance(strategy: StrategyLike, arch: ArchLike = "x86", *, effort:
     """
     subject = Subject(strategy, arch, effort=effort, seed=seed, memory_model=memory_model)
     return Session(subject, STRATEGY_CHECKS).report(only, progress)
+
+
+def check_arch_conformance(arch: ArchLike, *, strategy: StrategyLike = "mmap_sem", effort: str = "normal",
+                           seed: int = 0, only: Iterable[str] | None = None,
+                           progress: Callable[[str], None] | None = None) -> ConformanceReport:
+    """Find out whether an arch backend keeps what the porting checklist of ``pykmm_ext/arch.pxd`` says.
+
+    :param arch: its name, an Arch, or a function that makes one
+    :param strategy: that the checks beyond the checklist run on it
+
+    The other parameters and the errors are those of :func:`check_conformance`.
+    """
+    subject = Subject(strategy, arch, effort=effort, seed=seed)
+    subject.of_arch = True
+    return Session(subject, ARCH_CHECKS).report(only, progress, kind="arch")

@@ -17,9 +17,10 @@ EXIT_FAILED = 1
 
 
 def conformance(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A fault strategy (with options: 'name[option=value]').")],
+    name: Annotated[str, typer.Argument(
+        metavar="NAME", help="A fault strategy (with options: 'name[option=value]') or an arch.")],
     arch: Annotated[str, typer.Option(
-        "--arch", metavar="A,B", help="Arch backends to test it on; 'all': every one.")] = "x86",
+        "--arch", metavar="A,B", help="Arches to test a strategy on; 'all': every one. x86 if not given.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="A second or two on each arch, not some ten.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Minutes on each arch.")] = False,
     only: Annotated[str, typer.Option("--only", metavar="CHECK,CHECK", help="These checks; all if not given.")] = "",
@@ -33,40 +34,55 @@ def conformance(
     save: Annotated[Path | None, typer.Option(
         "--save", metavar="DIR", help="Keep the tape of every failure there, as .npz.")] = None,
 ) -> None:
-    """Test whether a strategy keeps what every strategy promises.
+    """Test whether a strategy, or an arch, keeps what every one promises.
 
-    Its table and names; its first accesses; every scenario under every schedule; generated programs against the running
-    Linux; counters; leaks; racing threads. Exit status: 0 passed, 1 a check failed, 2 wrong usage.
+    A strategy: its table and names; its first accesses; every scenario under every schedule; generated programs against
+    the running Linux; counters; leaks; racing threads. An arch: the porting checklist, then the same under mmap_sem.
+    Exit status: 0 passed, 1 a check failed, 2 wrong usage.
 
     \b
     Examples:
       pykmm conformance spf --quick
       pykmm conformance 'spf-rfc5[recheck=off]' --arch x86,x86-paravirt
+      pykmm conformance x86-paravirt
       pykmm conformance spf --only catalogue --full --json report.json
     """
     from pykmm.checking.scenario import MEMORY_MODELS
     from pykmm.cli import _progress, _write_json
-    from pykmm.conformance.checks import STRATEGY_CHECKS, check_conformance
+    from pykmm.conformance.checks import ARCH_CHECKS, STRATEGY_CHECKS, check_arch_conformance, check_conformance
     from pykmm.machine import check_names
-    from pykmm.plugin import get_plugin_manager, split_names
+    from pykmm.plugin import get_plugin_manager, split_names, split_options
 
     if quick and full:
         raise ValueError("--quick and --full exclude each other")
     if memory_model is not None and memory_model not in MEMORY_MODELS:
         raise ValueError(f"unknown memory model {memory_model!r}; known: {', '.join(MEMORY_MODELS)}")
     manager = get_plugin_manager()
-    arches = manager.arches.names() if arch == "all" else check_names("arch", split_names(arch))
+    base = split_options(name)[0]
+    of_arch = base in manager.arches and base not in manager.strategies
+    if of_arch and (arch or memory_model):
+        raise ValueError(f"{name!r} is an arch: --arch and --memory-model are for strategies")
+    if not of_arch and base not in manager.strategies:
+        raise ValueError(f"unknown strategy or arch {base!r}; known strategies: "
+                         f"{', '.join(manager.strategies.names())}; arches: {', '.join(manager.arches.names())}")
+    (manager.arches if of_arch else manager.strategies).parse(name)
+    arches = manager.arches.names() if arch == "all" else check_names("arch", split_names(arch) or ["x86"])
+    if of_arch:
+        arches = [name]
     checks = split_names(only) or None
-    manager.strategies.parse(name)
+    known = ARCH_CHECKS if of_arch else STRATEGY_CHECKS
     for check in checks or ():
-        if check not in STRATEGY_CHECKS:
-            raise ValueError(f"unknown check {check!r}; known: {', '.join(STRATEGY_CHECKS)}")
+        if check not in known:
+            raise ValueError(f"unknown check {check!r}; known: {', '.join(known)}")
+    effort = "quick" if quick else "full" if full else "normal"
     reports: list[ConformanceReport] = []
     for one in arches:
         with _progress() as progress:
-            reports.append(check_conformance(
-                name, one, effort="quick" if quick else "full" if full else "normal", seed=seed,
-                memory_model=memory_model, only=checks, progress=progress))
+            if of_arch:
+                reports.append(check_arch_conformance(name, effort=effort, seed=seed, only=checks, progress=progress))
+            else:
+                reports.append(check_conformance(name, one, effort=effort, seed=seed, memory_model=memory_model,
+                                                 only=checks, progress=progress))
         if json != "-":
             typer.echo(str(reports[-1]))
             if one != arches[-1]:

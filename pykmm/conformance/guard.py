@@ -97,8 +97,9 @@ def _child(function: Callable[[], Outcome], writer: int, notes: mmap.mmap) -> No
             outcome = function()
         except Exception as error:
             lines = "".join(traceback.format_exception(error)[-6:]).rstrip()
-            outcome = (NOT_DONE,
-                       [Failure(f"the check ended with {type(error).__name__}: {error}", lines)])
+            at = notes[:].partition(b"\0")[0].decode("utf-8", "replace")
+            outcome = (NOT_DONE, [Failure(f"the check ended with {type(error).__name__}: {error}"
+                                          f"{f', at: {at}' if at else ''}", lines)])
         with os.fdopen(writer, "wb") as out:
             out.write(_pack(outcome))
         status = 0

@@ -14,8 +14,10 @@ __all__ = ["check_interface", "counter_roles"]
 
 #: KMM_STRATEGY_COUNTERS (include/kmm/cpu.h).
 MOST_COUNTERS = 32
+#: The first is nothing without the second. (A strategy may leave locking to mmap_sem and have an mmap_write_unlock.)
 _PAIRS = (("mmap_write_lock", "mmap_write_unlock"), ("vma_write_begin", "vma_write_end"),
-          ("tree_write_begin", "tree_write_end"), ("pte_map_lock", "pte_spinlock"))
+          ("vma_write_end", "vma_write_begin"), ("tree_write_begin", "tree_write_end"),
+          ("tree_write_end", "tree_write_begin"), ("pte_map_lock", "pte_spinlock"), ("pte_spinlock", "pte_map_lock"))
 
 
 def check_interface(subject: Subject) -> tuple[str, list[Failure]]:
@@ -41,9 +43,8 @@ def check_interface(subject: Subject) -> tuple[str, list[Failure]]:
     elif table["size"] % 8:
         wrong.append(f"ops.size is {table['size']}, no multiple of a pointer: set it to sizeof(strategy_ops)")
     for one, other in _PAIRS:
-        if members[one] != members[other]:
-            there, missing = (one, other) if members[one] else (other, one)
-            wrong.append(f"{there} without {missing}: they belong together")
+        if members[one] and not members[other]:
+            wrong.append(f"{one} without {other}: they belong together")
     if not made.name:
         wrong.append("no name")
     elif table["name"] != made.name and table["name"] != made.name.partition("[")[0]:

@@ -19,7 +19,8 @@ __all__ = ["KINDS", "Layout", "Program", "Step", "Written", "generate", "write"]
 KINDS = ("single", "ordered", "disjoint")
 #: Pages of a window, of the place for a stack above it, of a file, and of the heap that is looked at.
 WINDOW, STACK, FILE_PAGES, HEAP = 12, 6, 4, 5
-STACK_AT = 2048     # pages after the window: beyond the stack guard gap (256 pages)
+#: Pages from the window to the stack: more than the guard gap (256 pages), and more than a stack may grow (8 MiB).
+STACK_AT = 4096
 
 _PRIVATE, _SHARED, _FIXED, _GROWSDOWN, _NOREPLACE = 0x02, 0x01, 0x10, 0x100, 0x100000
 _DONTNEED = 4
@@ -115,14 +116,19 @@ class Layout:
         step = max(self.span, 4 * STACK_AT * self.page)
         return self.base + stream * step - WINDOW // 2 * self.page
 
-    def place(self, address: int, heap: int, streams: int) -> tuple[str, float] | None:
-        """What an address is, independent of the page size: (area, pages into it); None: elsewhere."""
-        if heap and heap <= address < heap + (64 + HEAP) * self.page:
-            return "heap", (address - heap) / self.page
+    def pages(self, offset: int) -> tuple[int, int]:
+        """Pages and bytes; bytes are negative before the middle of the next page's."""
+        rest = (offset + self.page // 2) % self.page - self.page // 2
+        return (offset - rest) // self.page, rest
+
+    def place(self, address: int, heap: int, streams: int) -> tuple[str, int, int] | None:
+        """What an address is, independent of the page size: (area, pages into it, bytes); None: elsewhere."""
+        if heap and heap - self.page < address < heap + (64 + HEAP) * self.page:
+            return "heap", *self.pages(address - heap)
         for stream in range(streams):
             start = self.window(stream)
             if start - 64 * self.page <= address < start + (STACK_AT + STACK + 64) * self.page:
-                return f"window {stream}", (address - start) / self.page
+                return f"window {stream}", *self.pages(address - start)
         return None
 
 
@@ -139,8 +145,8 @@ class Written:
     windows: dict[int, int] = field(default_factory=dict)
 
 
-def generate(kind: str, seed: int, length: int = 25, *, mlock: bool = True) -> Program:
-    """A random program. The same arguments give the same one."""
+def generate(kind: str, seed: int, length: int = 25, *, mlock: bool = True, stack: bool = True) -> Program:
+    """A random program. The same arguments give the same one. `mlock`, `stack`: with these operations."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of program {kind!r}; known: {', '.join(KINDS)}")
     rng = random.Random(f"{kind} {seed}")
@@ -148,7 +154,8 @@ def generate(kind: str, seed: int, length: int = 25, *, mlock: bool = True) -> P
     # What a child shares with its parent depends on who is first, where nothing orders them.
     forks = kind != "disjoint" or seed % 2 == 0
     shares = kind != "disjoint" or not forks
-    names = [name for name in _WEIGHTS if (mlock or name not in ("mlock", "munlock")) and (forks or name != "fork")
+    names = [name for name in _WEIGHTS if (mlock or name not in ("mlock", "munlock"))
+             and (stack or name not in ("stack", "grow")) and (forks or name != "fork")
              and (shares or name not in ("file", "truncate"))]
     weights = [_WEIGHTS[name] for name in names]
     spaces: dict[int, int] = {0: -1}        # number -> stream that owns it (-1: all)

@@ -31,9 +31,9 @@ _CODES = {0: "", 1: " (MAPERR)", 2: " (ACCERR)", 3: " (SIGBUS)", 4: " (out of me
 _SIGSEGV, _SIGBUS = 11, 7
 _ADDRESSES = ("MMAP", "MREMAP", "BRK")
 
-Place = tuple[str, float] | None
-#: start and end in pages of an area, perms, offset in pages
-Line = tuple[str, float, float, str, float]
+Place = tuple[str, int, int] | None
+#: area, start in pages and bytes of it, length in pages, perms, offset in pages
+Line = tuple[str, int, int, float, str, float]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def may_mlock() -> bool:
     return soft == resource.RLIM_INFINITY or soft >= 64 * 12 * HOST_PAGE
 
 
+@functools.cache
+def stack_is_limited() -> bool:
+    """Whether stacks of the running Linux may grow as far as those of pykmm: the default."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_STACK)[0] == 8 << 20
+
+
 def _normal(written: Written, layout: Layout, streams: int, errnos: Any, codes: Any, results: Any,
             loads: dict[int, bytes], maps: Mapping[int, Sequence[MapsLine | HostMap]]) -> Outcome:
     from pykmm.tape import OPCODES
@@ -82,7 +90,7 @@ def _normal(written: Written, layout: Layout, streams: int, errnos: Any, codes: 
             at = place(line.start)
             if at is not None and (mm not in written.windows or at[0] == f"window {written.windows[mm]}"):
                 offset = line.offset / layout.page if line.name and not line.name.startswith("[") else 0
-                lines.append((*at, at[1] + (line.end - line.start) / layout.page, line.perms, offset))
+                lines.append((*at, (line.end - line.start) / layout.page, line.perms, offset))
         found.append(tuple(sorted(lines)))
     return Outcome(
         tuple(int(e) for e in errnos), tuple(int(c) & 0x7f for c in codes),
@@ -161,11 +169,13 @@ def differences(program: Program, names: dict[int, str], expected: Outcome, foun
 
 
 def _place(place: Place) -> str:
-    return "an address elsewhere" if place is None else f"page {place[1]:g} of {place[0]}"
+    if place is None:
+        return "an address elsewhere"
+    return f"page {place[1]}{f' {place[2]:+d}' if place[2] else ''} of {place[0]}"
 
 
 def _mapping(line: Line) -> str:
-    return f"pages {line[1]:g} to {line[2]:g} of {line[0]} {line[3]} offset {line[4]:g}"
+    return f"pages {line[1]} to {line[1] + line[3]:g} of {line[0]} {line[4]} offset {line[5]:g}"
 
 
 def compare_programs(subject: Subject, kind: str) -> tuple[str, list[Failure]]:
@@ -227,7 +237,7 @@ def base_of(subject: Subject) -> int:
 
 def _programs(subject: Subject, kind: str) -> Iterator[Program]:
     for turn in range(subject.effort.tapes):
-        yield generate(kind, subject.seed * 1_000_003 + turn, mlock=may_mlock())
+        yield generate(kind, subject.seed * 1_000_003 + turn, mlock=may_mlock(), stack=stack_is_limited())
 
 
 class Oracle:

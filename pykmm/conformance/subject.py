@@ -36,7 +36,7 @@ class Effort:
 
 
 EFFORTS = {effort.name: effort for effort in (
-    Effort("quick", tapes=4, executions=250, samples=50, seconds=0.0, rounds=400, spaces=6, entries=150, timeout=60.0,
+    Effort("quick", tapes=4, executions=100, samples=30, seconds=0.0, rounds=400, spaces=6, entries=150, timeout=60.0,
            basics=10.0),
     Effort("normal", tapes=40, executions=10_000, samples=1_000, seconds=1.0, rounds=8_000, spaces=60, entries=2_000,
            timeout=300.0, basics=20.0),
@@ -58,6 +58,7 @@ class Subject:
         manager = get_plugin_manager()
         self.effort = EFFORTS[effort]
         self.seed = seed
+        self.of_arch = False    #: it is the arch that is tested
         self._strategy = strategy
         self._arch = arch
         if isinstance(strategy, str):
@@ -104,7 +105,10 @@ class Subject:
     def replay(self, check: str) -> str:
         """How to make one check again."""
         if not self.named:
-            return f"replay: check_conformance(..., only=({check!r},), effort={self.effort.name!r}, seed={self.seed})"
+            name = "check_arch_conformance" if self.of_arch else "check_conformance"
+            return f"replay: {name}(..., only=({check!r},), effort={self.effort.name!r}, seed={self.seed})"
         effort = "" if self.effort.name == "normal" else f" --{self.effort.name}"
+        if self.of_arch:
+            return f"replay: pykmm conformance {self.arch} --only {check} --seed {self.seed}{effort}"
         name = f"'{self.strategy}'" if "[" in self.strategy else self.strategy
         return f"replay: pykmm conformance {name} --arch {self.arch} --only {check} --seed {self.seed}{effort}"

@@ -29,6 +29,7 @@ cdef extern from "kmm/check.h" nogil:
     const char *CHECK_BROKEN
     const char *CHECK_ASSERTION
     const char *CHECK_LOCK_HELD
+    const char *CHECK_PIN
     const char *CHECK_CRASH
     const char *CHECK_EXCEPTION
     cdef struct check_program:

@@ -491,7 +491,8 @@ cdef class Exploration:
                 PyErr_CheckSignals()
                 if self.watchdog > 0 and pool.idle_calls * IDLE_MS >= self.watchdog * 1000:
                     raise RuntimeError(
-                        f"the function of Cpu {t.id} has not come to a primitive for {self.watchdog:g} s: it loops, "
+                        f"{getattr(self.program, 'what_runs', 'the function')} of Cpu {t.id} has not come to a "
+                        f"primitive for {self.watchdog:g} s: it loops, "
                         f"sleeps or waits for something that the engine does not know of\n{stack_of(t.ident)}")
             except BaseException as error:
                 self.program.error = error

@@ -21,19 +21,19 @@ import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.engine.check cimport (
-    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_STALE_TLB, CHECK_UAF,
-    CHECK_PYTHON_INSIDE, CHECK_WRONG_VALUE, KMM_PLAIN_BUILD, Program, check_fail, check_forget, check_plain,
+    CHECK_ASSERTION, CHECK_BROKEN, CHECK_LEAK, CHECK_LOCK_HELD, CHECK_MAX_VCPUS, CHECK_PIN, CHECK_PYTHON_INSIDE,
+    CHECK_STALE_TLB, CHECK_UAF, CHECK_WRONG_VALUE, KMM_PLAIN_BUILD, Program, check_fail, check_forget, check_plain,
     check_program, kmm_lock_op,
 )
 from pykmm_ext.engine.tape_ops cimport (
-    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_STORE, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, enter_mm,
-    leave_mm, mm_slot, run_op, run_state, stream, tape_start,
+    KMM_OP_COMPUTE, KMM_OP_LOAD, KMM_OP_NOP, KMM_OP_PIN, KMM_OP_STORE, KMM_OP_UNPIN, TAPE_DATA_DIFFERS, TapeArrays,
+    at_least, end_mm, enter_mm, leave_mm, mm_slot, release_pins, run_op, run_state, stream, tape_start,
 )
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
 from pykmm_ext.handle cimport raise_exceptions
-from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32
+from pykmm_ext.kernel.atomic cimport READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32, xchg
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
@@ -43,21 +43,25 @@ from pykmm_ext.kernel.lockdep_watch cimport (
 )
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE, Cpu, engine_ops, kmm_event,
-    s64, u8, u32, u64,
+    KMM_EV_ALLOC, KMM_EV_COPY, KMM_EV_FREE, KMM_EV_GUP, KMM_EV_ISOLATE, KMM_EV_SYSCALL, KMM_EV_SYSRET, KMM_EV_TLB_USE,
+    Cpu, engine_ops, kmm_event, s64, u8, u32, u64,
 )
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
 )
-from pykmm_ext.machine.region cimport KMM_ORDER_REGION, KMM_SHADOW_FREED, KMM_SHADOW_NEVER, region_of, region_state
+from pykmm_ext.machine.region cimport (
+    KMM_ORDER_REGION, KMM_SHADOW_FREED, KMM_SHADOW_LIVE, KMM_SHADOW_NEVER, KMM_SHADOW_STATE, region_of, region_state,
+)
 from pykmm_ext.machine.snapshot cimport (
     machine_member_name, machine_object_name, machine_restore, machine_snapshot, machine_snapshot_size,
 )
 from pykmm_ext.mm.filemap cimport fput
-from pykmm_ext.mm.mm_types cimport machine, page, page_to_pfn, vm_area_struct
+from pykmm_ext.mm.mm_types cimport (
+    GUP_PIN_COUNTING_BIAS, KMM_ACCESS_WRITE, machine, page, page_to_pfn, vm_area_struct,
+)
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
-from pykmm_ext.strategy cimport Strategy, strategy_get_ops
+from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
 cdef struct tape_vcpu:
@@ -81,6 +85,7 @@ cdef struct tape_check:
     u64 nloads
     u32 *stored             # offsets in a page of the words that vCPUs store to
     u32 nstored
+    u64 isolated            # physical address of a page table whose pages a collapse has isolated, or 0
     tape_shadow shadow
     lockdep *ld             # over all executions
     lockdep_watch watch
@@ -89,6 +94,7 @@ cdef struct tape_check:
     u8 *codes
     mm_slot *mms
     stream *streams
+    u32 *npinned
     PyObject *python        # the strategy, if it is a PythonStrategy; the TapeCheck holds it
 
 
@@ -106,7 +112,9 @@ cdef int tape_reset(void *priv) noexcept nogil:
     memcpy(run.codes, t.codes, run.nops)
     memcpy(run.mms, t.mms, run.nmms * sizeof(mm_slot))
     memcpy(run.streams, t.streams, run.nstreams * sizeof(stream))
+    memcpy(run.npinned, t.npinned, run.nops * sizeof(u32))
     memset(t.loads, 0, t.nloads)
+    t.isolated = 0
     for i in range(t.nvcpus):
         t.vcpus[i].held = 0
     shadow_reset(&t.shadow)
@@ -134,6 +142,30 @@ cdef void tape_op(tape_check *t, stream *s, u32 index) noexcept nogil:
         check_fail(s.cpu, CHECK_WRONG_VALUE if t.run.ops[index].op == KMM_OP_LOAD else CHECK_STALE_TLB, text)
     kmm_emit(s.cpu, KMM_EV_SYSRET, NULL, index)
     report_lockdep(s.cpu, lockdep_watch_exit(&t.watch, s.cpu, t.labels[index]))
+    if t.run.ops[index].op == KMM_OP_PIN:
+        check_pinned(t, s.cpu, index)
+
+
+# Context: a vCPU or finish; the PIN has returned. What it holds is memory that somebody has.
+cdef void check_pinned(tape_check *t, Cpu *cpu, u32 index) noexcept nogil:
+    cdef run_state *run = t.run
+    cdef unsigned long pfn
+    cdef u32 i
+    for i in range(run.npinned[index]):
+        pfn = page_to_pfn(t.m, run.pinned[run.pin_at[index] + i])
+        if region_of(t.m).frame_state[pfn] & KMM_SHADOW_STATE != KMM_SHADOW_LIVE:
+            fail_op(t, cpu, CHECK_PIN, index, b"has pinned a frame that was freed")
+
+
+# Context: a vCPU, before the page is freed. Which PIN holds it, or -1.
+cdef s64 pin_of(tape_check *t, const page *pg) noexcept nogil:
+    cdef run_state *run = t.run
+    cdef u32 i, k
+    for i in range(run.nops):
+        for k in range(run.npinned[i]):
+            if run.pinned[run.pin_at[i] + k] == pg:
+                return i
+    return -1
 
 
 # Context: a vCPU, a step or finish.
@@ -224,13 +256,18 @@ cdef u64 hash_outcome(tape_check *t) noexcept nogil:
 # Context: finish; everything that the tape made is gone. False: a finding.
 cdef bint check_leaks(tape_check *t, Cpu *cpu) noexcept nogil:
     cdef machine_leaks left
+    cdef unsigned long i, pinned = 0
     cdef char text[300]
     machine_count(t.m, &left)
     if not (left.mms or left.vmas or left.anon_vmas or left.avcs or left.files or left.policies or left.frames):
         return True
-    snprintf(text, sizeof(text), b"left when every address space and file was gone: %lu mm_struct, %lu vm_area_struct, "
-             b"%lu anon_vma, %lu anon_vma_chain, %lu file, %lu mempolicy, %lu frames", left.mms, left.vmas,
-             left.anon_vmas, left.avcs, left.files, left.policies, left.frames)
+    for i in range(t.m.nr_frames):
+        if t.m.mem_map[i]._refcount >= GUP_PIN_COUNTING_BIAS:
+            pinned += 1
+    snprintf(text, sizeof(text), b"left when every address space, file and pin was gone: %lu mm_struct, "
+             b"%lu vm_area_struct, %lu anon_vma, %lu anon_vma_chain, %lu file, %lu mempolicy, %lu frames "
+             b"(%lu of them pinned)", left.mms, left.vmas, left.anon_vmas, left.avcs, left.files, left.policies,
+             left.frames, pinned)
     check_fail(cpu, CHECK_LEAK, text)
     return False
 
@@ -262,6 +299,7 @@ cdef void tape_finish(void *priv) noexcept nogil:
         check_fail(cpu, CHECK_BROKEN, text)
         return
     t.outcome = hash_outcome(t)
+    release_pins(run, cpu)
     for i in range(run.nmms):
         end_mm(run, cpu, &run.mms[i], &aside)
     for i in range(run.nfiles):
@@ -304,6 +342,7 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
     cdef tape_check *t = <tape_check *>priv
     cdef machine *m = t.m
     cdef unsigned long frame
+    cdef s64 pin
     cdef char text[300]
     if ev == KMM_EV_TLB_USE:
         if not shadow_tlb_use(&t.shadow, cpu, obj, size, text, sizeof(text)):
@@ -313,11 +352,20 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
         copy_steps(t, cpu, <const u8 *>obj, <u8 *><size_t>size)
         return
     if ev == KMM_EV_ALLOC:
-        if KMM_PLAIN_BUILD and t.python == NULL:
+        if KMM_PLAIN_BUILD and t.python == NULL: # the hooks look at one OS thread
             if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
                 check_plain(cpu, obj, <unsigned>size, 2)
             else:
                 check_plain(cpu, m.mem_base + (page_to_pfn(m, <page *>obj) << m.arch.page_shift), 8, 2)
+        return
+    if ev == KMM_EV_ISOLATE:
+        xchg(cpu, <unsigned long *>&t.isolated, size)
+        return
+    if ev == KMM_EV_GUP:
+        if READ_ONCE(cpu, <unsigned long *>&t.isolated) == size:
+            snprintf(text, sizeof(text), b"Cpu %u keeps a reference to frame %lu, which a collapse has isolated: what "
+                     b"it writes there is lost", cpu.id, page_to_pfn(m, <const page *>obj))
+            check_fail(cpu, CHECK_PIN, text)
         return
     if ev != KMM_EV_FREE:
         report_lockdep(cpu, lockdep_watch_event(&t.watch, cpu, ev, obj, size, place(t, cpu)))
@@ -325,6 +373,11 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
     if <u8 *>obj < <u8 *>m.mem_map or <u8 *>obj >= <u8 *>(m.mem_map + m.nr_frames):
         check_forget(cpu, obj, size)
         return
+    pin = pin_of(t, <page *>obj)
+    if pin >= 0:
+        snprintf(text, sizeof(text), b"Cpu %u frees frame %lu, which %s holds", cpu.id,
+                 page_to_pfn(m, <const page *>obj), t.labels[pin])
+        check_fail(cpu, CHECK_PIN, text)
     frame = <unsigned long>1 << m.arch.page_shift << ((<page *>obj).order & ~KMM_ORDER_REGION)
     check_forget(cpu, m.mem_base + (page_to_pfn(m, <page *>obj) << m.arch.page_shift), frame)
     check_forget(cpu, &(<page *>obj).ptl, sizeof(spinlock_t))
@@ -352,6 +405,9 @@ cdef void tape_describe(void *priv, const void *p, char *buf, size_t n) noexcept
     cdef const char *member
     if <size_t>p >= <size_t>t.run.streams and at < t.run.nstreams * sizeof(stream):
         snprintf(buf, n, b"progress of Cpu %lu", <unsigned long>(at // sizeof(stream)))
+        return
+    if p == <void *>&t.isolated:
+        snprintf(buf, n, b"pages that a collapse has isolated")
         return
     at = <size_t>p - <size_t>t.run.mms
     if <size_t>p >= <size_t>t.run.mms and at < t.run.nmms * sizeof(mm_slot):
@@ -430,7 +486,7 @@ cdef class TapeCheck(Program):
         t.run = run
         t.nvcpus = run.nstreams
         run.no_maps = True
-        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_get_ops(strategy), strategy.priv, &err)
+        t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_check_ops(strategy), strategy.priv, &err)
         if t.m == NULL:
             raise OSError(-err, os.strerror(-err))
         region_of(t.m).bug = tape_bug
@@ -443,8 +499,9 @@ cdef class TapeCheck(Program):
         t.codes = <u8 *>calloc(run.nops + 1, 1)
         t.mms = <mm_slot *>calloc(run.nmms + 1, sizeof(mm_slot))
         t.streams = <stream *>calloc(run.nstreams, sizeof(stream))
+        t.npinned = <u32 *>calloc(run.nops + 1, sizeof(u32))
         if (t.awaited == NULL or t.labels == NULL or t.load_at == NULL or t.results == NULL or t.codes == NULL
-                or t.mms == NULL or t.streams == NULL):
+                or t.mms == NULL or t.streams == NULL or t.npinned == NULL):
             raise MemoryError()
         for i in range(run.nops):
             t.labels[i] = <char *><bytes>labels[i]
@@ -508,7 +565,8 @@ cdef class TapeCheck(Program):
         cdef set words = set()
         cdef u32 i
         for i in range(run.nops):
-            if run.ops[i].op == KMM_OP_STORE and run.ops[i].phase == 1:
+            if (run.ops[i].phase == 1 and run.ops[i].data >= 0 and run.ops[i].access == KMM_ACCESS_WRITE
+                    and (run.ops[i].op == KMM_OP_STORE or run.ops[i].op == KMM_OP_UNPIN)):
                 at = run.ops[i].addr & ~<u64>7
                 end = min(run.ops[i].addr + run.blob_lens[run.ops[i].data], at + size)
                 while at < end:
@@ -549,6 +607,7 @@ cdef class TapeCheck(Program):
             memcpy(t.codes, run.codes, run.nops)
             memcpy(t.mms, run.mms, run.nmms * sizeof(mm_slot))
             memcpy(t.streams, run.streams, run.nstreams * sizeof(stream))
+            memcpy(t.npinned, run.npinned, run.nops * sizeof(u32))
             shadow_save(&t.shadow)
             err = -ENOMEM if region_of(t.m).exhausted else machine_snapshot(t.m)
         if err:
@@ -571,7 +630,13 @@ cdef class TapeCheck(Program):
         free(t.codes)
         free(t.mms)
         free(t.streams)
+        free(t.npinned)
         free(t)
+
+    @property
+    def strategy_name(self):
+        """What the strategy calls itself."""
+        return self.strategy.name
 
     @property
     def snapshot_bytes(self):

@@ -16,7 +16,10 @@ Stands in for nothing: this *is* the kernel. What differs from the recorded prog
   their own (so that they never merge), [vsyscall] is not mapped.
 - fork is a real fork, of a process that has given up this interpreter's private memory; exec is a process with an
   empty range; exit unmaps the range (exit_mmap).
-- TOUCH for execution reads. PIN touches every page, UNPIN does nothing. MBIND uses node 0. TRUNCATE is ftruncate of
+- PIN is vmsplice() into a pipe, which takes its references with get_user_pages_fast() and keeps them (FOLL_GET: fork does
+  not copy such a page as it copies a pinned one); a pin for writing writes to the pages first. UNPIN reads the pipe. No
+  device writes through it; a PIN has at most 1 MiB; UNPIN is in the address space of its PIN.
+- TOUCH for execution reads. MBIND uses node 0. TRUNCATE is ftruncate of
   the memfd, which may grow.
 - mlockall and RLIMIT_MEMLOCK are those of the processes that run: without privilege mlock may fail where it did not.
 """
@@ -51,6 +54,7 @@ cdef extern from "kmm/tape.h" nogil:
 
 _MAX_SEGMENTS = 8192
 _FALLOCATE_MAX = 512 << 20
+_PIN_MAX = 1 << 20      # /proc/sys/fs/pipe-max-size
 _MAP_FIXED = 0x10
 _MAP_ANONYMOUS = 0x20
 _MAP_GROWSDOWN = 0x100
@@ -64,7 +68,7 @@ _OP = np.dtype([
 _DEP = np.dtype([("stream", "<u4"), ("count", "<u4")])
 _RESULT = np.dtype([
     ("value", "<i8"), ("start", "<i8"), ("duration", "<i8"), ("fault_addr", "<u8"), ("sig", "u1"), ("si_code", "u1"),
-    ("done", "u1"), ("moved", "u1"), ("pad", "<u4")], align=True)
+    ("done", "u1"), ("moved", "u1"), ("pipe", "<u4")], align=True)
 _SEGMENT = np.dtype([
     ("stream", "<u4"), ("mm", "<u4"), ("first", "<u4"), ("last", "<u4"), ("minflt", "<i8"), ("majflt", "<i8"),
     ("state", "<u4"), ("at", "<u4")], align=True)
@@ -322,6 +326,20 @@ def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True,
             raise HostEngineError(f"operation {i} loads {size} bytes")
         records["data"][i] = arena.take(size, 16)
         records["cap"][i] = size
+    for i in np.nonzero(op == KMM_OP_PIN)[0].tolist():
+        size = int(ops["len"][i])
+        if size > _PIN_MAX - PAGE:
+            raise HostEngineError(f"operation {i} pins {size} bytes: a pipe takes {_PIN_MAX - PAGE}")
+        records["cap"][i] = max(PAGE, 1 << (size + PAGE - 1).bit_length())
+    for i in np.nonzero(op == KMM_OP_UNPIN)[0].tolist():
+        pin = int(ops["new_addr_ref"][i])
+        if pin < 0 or ops["op"][pin] != KMM_OP_PIN or ops["mm"][pin] != ops["mm"][i]:
+            raise HostEngineError(f"operation {i} gives up a pin that its own address space has not made")
+        if ops["access"][i] == 1 and ops["data"][i] >= 0:
+            raise HostEngineError(f"operation {i}: on the host no device writes through a pin")
+        size = int(ops["len"][pin])
+        records["data"][i] = arena.take(size, 16)
+        records["cap"][i] = size
     for i in np.nonzero(op == KMM_OP_MINCORE)[0].tolist():
         size = min((int(ops["len"][i]) + PAGE - 1) // PAGE, 1 << 24)
         records["data"][i] = arena.take(size, 16)
@@ -493,7 +511,7 @@ def _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, m
     np.add.at(out.minor_faults, segs["stream"], segs["minflt"])
     np.add.at(out.major_faults, segs["stream"], segs["majflt"])
     out.loads = {}
-    for i in np.nonzero(np.isin(ops["op"], (KMM_OP_LOAD, KMM_OP_MINCORE)) & ~failed)[0].tolist():
+    for i in np.nonzero(np.isin(ops["op"], (KMM_OP_LOAD, KMM_OP_MINCORE, KMM_OP_UNPIN)) & ~failed)[0].tolist():
         at, size = int(records["data"][i]), int(records["cap"][i])
         out.loads[i] = bytes(arena.buffer[at:at + size])
     brks = zip(mapping.to_tape(mms["start_brk"]).tolist(), mapping.to_tape(mms["brk"]).tolist(), strict=True)

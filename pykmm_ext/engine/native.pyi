@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The native engine: a tape on real threads, one per simulated CPU."""
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,5 +15,5 @@ def run(machine: Machine, ops: npt.NDArray[np.uint8], stream_start: npt.NDArray[
         awaited: npt.NDArray[np.uint8], closes: npt.NDArray[np.uint8], results: npt.NDArray[np.int64],
         codes: npt.NDArray[np.uint8], durations: npt.NDArray[np.uint64] | None, roots: list[int], mms: int,
         files: list[tuple[str, bytes | None, int, tuple[int, int], int]], blobs: list[bytes], blob_lens: list[int],
-        recorded: bool, commit: int) -> tuple[int, list[int], dict[int, list[Any]],
-                                                list[tuple[int, int]]]: ...
+        recorded: bool, commit: int, *, watchdog: float = 0.0, describe: Callable[[int], str] = ...,
+        ) -> tuple[int, list[int], dict[int, list[Any]], list[tuple[int, int]]]: ...

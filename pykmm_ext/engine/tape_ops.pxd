@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, s32, s64, u8, u32, u64
-from pykmm_ext.mm.mm_types cimport file, machine, mm_struct
+from pykmm_ext.mm.mm_types cimport file, machine, mm_struct, page
 from pykmm_ext.mm_binding cimport vma_copy
 
 cdef extern from "kmm/tape.h" nogil:
@@ -48,6 +48,8 @@ cdef struct stream:
     u8 *loaded              # where what a LOAD read goes as well, or NULL
     u32 work_first, work_last       # operations of the threads' phase, without the NOPs that it begins with
     u64 work_start_ns, work_end_ns  # the stream's own; 0 = it has none of them
+    u32 at                  # native: the operation under way; read by the watchdog (atomic)
+    u32 waiting             # native: it waits for another stream; the same
     char pad2[128]
 
 # A program on its way. Everything but streams, mms, results, codes and durations is const while it runs.
@@ -75,6 +77,11 @@ cdef struct run_state:
     bint recorded
     bint no_maps            # an address space that ends leaves no copy of its maps
     u64 page_size
+    # Pins, by operation (a PIN): where its pages stand in `pinned`, and how many it holds now; written by who performs
+    # PIN and, after it, UNPIN.
+    u64 *pin_at
+    u32 *npinned
+    page **pinned
 
 # What TapeArrays.state.codes holds besides the fault codes of include/kmm/mm_types.h.
 cdef enum:
@@ -99,6 +106,8 @@ cdef bint enter_mm(stream *s, s32 index) noexcept nogil
 cdef void end_mm(run_state *run, Cpu *cpu, mm_slot *slot, u64 *aside) noexcept nogil
 # Context: process, no locks, IRQs on, may sleep. One operation; the result is an address, 0 or -errno.
 cdef s64 perform(stream *s, const kmm_tape_op *op, u32 index) noexcept nogil
+# Gives up what PINs still hold. Context: process, no locks; nobody performs a PIN or UNPIN.
+cdef void release_pins(run_state *run, Cpu *cpu) noexcept nogil
 # perform() with its result, and its fault code, put where they belong. Context: the same.
 cdef void run_op(stream *s, u32 index) noexcept nogil
 

@@ -6,26 +6,28 @@
 Addresses of a recorded tape: a mapping that was recorded at an address is asked for at that address (as a hint, or
 MREMAP_FIXED for one that moved), since where mmap(NULL) goes depends on what other threads did just before.
 """
-from libc.errno cimport EFAULT, ENOMEM, ENOSYS, ESRCH
+from libc.errno cimport EFAULT, EINVAL, ENOMEM, ENOSYS, ESRCH
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import os
 
-from pykmm_ext.kernel.atomic cimport kmm_cpu_relax, kmm_emit
+from pykmm_ext.kernel.atomic cimport kmm_cpu_relax, kmm_emit, kmm_user_load, kmm_user_store
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport KMM_EV_COMPUTE
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch
 from pykmm_ext.mm.brk cimport ksys_brk
 from pykmm_ext.mm.filemap cimport do_truncate, file_create, fput
 from pykmm_ext.mm.fork cimport dup_mm, mm_alloc, mmget, mmput
+from pykmm_ext.mm.gup cimport get_user_pages_fast, unpin_user_pages
 from pykmm_ext.mm.madvise cimport do_madvise, do_mincore, do_msync
 from pykmm_ext.mm.mempolicy cimport do_mbind
 from pykmm_ext.mm.mlock cimport do_mlock, do_mlockall, do_munlock, do_munlockall
 from pykmm_ext.mm.mm_types cimport (
-    VM_ACCOUNT, VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_IO, VM_LOCKED, VM_MAYEXEC, VM_MAYREAD, VM_MAYSHARE,
-    VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, vm_area_struct,
+    FOLL_PIN, FOLL_WRITE, KMM_ACCESS_WRITE, VM_ACCOUNT, VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_IO, VM_LOCKED,
+    VM_MAYEXEC, VM_MAYREAD, VM_MAYSHARE, VM_MAYWRITE, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, page_to_pfn,
+    vm_area_struct,
 )
 from pykmm_ext.mm.mmap cimport (
     ksys_mmap, mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock, vm_munmap,
@@ -44,6 +46,10 @@ cdef enum:
     MAP_NORESERVE = 0x4000
     MREMAP_MAYMOVE = 1
     MREMAP_FIXED = 2
+    MIN_PAGE_SIZE = 4096
+
+# Bytes of one PIN.
+cdef u64 MAX_PIN = <u64>1 << 34
 
 
 cdef u64 now_ns() noexcept nogil:
@@ -192,6 +198,86 @@ cdef s64 do_touch(stream *s, u64 addr, u64 n, u32 access) noexcept nogil:
     return 0
 
 
+# Context: the stream's thread, IRQs on, no locks; sleeps. Every page of the range, or none.
+cdef s64 do_pin(stream *s, mm_struct *mm, u64 addr, const kmm_tape_op *op, u32 index) noexcept nogil:
+    cdef run_state *run = s.run
+    cdef page **pages = run.pinned + run.pin_at[index]
+    cdef unsigned int flags = FOLL_PIN | (FOLL_WRITE if op.access == KMM_ACCESS_WRITE else 0)
+    cdef u64 n = ((addr & (run.page_size - 1)) + op.len + run.page_size - 1) // run.page_size
+    cdef long got
+    if op.len == 0:
+        return 0
+    got = get_user_pages_fast(s.cpu, mm, addr, n, flags, pages)
+    if 0 <= got < <long>n:
+        unpin_user_pages(s.cpu, pages, got, flags, False)
+        got = -EFAULT
+    if got < 0:
+        return got
+    run.npinned[index] = <u32>n
+    return 0
+
+
+# Context: the stream's thread. The device reads `n` bytes of pinned memory, or writes them: it knows frames alone.
+cdef bint device_access(stream *s, page **pages, u64 offset, const u8 *data, u64 n, bint write) noexcept nogil:
+    cdef u64 size = s.run.page_size, word = 0
+    cdef bint same = True
+    cdef unsigned step
+    cdef u8 *at
+    while n:
+        at = s.run.m.mem_base + page_to_pfn(s.run.m, pages[offset // size]) * size + (offset & (size - 1))
+        step = 8 if n >= 8 and not offset & 7 else 1
+        if write:
+            memcpy(&word, data, step)
+            kmm_user_store(s.cpu, at, step, word)
+        else:
+            word = kmm_user_load(s.cpu, at, step)
+            if memcmp(&word, data, step) != 0:
+                same = False
+        offset += step
+        data += step
+        n -= step
+    return same
+
+
+# Context: the stream's thread, IRQs on, no locks.
+cdef s64 do_unpin(stream *s, const kmm_tape_op *op, u32 index) noexcept nogil:
+    cdef run_state *run = s.run
+    cdef s32 pin = op.new_addr_ref
+    cdef bint written = pin >= 0 and run.ops[pin].access == KMM_ACCESS_WRITE
+    cdef bint write = op.access == KMM_ACCESS_WRITE
+    cdef page **pages
+    cdef u32 held
+    cdef u64 offset = op.addr
+    if pin < 0 or run.ops[pin].op != KMM_OP_PIN or (write and not written):
+        return -EINVAL
+    if run.results[pin] < 0:
+        return -EFAULT
+    if op.len == 0:
+        return 0
+    if run.npinned[pin] == 0:
+        return -EINVAL
+    if op.addr_ref >= 0:
+        offset += <u64>run.results[op.addr_ref]
+    offset &= run.page_size - 1
+    pages = run.pinned + run.pin_at[pin]
+    if op.data >= 0 and not device_access(s, pages, offset, run.blobs[op.data], min(run.blob_lens[op.data], op.len),
+                                          write):
+        run.codes[index] = TAPE_DATA_DIFFERS
+    held = run.npinned[pin]
+    run.npinned[pin] = 0                # first: the page may go with this reference
+    unpin_user_pages(s.cpu, pages, held, FOLL_PIN, written)
+    return 0
+
+
+cdef void release_pins(run_state *run, Cpu *cpu) noexcept nogil:
+    cdef u32 i, held
+    for i in range(run.nops):
+        held = run.npinned[i]
+        if held:
+            run.npinned[i] = 0
+            unpin_user_pages(cpu, run.pinned + run.pin_at[i], held, FOLL_PIN, run.ops[i].access == KMM_ACCESS_WRITE)
+
+
 # Context: the stream's thread, IRQs on, no locks; sleeps.
 cdef s64 do_mincore_op(stream *s, mm_struct *mm, u64 addr, u64 n) noexcept nogil:
     cdef u8 vec[512]
@@ -225,6 +311,8 @@ cdef s64 perform(stream *s, const kmm_tape_op *op, u32 index) noexcept nogil:
     cdef s64 r
     if op.op == KMM_OP_NOP:
         return 0
+    if op.op == KMM_OP_UNPIN:           # whatever has become of the address space
+        return do_unpin(s, op, index)
     if op.op == KMM_OP_COMPUTE:
         if cpu.engine != NULL:          # virtual time, or none
             kmm_emit(cpu, KMM_EV_COMPUTE, NULL, op.len)
@@ -248,6 +336,8 @@ cdef s64 perform(stream *s, const kmm_tape_op *op, u32 index) noexcept nogil:
         new_addr += <u64>base
     if op.op == KMM_OP_TOUCH:
         return do_touch(s, addr, op.len, op.access)
+    if op.op == KMM_OP_PIN:
+        return do_pin(s, mm, addr, op, index)
     if op.op == KMM_OP_MMAP:
         if op.file >= 0 and not op.flags & MAP_ANONYMOUS:
             f = run.files[op.file]
@@ -363,7 +453,7 @@ cdef class TapeArrays:
         cdef run_state *state = &self.state
         cdef uint64_t[::1] times
         cdef u32 i, n = stream_start.shape[0] - 1
-        cdef u64 count = ops.shape[0] // sizeof(kmm_tape_op)
+        cdef u64 count = ops.shape[0] // sizeof(kmm_tape_op), pages = 0
         if (dep_start.shape[0] != <Py_ssize_t>count + 1 or results.shape[0] != <Py_ssize_t>count
                 or codes.shape[0] != <Py_ssize_t>count or awaited.shape[0] != <Py_ssize_t>count
                 or closes.shape[0] != <Py_ssize_t>count or n < 1 or stream_start[n] != count):
@@ -396,8 +486,19 @@ cdef class TapeArrays:
         state.files = <file **>calloc(len(files) + 1, sizeof(file *))
         state.blobs = <const u8 **>calloc(len(blobs) + 1, sizeof(u8 *))
         state.blob_lens = <u64 *>calloc(len(blobs) + 1, sizeof(u64))
+        state.pin_at = <u64 *>calloc(count + 1, sizeof(u64))
+        state.npinned = <u32 *>calloc(count + 1, sizeof(u32))
         if (state.streams == NULL or state.mms == NULL or state.files == NULL or state.blobs == NULL
-                or state.blob_lens == NULL):
+                or state.blob_lens == NULL or state.pin_at == NULL or state.npinned == NULL):
+            raise MemoryError()
+        for i in range(<u32>count):
+            state.pin_at[i] = pages
+            if state.ops[i].op == KMM_OP_PIN:
+                if state.ops[i].len > MAX_PIN:
+                    raise ValueError(f"operation {i} pins {state.ops[i].len} bytes; at most {MAX_PIN} go at once")
+                pages += state.ops[i].len // MIN_PAGE_SIZE + 2
+        state.pinned = <page **>calloc(pages + 1, sizeof(page *))
+        if state.pinned == NULL:
             raise MemoryError()
         for i in range(<u32>mms):
             spin_lock_init(&state.mms[i].lock)
@@ -421,6 +522,9 @@ cdef class TapeArrays:
         free(self.state.files)
         free(<void *>self.state.blobs)
         free(self.state.blob_lens)
+        free(self.state.pin_at)
+        free(self.state.npinned)
+        free(self.state.pinned)
 
 
 cdef int tape_start(TapeArrays arrays, machine *m) except -1:
@@ -470,6 +574,7 @@ cdef int tape_end(TapeArrays arrays) except -1:
         return 0
     cpu = state.m.cpus[0]
     with nogil:
+        release_pins(state, cpu)
         for i in range(state.nmms):
             end_mm(state, cpu, &state.mms[i], &aside)
             for k in range(state.mms[i].nmaps):

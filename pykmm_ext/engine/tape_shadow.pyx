@@ -12,7 +12,8 @@ Translations
 Values
     A load may return what a store wrote that began before the load ended, unless another store came wholly after that
     one and wholly before the load. munmap, mmap and MADV_DONTNEED store zeroes to private anonymous memory. A child
-    begins with what its parent's memory could have held at some moment of the fork.
+    begins with what its parent's memory could have held at some moment of the fork. What a device writes through a pin
+    may be read there afterwards, or not, if the pinned page is not mapped any more: a tape's expectations say which.
 
 Order is that of the execution's events, an operation's beginning and end; a store of another CPU counts as done when
 that CPU's store buffer was seen empty. Where the explorer runs one of many equivalent executions (DPOR), what is looked
@@ -33,7 +34,7 @@ from pykmm_ext.engine.check cimport (
 )
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_BRK, KMM_OP_FORK, KMM_OP_LOAD, KMM_OP_MADVISE, KMM_OP_MAP, KMM_OP_MMAP, KMM_OP_MPROTECT, KMM_OP_MREMAP,
-    KMM_OP_MUNMAP, KMM_OP_STORE, kmm_tape_op,
+    KMM_OP_MUNMAP, KMM_OP_STORE, KMM_OP_UNPIN, kmm_tape_op,
 )
 from pykmm_ext.machine.cpu cimport s64
 from pykmm_ext.machine.region cimport KMM_SHADOW_LIVE, KMM_SHADOW_STATE, region_of
@@ -235,6 +236,9 @@ cdef void shadow_begin(tape_shadow *sh, Cpu *cpu, u32 index) noexcept nogil:
         return
     if op.op == KMM_OP_STORE:
         add_write(sh, cpu, index, addr, sh.run.blob_lens[op.data], sh.run.blobs[op.data], 0)
+    elif op.op == KMM_OP_UNPIN and op.data >= 0 and op.access == KMM_ACCESS_WRITE:
+        # A device writes frames: whether they are still what is mapped there is another matter.
+        add_write(sh, cpu, index, addr, min(sh.run.blob_lens[op.data], op.len), sh.run.blobs[op.data], SHADOW_MAYBE)
     elif op.op == KMM_OP_MUNMAP:
         add_write(sh, cpu, index, addr, whole(sh, op.len), NULL, 0)
     elif op.op == KMM_OP_MADVISE:

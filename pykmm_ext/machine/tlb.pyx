@@ -29,7 +29,7 @@ from pykmm_ext.mm.memory cimport sync_mm_rss
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_KILLABLE, FAULT_FLAG_USER, FAULT_FLAG_WRITE,
     KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_BUS_ADRERR, KMM_FAULT_ENDLESS, KMM_FAULT_KILLED,
-    KMM_FAULT_OOM, KMM_FAULT_RETURN, KMM_FAULT_TRIES, KMM_MAX_LEVELS, KMM_SEGV_ACCERR, KMM_SEGV_MAPERR,
+    KMM_FAULT_OOM, KMM_FAULT_RETURN, KMM_FAULT_TRIES, KMM_FAULT_TRIES_CHECKED, KMM_MAX_LEVELS, KMM_SEGV_ACCERR, KMM_SEGV_MAPERR,
     VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM,
     VM_FAULT_SIGSEGV, arch_ops, machine_of, mm_struct, vm_fault_t,
 )
@@ -61,6 +61,7 @@ cdef extern from *:
 
 cdef extern from "kmm/check.h" nogil:
     const char *CHECK_ASSERTION
+    const char *CHECK_LIVELOCK
     void check_fail(Cpu *cpu, const char *kind, const char *message)
 
 cdef extern from "kmm/clear_page.h" nogil:
@@ -316,14 +317,20 @@ cdef inline void *user_access_begin(Cpu *cpu, unsigned long address, u32 access,
         tlb_access_end(cpu)
         err[0] = user_fault(cpu, address, access)
         tries += 1
-        if unlikely(err[0] != 0 or tries >= <u32>KMM_FAULT_TRIES or cpu.killed):
-            if err[0] == 0:
+        if unlikely(err[0] != 0 or tries >= <u32>KMM_FAULT_TRIES_CHECKED or cpu.killed):
+            if err[0] == 0 and (cpu.engine != NULL or cpu.killed or tries >= <u32>KMM_FAULT_TRIES):
                 err[0] = give_up(cpu, address)
-            return NULL
+            if err[0] != 0:
+                return NULL
 
 
 # Context: as user_fault. It says that the fault is resolved, and it is not.
 cdef int give_up(Cpu *cpu, unsigned long address) noexcept nogil:
+    cdef char text[200]
+    if cpu.engine != NULL:
+        snprintf(text, sizeof(text), b"strategy '%s': handle_fault said %d times in a row that the fault is resolved, and "
+                 b"the access still faults", machine_of(cpu).strategy.name, <int>KMM_FAULT_TRIES_CHECKED)
+        check_fail(cpu, CHECK_LIVELOCK, text)
     cpu.fault_address = address
     cpu.fault_code = KMM_FAULT_KILLED if cpu.killed else KMM_FAULT_ENDLESS
     return -EFAULT

@@ -19,7 +19,9 @@ Fork against speculative faults of the parent
 """
 from libc.errno cimport ENOMEM
 
-from pykmm_ext.kernel.atomic cimport atomic_dec_and_test_32, atomic_inc_32, lock_set_subclass
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE_32, WRITE_ONCE_32, atomic_dec_and_test_32, atomic_inc_32, lock_set_subclass, smp_mb, smp_store_release_32,
+)
 from pykmm_ext.kernel.rwsem cimport init_rwsem
 from pykmm_ext.kernel.seqlock cimport seqlock_init
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
@@ -148,7 +150,13 @@ cdef int dup_pages(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     cdef vm_area_struct *mpnt = oldmm.mmap
     cdef vm_area_struct *tmp = mm.mmap
     cdef vm_area_struct *begun   # first VMA whose write section has not begun
+    cdef bint pins = oldmm.strategy.gup_fast != NULL  # else who pins waits for mmap_sem
     cdef int ret = 0
+    if pins:
+        # As raw_write_seqcount_begin(): readers never wait, so what is inside may sleep. A full barrier: the count before
+        # the looks at reference counts; pairs with the atomic that takes a pin, before read_seqcount_retry() in mm/gup.
+        WRITE_ONCE_32(cpu, &oldmm.write_protect_seq.sequence, READ_ONCE_32(cpu, &oldmm.write_protect_seq.sequence) + 1)
+        smp_mb(cpu)
     while mpnt != NULL and ret == 0:
         if not mpnt.vm_flags & VM_DONTCOPY:
             # anon_vma is set under mmap_sem only: this holds still until the sections are ended below.
@@ -167,6 +175,9 @@ cdef int dup_pages(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
         if mpnt.anon_vma != NULL and not mpnt.vm_flags & VM_DONTCOPY:
             vma_write_end(cpu, mpnt)
         mpnt = mpnt.vm_next
+    if pins:
+        # Entries and marks first: pairs with smp_rmb() in raw_read_seqcount() of mm/gup.
+        smp_store_release_32(cpu, &oldmm.write_protect_seq.sequence, READ_ONCE_32(cpu, &oldmm.write_protect_seq.sequence) + 1)
     return ret
 
 

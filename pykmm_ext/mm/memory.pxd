@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # mm/memory.c: faults; what include/linux/mm.h has inline of it. Its other parts: mm/memory_zap, mm/memory_fork.
-from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, atomic_add, smp_wmb
-from pykmm_ext.machine.cpu cimport Cpu, u32, unlikely
+from libc.string cimport memcpy
+
+from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, atomic_add, kmm_emit, smp_wmb
+from pykmm_ext.machine.cpu cimport KMM_EV_COPY, Cpu, u32, unlikely
 from pykmm_ext.mm.mm_types cimport (
-    MM_ANONPAGES, MM_FILEPAGES, VM_WRITE, PG_anon, arch_ops, machine, mm_struct, page, page_to_pfn, pfn_to_page,
-    phys_to_virt, pte_t, vm_area_struct, vm_fault, vm_fault_t,
+    MM_ANONPAGES, MM_FILEPAGES, VM_WRITE, PG_anon, PG_anon_exclusive, arch_ops, machine, mm_struct, page, page_to_pfn,
+    pfn_to_page, phys_to_virt, pte_t, vm_area_struct, vm_fault, vm_fault_t,
 )
 
 # Events after which a Cpu folds its rss deltas into the mm.
@@ -57,6 +59,21 @@ cdef inline void *page_address(machine *m, const arch_ops *arch, page *pg) noexc
 # Context: a reference to the page.
 cdef inline bint page_is_anon(Cpu *cpu, page *pg) noexcept nogil:
     return (READ_ONCE(cpu, &pg.flags) & PG_anon) != 0
+
+# Context: an anonymous page; the PTL of a mapping of it, or a reference and a re-check of the entry (lockless GUP).
+cdef inline bint page_anon_exclusive(Cpu *cpu, page *pg) noexcept nogil:
+    return (READ_ONCE(cpu, &pg.flags) & PG_anon_exclusive) != 0
+
+# Context: the PTL of the only mapping of an anonymous page: nobody else changes its flags.
+cdef inline void set_page_anon_exclusive(Cpu *cpu, page *pg, bint exclusive) noexcept nogil:
+    cdef unsigned long flags = READ_ONCE(cpu, &pg.flags) & ~PG_anon_exclusive
+    WRITE_ONCE(cpu, &pg.flags, flags | PG_anon_exclusive if exclusive else flags)
+
+# Context: as the fault's copy; `to` is a new page that nobody else knows.
+cdef inline void copy_user_page(Cpu *cpu, void *to, const void *src, size_t size) noexcept nogil:
+    memcpy(to, src, size)
+    if unlikely(cpu.engine != NULL):
+        kmm_emit(cpu, KMM_EV_COPY, src, <size_t>to)
 
 # Context: a reference to the page.
 cdef inline int mm_counter(Cpu *cpu, page *pg) noexcept nogil:

@@ -23,19 +23,18 @@ walker that reads the PTE and then the frame.
 simplified: no swap, no huge pages, no NUMA hints, no device PFNs, no userfaultfd; page contents are copied in one
 step. The zero page is the one page without a struct page of its own (pte_special).
 """
-from libc.string cimport memcpy
-
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, atomic_add, cmpxchg, kmm_emit, xchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, atomic_add, cmpxchg, xchg
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.machine.cpu cimport (
     FAULT_ANON_WRITE, FAULT_ANON_ZERO, FAULT_AROUND_PAGES, FAULT_FILE_COW, FAULT_FILE_READ, FAULT_FILE_SHARED,
-    FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, KMM_EV_COPY, KMM_NR_RSS, count_vm_event, count_vm_events, likely, unlikely,
+    FAULT_SPURIOUS, FAULT_WP_COPY, FAULT_WP_REUSE, KMM_NR_RSS, count_vm_event, count_vm_events, likely, unlikely,
 )
 from pykmm_ext.mm.filemap cimport filemap_fault, find_get_page
 from pykmm_ext.mm.mm_types cimport (
-    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK, FAULT_FLAG_WRITE, MM_ANONPAGES, MM_FILEPAGES, VM_ACCESS_FLAGS,
-    VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
+    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_UNSHARE, FAULT_FLAG_VMA_LOCK, FAULT_FLAG_WRITE,
+    MM_ANONPAGES, MM_FILEPAGES, VM_ACCESS_FLAGS, VM_EXEC, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
     anon_vma, arch_ops, machine, machine_of, page_to_pfn, pmd_t, pte_t,
 )
 from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page
@@ -278,13 +277,6 @@ cdef vm_fault_t do_read_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     return ret | tmp
 
 
-# Context: as the fault's copy; `to` is a new page that nobody else knows.
-cdef inline void copy_user_page(Cpu *cpu, void *to, const void *src, size_t size) noexcept nogil:
-    memcpy(to, src, size)
-    if unlikely(cpu.engine != NULL):
-        kmm_emit(cpu, KMM_EV_COPY, src, <size_t>to)
-
-
 # Context: mmap_sem held R, or speculative; no PTL; may sleep. A private mapping is written before it was read: the
 # copy is made at once.
 cdef vm_fault_t do_cow_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
@@ -400,7 +392,8 @@ cdef vm_fault_t wp_page_copy(Cpu *cpu, vm_fault *vmf, page *old) noexcept nogil:
         return VM_FAULT_RETRY
     if likely(READ_ONCE(cpu, vmf.pte) == vmf.orig_pte):
         entry = arch.pfn_pte(page_to_pfn(m, new), vmf.vma_page_prot)
-        entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
+        if not vmf.flags & FAULT_FLAG_UNSHARE:
+            entry = maybe_mkwrite(arch, arch.pte_mkdirty(entry), vmf.vma_flags)
         xchg(cpu, vmf.pte, 0)
         arch.flush_tlb_page(cpu, mm, vmf.address)
         page_add_new_anon_rmap(cpu, new, vmf.anon_vma, vmf.pgoff)
@@ -427,17 +420,31 @@ cdef vm_fault_t wp_page_copy(Cpu *cpu, vm_fault *vmf, page *old) noexcept nogil:
 
 
 # Context: PTL held (drops it), mmap_sem held R or speculative; may sleep after the drop. A write to a present,
-# read-only entry of a VMA that allows writing.
+# read-only entry of a VMA that allows writing; or with FAULT_FLAG_UNSHARE a page that is to become exclusive and stays
+# read-only, for a pin that must see what is written there later.
+#
+# PG_anon_exclusive says that no other mapping of the page may exist; references do not matter then, pins above all: the
+# page stays where the pin is. Fork takes the mark away, unless the page may be pinned: then it copies. Without the mark
+# the page is ours if nobody else has as much as a reference: a reference that somebody took while the page was shared
+# (a child's, or one of a read in progress) must not see what we write from now on (race R22).
 cdef vm_fault_t do_wp_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef vm_area_struct *vma = vmf.vma
     cdef machine *m = vma.vm_mm.machine
     cdef page *old = vm_normal_page(m, vma.vm_mm.arch, vmf.orig_pte)
+    cdef bint mine
     if vmf.vma_flags & VM_SHARED:
         return wp_page_reuse(cpu, vmf)  # as page_mkwrite() of a file system that tracks nothing
     if old != NULL and page_is_anon(cpu, old):
-        # Ours alone: one mapping, and no reference but the mapping's. Nobody can add one: that takes another mapping
-        # of the page, or this PTL. (A gather that has not flushed yet still counts.)
-        if READ_ONCE_32(cpu, &old._mapcount) == 1 and READ_ONCE_32(cpu, &old._refcount) == 1:
+        mine = page_anon_exclusive(cpu, old)
+        # Ours alone: one mapping, and no reference but the mapping's. Nobody can add one that lasts: that takes another
+        # mapping of the page, or this PTL. (A gather that has not flushed yet still counts.)
+        if not mine and READ_ONCE_32(cpu, &old._mapcount) == 1 and READ_ONCE_32(cpu, &old._refcount) == 1:
+            set_page_anon_exclusive(cpu, old, True)
+            mine = True
+        if mine and vmf.flags & FAULT_FLAG_UNSHARE:
+            spin_unlock(cpu, vmf.ptl)
+            return 0
+        if mine:
             return wp_page_reuse(cpu, vmf)
     if old != NULL:
         get_page(cpu, old)
@@ -488,10 +495,11 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         cmpxchg(cpu, vmf.pte, vmf.orig_pte, entry)
         spin_unlock(cpu, vmf.ptl)
         return 0
-    if vmf.flags & FAULT_FLAG_WRITE:
+    if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
         if not arch.pte_write(entry):
             return do_wp_page(cpu, vmf)
-        entry = arch.pte_mkdirty(entry)
+        if vmf.flags & FAULT_FLAG_WRITE:
+            entry = arch.pte_mkdirty(entry)
     entry = arch.pte_mkyoung(entry)
     if entry != vmf.orig_pte:
         # A walker may set D on a writable entry right now: then this fails, and the access is repeated.

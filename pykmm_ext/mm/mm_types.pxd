@@ -22,16 +22,16 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned long VM_HUGETLB, VM_SYNC, VM_WIPEONFORK, VM_DONTDUMP, VM_SOFTDIRTY
     const unsigned long VM_MIXEDMAP, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_MERGEABLE, VM_SPECIAL
     const unsigned long VM_ACCESS_FLAGS, PG_locked, PG_referenced, PG_uptodate, PG_dirty
-    const unsigned long PG_lru, PG_reserved, PG_table, PG_buddy, PG_anon, PG_pristine
+    const unsigned long PG_lru, PG_reserved, PG_table, PG_buddy, PG_anon, PG_pristine, PG_anon_exclusive
     const unsigned int FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_TRIED
     const unsigned int FAULT_FLAG_USER, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK
-    const unsigned int VM_FAULT_OOM
+    const unsigned int FAULT_FLAG_UNSHARE, FOLL_WRITE, FOLL_GET, FOLL_PIN, GUP_PIN_COUNTING_BIAS, VM_FAULT_OOM
     const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED
     const unsigned int VM_FAULT_RETRY, VM_FAULT_FALLBACK, VM_FAULT_BADMAP, VM_FAULT_BADACCESS, VM_FAULT_ERROR
     const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
     const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
     enum:
-        KMM_FAULT_TRIES
+        KMM_FAULT_TRIES, KMM_FAULT_TRIES_CHECKED
     enum:
         MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES
         MAX_ORDER, MMU_GATHER_BUNDLE
@@ -55,6 +55,7 @@ cdef extern from "kmm/mm_types.h" nogil:
     cdef struct rcu_state
     cdef struct machine
     cdef struct region
+    cdef struct lockless_walk
     cdef struct strategy_ops
     cdef struct arch_ops
 
@@ -175,6 +176,18 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long mmap_seq
         unsigned long mm_lock_seq
         u32 vma_writer_wait
+        seqcount_t write_protect_seq
+        u32 has_pinned
+        lockless_walk *lockless_walk
+    enum:
+        KMM_WALK_ATOMIC, KMM_WALK_PERCPU
+        KMM_SERIALIZE_ARCH, KMM_SERIALIZE_IPI, KMM_SERIALIZE_RCU, KMM_SERIALIZE_NONE
+    cdef struct lockless_walk_count:
+        unsigned long count
+    cdef struct lockless_walk:
+        u32 counted, monitor, serialize, unordered, nr_counts
+        lockless_walk_count walkers
+        lockless_walk_count cpus[1]
     cdef struct vm_fault:
         vm_area_struct *vma
         unsigned int flags

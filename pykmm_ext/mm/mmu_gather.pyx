@@ -16,9 +16,10 @@ Context of the structure: it lives on the caller's stack and belongs to one Cpu.
 """
 from pykmm_ext.kernel.atomic cimport atomic_add, ipi_lockdep_wait, smp_mb
 from pykmm_ext.kernel.rcu cimport call_rcu
-from pykmm_ext.machine.cpu cimport NR_PGTABLE_FREE, Cpu, count_vm_event, rcu_head, u8, u32
+from pykmm_ext.machine.cpu cimport NR_PGTABLE_FREE, Cpu, count_vm_event, rcu_head, u8, u32, unlikely
 from pykmm_ext.machine.irq cimport smp_call_function_many
 from pykmm_ext.machine.tlb cimport tlb_mm_is_local
+from pykmm_ext.mm.lockless_walk cimport REMOVE_ARCH, REMOVE_NOW, REMOVE_RCU, lockless_table_removal
 from pykmm_ext.mm.mm_types cimport (
     MMU_GATHER_BUNDLE, mm_struct, mmu_gather, mmu_gather_batch, page, page_to_pfn, pfn_to_page,
 )
@@ -162,8 +163,10 @@ cdef void tlb_flush_mmu_tlbonly(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
 
 # Context: as tlb_flush_mmu_tlbonly; no spinlocks. The gather can be used on.
 cdef void tlb_flush_mmu(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
+    cdef mm_struct *mm = tlb.mm
     cdef mmu_gather_batch *batch
     cdef u32 i
+    cdef int how
     # Flush, then free: the flush is complete on every Cpu when it returns.
     tlb_flush_mmu_tlbonly(cpu, tlb)
     for i in range(tlb.nr):
@@ -177,7 +180,13 @@ cdef void tlb_flush_mmu(Cpu *cpu, mmu_gather *tlb) noexcept nogil:
         batch = batch.next
     tlb.active = tlb.batches
     if tlb.tables != NULL:
-        tlb.mm.arch.tlb_remove_tables(cpu, tlb)
+        how = lockless_table_removal(cpu, mm) if unlikely(mm.lockless_walk != NULL) else <int>REMOVE_ARCH
+        if how == REMOVE_NOW:
+            tlb_remove_tables_now(cpu, tlb)
+        elif how == REMOVE_RCU:
+            tlb_remove_tables_rcu(cpu, tlb)
+        else:
+            mm.arch.tlb_remove_tables(cpu, tlb)
         tlb.tables = NULL
 
 

@@ -8,12 +8,12 @@ before a locked mapping is populated (R11).
 """
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, cmpxchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, cmpxchg
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u32, unlikely
 from pykmm_ext.mm.gup cimport populate_vma_page_range
 from pykmm_ext.mm.mm_types cimport (
-    KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MPROTECT_POPULATE, PG_anon, VM_ACCESS_FLAGS, VM_ACCOUNT,
+    KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MPROTECT_POPULATE, PG_anon, PG_anon_exclusive, VM_ACCESS_FLAGS, VM_ACCOUNT,
     VM_GROWSDOWN, VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE,
     arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_start_write, vma_write_begin,
     vma_write_end,
@@ -31,16 +31,13 @@ cdef enum:
 
 cdef bint can_change_pte_writable(Cpu *cpu, vm_area_struct *vma, pte_t pte) noexcept nogil:
     """Context: PTL held. May a private mapping that allows writing have this entry writable at once? Only an anonymous
-    page that nobody else maps or pins; everything else still goes through the COW fault.
-    simplified: _mapcount and _refcount of 1 stand in for PageAnonExclusive; with the PTL held neither can rise but by
-    a pin of this very mapping, which is no other owner."""
+    page that is exclusive to this mapping, pinned or not; everything else still goes through the COW fault."""
     cdef const arch_ops *arch = vma.vm_mm.arch
     cdef page *pg
     if vma.vm_flags & (VM_WRITE | VM_SHARED) != VM_WRITE or arch.pte_special(pte):
         return False
     pg = pfn_to_page(vma.vm_mm.machine, arch.pte_pfn(pte))
-    return (READ_ONCE(cpu, &pg.flags) & PG_anon != 0 and READ_ONCE_32(cpu, &pg._mapcount) == 1
-            and READ_ONCE_32(cpu, &pg._refcount) == 1)
+    return (READ_ONCE(cpu, &pg.flags) & (PG_anon | PG_anon_exclusive)) == (PG_anon | PG_anon_exclusive)
 
 
 cdef unsigned long change_pte_range(Cpu *cpu, vm_area_struct *vma, pmd_t pmdval, unsigned long addr,

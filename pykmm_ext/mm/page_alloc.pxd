@@ -14,6 +14,11 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil
 cdef void get_page(Cpu *cpu, page *page) noexcept nogil
 # Drops a reference; the last one frees. zero_page and reserved pages are never freed.
 cdef void put_page(Cpu *cpu, page *page) noexcept nogil
+# page_ref_sub_and_test(): the same for `refs` references at once.
+cdef void put_page_refs(Cpu *cpu, page *page, u32 refs) noexcept nogil
+# `refs` more references, unless there is none (page_ref_add_unless()) or there would be too many. False: not taken.
+# Fully ordered. Context: any; the caller needs no reference, only a page that was one.
+cdef bint try_get_page_refs(Cpu *cpu, page *page, u32 refs) noexcept nogil
 cdef void __free_pages(Cpu *cpu, page *page, u32 order) noexcept nogil
 # Per-CPU lists back to the buddy lists (machine exit, accounting).
 cdef void drain_local_pages(Cpu *cpu) noexcept nogil

@@ -28,7 +28,8 @@ from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort, calloc, free
 
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, atomic_inc_32, data_race, data_race_32, kmm_emit, might_sleep, smp_store_release_32,
+    READ_ONCE, READ_ONCE_32, atomic_inc_32, cmpxchg_32, data_race, data_race_32, kmm_emit, might_sleep,
+    smp_store_release_32,
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
@@ -62,6 +63,7 @@ cdef extern from *:
 # Frames 0 (never handed out: physical address 0 means "none") and 1 (the zero page) are reserved.
 cdef enum:
     NR_RESERVED = 2
+    MAX_REFS = 0x7fffffff # of a page; beyond, no more can be taken (the sign bit of Linux's counter)
 
 
 # Context: any. Does not return: a frame that is freed twice or still mapped would corrupt another owner's memory. In a
@@ -410,15 +412,9 @@ cdef inline void free_unref_page(Cpu *cpu, page *p) noexcept nogil:
         free_pcppages_bulk(cpu, keep)
 
 
-# Context: any, IRQs on or off (never an IPI handler), no zone->lock. Reserved frames are left alone.
-cdef void put_page(Cpu *cpu, page *p) noexcept nogil:
-    cdef u32 old
-    if unlikely(READ_ONCE(cpu, &p.flags) & PG_reserved):
-        return
-    old = fetch_add_32(cpu, &p._refcount, <u32>-1, ATOMIC_SEQ_CST)
-    if likely(old > 1):
-        return
-    if unlikely(old == 0):
+# Context: as put_page. `old` references were there, no more than `refs`.
+cdef inline void put_last(Cpu *cpu, page *p, u32 old, u32 refs) noexcept nogil:
+    if unlikely(old < refs):
         bad_page(cpu, p, "reference dropped on a free page")
         return
     if unlikely(p.order != 0):
@@ -428,6 +424,39 @@ cdef void put_page(Cpu *cpu, page *p) noexcept nogil:
             bad_page(cpu, p, "block of more than one page freed by put_page()")
         return
     free_unref_page(cpu, p)
+
+
+# Context: any, IRQs on or off (never an IPI handler), no zone->lock. Reserved frames are left alone.
+cdef void put_page(Cpu *cpu, page *p) noexcept nogil:
+    cdef u32 old
+    if unlikely(READ_ONCE(cpu, &p.flags) & PG_reserved):
+        return
+    old = fetch_add_32(cpu, &p._refcount, <u32>-1, ATOMIC_SEQ_CST)
+    if likely(old > 1):
+        return
+    put_last(cpu, p, old, 1)
+
+
+# Context: as put_page.
+cdef void put_page_refs(Cpu *cpu, page *p, u32 refs) noexcept nogil:
+    cdef u32 old
+    if unlikely(READ_ONCE(cpu, &p.flags) & PG_reserved):
+        return
+    old = fetch_add_32(cpu, &p._refcount, <u32>0 - refs, ATOMIC_SEQ_CST)
+    if old <= refs:
+        put_last(cpu, p, old, refs)
+
+
+# Context: any.
+cdef bint try_get_page_refs(Cpu *cpu, page *p, u32 refs) noexcept nogil:
+    cdef u32 old = READ_ONCE_32(cpu, &p._refcount)
+    cdef u32 seen
+    while old != 0 and old <= <u32>MAX_REFS:
+        seen = cmpxchg_32(cpu, &p._refcount, old, old + refs)
+        if seen == old:
+            return True
+        old = seen
+    return False
 
 
 # Context: as put_page. `order` as it was allocated.

@@ -22,8 +22,8 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock
 from pykmm_ext.machine.cpu cimport Cpu, likely
 from pykmm_ext.mm.mempolicy cimport mpol_equal
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_ANON_VMA, KMEM_AVC, PG_anon, VM_ACCESS_FLAGS, VM_SOFTDIRTY, anon_vma, anon_vma_chain, machine_of, mm_struct,
-    page, vm_area_struct, vma_pages,
+    KMEM_ANON_VMA, KMEM_AVC, PG_anon, PG_anon_exclusive, VM_ACCESS_FLAGS, VM_SOFTDIRTY, anon_vma, anon_vma_chain,
+    machine_of, mm_struct, page, vm_area_struct, vma_pages,
 )
 
 
@@ -272,11 +272,12 @@ cdef void anon_vma_merge(Cpu *cpu, vm_area_struct *vma, vm_area_struct *next) no
 
 cdef void page_add_new_anon_rmap(Cpu *cpu, page *page, anon_vma *av, unsigned long index) noexcept nogil:  # no-cython-lint
     """Context: PTL held; the page is new, nobody else knows it. `av` and `index` as the fault captured them: of a VMA that
-    is being merged away or moved they may not be read any more. simplified: flags are stored, not or-ed atomically."""
+    is being merged away or moved they may not be read any more. It is exclusive to this mapping.
+    simplified: flags are stored, not or-ed atomically."""
     WRITE_ONCE_32(cpu, &page._mapcount, 1)
     WRITE_ONCE_PTR(cpu, &page.mapping, av)
     WRITE_ONCE(cpu, &page.index, index)
-    WRITE_ONCE(cpu, &page.flags, page.flags | PG_anon)
+    WRITE_ONCE(cpu, &page.flags, page.flags | PG_anon | PG_anon_exclusive)
 
 
 cdef void page_add_file_rmap(Cpu *cpu, page *page) noexcept nogil:  # no-cython-lint

@@ -12,14 +12,14 @@ from libc.string cimport memset
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32
 from pykmm_ext.kernel.rbtree cimport rb_next, rb_node, validate_rb_tree
 from pykmm_ext.kernel.slab cimport validate_kmem_cache, validate_region_cache
-from pykmm_ext.machine.cpu cimport KMM_NR_RSS, u32
+from pykmm_ext.machine.cpu cimport KMM_NR_RSS, NR_FOLL_PIN_ACQUIRED, NR_FOLL_PIN_RELEASED, u32
 from pykmm_ext.machine.tlb cimport validate_tlb
 from pykmm_ext.mm.filemap cimport validate_mapping
 from pykmm_ext.mm.memory cimport mm_counter, vm_normal_page
 from pykmm_ext.mm.mempolicy cimport validate_mempolicy
 from pykmm_ext.mm.mm_types cimport (
-    KMEM_NR, VM_WRITE, PG_anon, PG_table, arch_ops, file, kmem_cache, machine, page, pfn_to_page, vm_area_struct,
-    vma_pages,
+    GUP_PIN_COUNTING_BIAS, KMEM_NR, VM_WRITE, PG_anon, PG_anon_exclusive, PG_buddy, PG_table, arch_ops, file,
+    kmem_cache, machine, page, pfn_to_page, vm_area_struct, vma_pages,
 )
 from pykmm_ext.mm.page_alloc cimport validate_zone
 from pykmm_ext.mm.pgtable cimport table_entry, table_order
@@ -91,6 +91,10 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
             return b"rb_subtree_gap is wrong"
         if READ_ONCE_32(cpu, &vma.vm_sequence.sequence) & 1:
             return b"vm_sequence is odd: a write section was left open"
+        if vma.detached:
+            return b"a detached vma is in the tree"
+        if mm.strategy.vma_typesafe and READ_ONCE_32(cpu, &vma.vm_refcnt) != 1:
+            return b"vm_refcnt: somebody was left inside the vma, or it is not attached"
         if vma.vm_file != NULL and vma.shared_prev == NULL and vma.vm_file.f_mapping.i_mmap != vma:
             return b"vma is not on its file's i_mmap"
         if vma.anon_vma != NULL and vma.anon_vma_chain == NULL:
@@ -162,7 +166,7 @@ cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u3
             if pg._mapcount == 0 or pg._refcount < pg._mapcount:
                 return b"mapped page without its references"
             counts.rss[mm_counter(cpu, pg)] += 1
-            if arch.pte_write(val) and pg.flags & PG_anon and pg._mapcount != 1:
+            if arch.pte_write(val) and pg.flags & PG_anon and (pg._mapcount != 1 or not pg.flags & PG_anon_exclusive):
                 return b"writable entry of an anonymous page that others map"
         elif not arch.table_none(val):
             if arch.table_bad(val):
@@ -195,6 +199,26 @@ cdef const char *validate_page_tables(Cpu *cpu, mm_struct *mm, unsigned long *ad
         if rss != counts.rss[item]:
             return b"rss is wrong"
     return NULL
+
+
+# ---- pins ----
+
+# Context: quiescent. What pins count and what was taken and given up agree: a reference of a pin is neither lost nor
+# left behind.
+cdef const char *validate_pins(machine *m, unsigned long *pfn) noexcept nogil:
+    cdef unsigned long taken = 0, held = 0, i
+    cdef page *pg
+    pfn[0] = 0
+    for i in range(m.nr_cpus):
+        taken += m.cpus[i].vm_event[<int>NR_FOLL_PIN_ACQUIRED] - m.cpus[i].vm_event[<int>NR_FOLL_PIN_RELEASED]
+    for i in range(m.nr_frames if m.region != NULL else m.zone.pristine_pfn):
+        pg = pfn_to_page(m, i)
+        if pg._refcount > pg._mapcount and not pg.flags & PG_buddy:
+            held += (pg._refcount - pg._mapcount) // GUP_PIN_COUNTING_BIAS
+            pfn[0] = i
+    if taken == held:
+        return NULL
+    return b"pins that were taken and not given up differ from the references of pages"
 
 
 # ---- everything ----
@@ -234,6 +258,8 @@ cdef void validate_machine(machine *m, violation *found) noexcept nogil:
             found.message = b"the cache's objects do not add up"
             snprintf(found.place, sizeof(found.place), b"cache %s", cache.name)
             return
-    found.message = validate_zone(m, &where)
+    found.message = validate_pins(m, &where)
+    if found.message == NULL:
+        found.message = validate_zone(m, &where)
     if found.message != NULL:
         snprintf(found.place, sizeof(found.place), b"frame %#lx", where)

@@ -9,14 +9,15 @@ from pykmm_ext.mm.mm_types cimport (
     vm_fault_t,
 )
 
-# Cpu.strategy_count: attempts == vma_lock_success + abort + retry + miss; retried == the sum of the last three.
+# Cpu.strategy_count: attempts == vma_lock_success + retried + errors; retried == vma_lock_abort + retry + miss.
 cdef enum:
     VMA_LOCK_ATTEMPTS
-    VMA_LOCK_SUCCESS    # done under the VMA's lock, be it a page or a signal
+    VMA_LOCK_SUCCESS    # done under the VMA's lock
     VMA_LOCK_RETRIED
     VMA_LOCK_ABORT      # no VMA there, or it is write-locked
     VMA_LOCK_RETRY      # locked, but the fault needs mmap_sem (an anon_vma is to be made)
     VMA_LOCK_MISS       # as abort, after a VMA was found that had been unmapped meanwhile
+    VMA_LOCK_ERRORS     # a signal or no memory, found out under the VMA's lock (Linux: a success)
 
 # The words that strategy_priv points to: the ways in which a form may be made wrong, 0 = none. For study.
 cdef enum:
@@ -57,6 +58,7 @@ cdef inline vm_fault_t handle_vma_fault(Cpu *cpu, vm_area_struct *vma, unsigned 
 cdef const char **vma_lock_counter_names() noexcept nogil
 
 # Members of strategy_ops; contexts as there.
+cdef void vma_lock_mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
 cdef void vma_lock_mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void vma_lock_mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void vma_lock_free_vma_rcu(Cpu *cpu, vm_area_struct *vma) noexcept nogil

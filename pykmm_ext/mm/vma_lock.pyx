@@ -29,13 +29,13 @@ look locked.)
 """
 from pykmm_ext.kernel.atomic cimport WRITE_ONCE, smp_store_release
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier
-from pykmm_ext.kernel.rwsem cimport downgrade_write, up_write
+from pykmm_ext.kernel.rwsem cimport down_write, downgrade_write, up_write
 from pykmm_ext.machine.cpu cimport rcu_head
 from pykmm_ext.mm.vma cimport __vm_area_free, vma_of_rcu
 
-cdef const char *counter_names[7]
+cdef const char *counter_names[8]
 counter_names[:] = [
-    "attempts", "vma_lock_success", "retried", "vma_lock_abort", "vma_lock_retry", "vma_lock_miss", NULL,
+    "attempts", "vma_lock_success", "retried", "vma_lock_abort", "vma_lock_retry", "vma_lock_miss", "errors", NULL,
 ]
 
 
@@ -50,6 +50,11 @@ cdef inline void vma_end_write_all(Cpu *cpu, mm_struct *mm) noexcept nogil:
         WRITE_ONCE(cpu, &mm.mm_lock_seq, mm.mm_lock_seq + 1)
     else:
         smp_store_release(cpu, &mm.mm_lock_seq, mm.mm_lock_seq + 1)  # pairs with is_write_locked_for_reader()
+
+
+# Context: process, IRQs on, no locks; sleeps. The lock alone: VMAs are write-locked as they are needed.
+cdef void vma_lock_mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil:
+    down_write(cpu, &mm.mmap_sem)
 
 
 # Context: mmap_sem W, which it drops.

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs a Machine under the third party's strategy; prints what it counted."""
+"""The installed strategy by its name: on a Machine, replaying a tape, and under the check engine."""
 import mmap
-
-import reader_only
 
 import pykmm
 
-pykmm.get_plugin_manager().add_plugin(reader_only, "reader_only")
 with pykmm.Machine(strategy="reader_only", memory="16M") as machine:
     mm = machine.mm()
     address = mm.mmap(0, 0x4000, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -16,5 +13,19 @@ with pykmm.Machine(strategy="reader_only", memory="16M") as machine:
     try:
         mm.load(address, 1)
     except pykmm.SegmentationFault:
-        print("third party: ok")
+        print("machine: ok")
     machine.validate()
+
+tape = pykmm.Tape()
+a = tape.setup.mmap(0x2000, prot="rw")
+tape.setup.store(a, b"A")
+tape.thread().store(a + 0x1000, b"B")
+tape.thread().munmap(a + 0x1000, 0x1000)
+with pykmm.Machine(strategy="reader_only", memory="16M") as machine:
+    result = machine.run(tape)
+    assert result.counters["attempts"] == result.faults
+    print("native: ok")
+
+report = pykmm.check(tape, strategy="reader_only")
+assert report.ok and report.complete, str(report)
+print("check: ok")

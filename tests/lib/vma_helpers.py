@@ -6,11 +6,12 @@ import errno
 from typing import Any
 
 import pytest
+from arch_under_test import PAGE
 
 from pykmm_ext.mm import task_mmu
 
-PAGE = 4096
 BASE = 0x10_0000_0000
+__all__ = ["BASE", "FIXED", "NONE", "PAGE", "PRIV", "RW", "SHARED", "R", "fails", "fixed", "layout", "vm_flags"]
 R, RW, NONE = 1, 3, 0
 PRIV, SHARED, FIXED = 0x22, 0x21, 0x10
 

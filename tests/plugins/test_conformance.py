@@ -12,17 +12,21 @@ from typer.testing import CliRunner
 
 import pykmm
 from pykmm.cli import app
-from pykmm.conformance.checks import STRATEGY_CHECKS
+from pykmm.conformance.checks import ARCH_CHECKS, STRATEGY_CHECKS
 from pykmm.conformance.subject import EFFORTS
 from pykmm.plugin import make_plugin_manager
-from pykmm.testing import check_conformance
-from pykmm_ext.conformance_test import FAULTS, BrokenStrategy
+from pykmm.testing import check_arch_conformance, check_conformance
+from pykmm_ext.conformance_test import ARCH_FAULTS, FAULTS, BrokenArch, BrokenStrategy
 
 MANAGER = make_plugin_manager(third_party=False)
 #: As posted it is wrong, which is what it is for: with its fixes it must pass.
 CORRECTED = {"spf-rfc5": "spf-rfc5[fixes=all]"}
-PAIRS = [(CORRECTED.get(strategy, strategy), arch) for arch in MANAGER.arches.names()
-         for strategy in MANAGER.strategies.names()]
+#: What the kit has found and is not fixed yet. Strict: when it is, this has to go.
+KNOWN = {("spf-2021", "ppc64-4k"): "find_get_page() repeats without waiting while a store to i_pages is delayed: no "
+                                   "end within the steps of an execution (spf-2021-file-truncate, -cow-truncate)"}
+PAIRS = [pytest.param(CORRECTED.get(strategy, strategy), arch, marks=[
+             pytest.mark.xfail(reason=KNOWN[strategy, arch])] if (strategy, arch) in KNOWN else [])
+         for arch in MANAGER.arches.names() for strategy in MANAGER.strategies.names()]
 
 
 @pytest.mark.parametrize(("strategy", "arch"), PAIRS)
@@ -49,11 +53,11 @@ def test_the_posted_series_fails() -> None:
 #: Fault -> the check that has to find it, and words of its report.
 EXPECTED = {
     "no-recheck": ("catalogue", ["use-after-free"]),
-    "lying-counters": ("counters", ["successes is", "ended with a signal"]),
+    "lying-counters": ("counters", ["went through handle_fault_mmap_sem(), retried is 0", "counted as successes"]),
     "forgets-attempts": ("counters", ["attempts is", "the machine took"]),
     "wrong-code": ("basics", ["a write to a page that may only be read: SIGSEGV MAPERR, expected SIGSEGV ACCERR"]),
     "never-retries": ("catalogue", ["returned errno 14, expected 0"]),
-    "any-access": ("basics", ["not done after", "at: a write to a page that may only be read"]),
+    "any-access": ("basics", ["a write to a page that may only be read: PluginError: ", "the access still fault"]),
     "keeps-lock": ("catalogue", ["lock-held", "locks are still held"]),
     "leaks-vma": ("leaks", ["leaked: ", "vm_area_structs"]),
     "no-table": ("interface", ["has set no strategy_ops"]),
@@ -196,3 +200,74 @@ def test_without_pytest() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0] == "True"
     assert "pytest is not installed" in done.stdout
+
+
+# ---- arches --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("arch", MANAGER.arches.names())
+def test_every_arch(arch: str) -> None:
+    # What runs strategies on it is part of the tests above.
+    names = [name for name in ARCH_CHECKS if name not in STRATEGY_CHECKS or name == "interface"]
+    report = check_arch_conformance(arch, effort="quick", only=names)
+    assert report.ok, str(report)
+    assert {result.status for result in report.results} == {"pass"}
+    assert len(report.results) == 9
+
+
+#: Fault -> the check that has to find it, and words of its report.
+EXPECTED_OF_ARCHES = {
+    "loses-frame": ("entries", ["pte_pfn is"]),
+    "modify-forgets": ("changes", ["pte_modify(", "changes pte_"]),
+    "never-cow": ("entries", ["write is permitted", "private writable mappings begin read-only"]),
+    "no-page-flush": ("flush", ["flush_tlb_page by CPU 0 of 1 pages: CPU 0 still translates page 0"]),
+    "no-range-flush": ("flush", ["flush_tlb_range"]),
+    "keeps-tables": ("table-freeing", ["10 page tables made, 0 freed", "nr_ptes is wrong"]),
+    "any-walk": ("walk", ["a walk for write over", "succeeds, access_permitted is False"]),
+    "descends": ("tables", ["not what table_none, table_bad, table_leaf and table_paddr say"]),
+    "no-mkold": ("interface", ["no pte_mkold: every member of arch_ops is required"]),
+    "wrong-shift": ("geometry", ["level_shift[1] is 22: a table of level 0 maps 2**21 bytes"]),
+    "wrong-order": ("byte-order", ["read as big-endian"]),
+}
+
+
+@pytest.mark.parametrize("fault", EXPECTED_OF_ARCHES)
+def test_a_broken_arch_fails_and_the_report_says_why(fault: str) -> None:
+    check, words = EXPECTED_OF_ARCHES[fault]
+    right = MANAGER.arches.make("x86")
+    report = check_arch_conformance(lambda: BrokenArch(right, fault), effort="quick", only=[check])
+    assert report[check].status == "fail", str(report)
+    text = str(report)
+    for word in words:
+        assert word in text, text
+    assert f"conformance of arch broken-{fault} " in text
+    assert f"replay: check_arch_conformance(..., only=('{check}',)" in text
+
+
+def test_the_arch_that_the_broken_ones_are_made_from_passes() -> None:
+    assert set(EXPECTED_OF_ARCHES) | {"none"} == set(ARCH_FAULTS)
+    right = MANAGER.arches.make("x86")
+    report = check_arch_conformance(lambda: BrokenArch(right), effort="quick")
+    assert report.ok, str(report)
+
+
+def test_command_with_an_arch(tmp_path: pathlib.Path) -> None:
+    run = CliRunner()
+    done = run.invoke(app, ["conformance", "x86-paravirt", "--quick", "--only", "entries,flush"])
+    assert done.exit_code == 0, done.output
+    assert "conformance of arch x86-paravirt (quick, seed 0)" in done.output
+    for arguments, words in ((["x86", "--arch", "x86"], "is an arch"), (["nope"], "unknown strategy or arch 'nope'"),
+                             (["x86", "--only", "counters"], "unknown check 'counters'")):
+        wrong = run.invoke(app, ["conformance", *arguments])
+        assert wrong.exit_code == 2, wrong.output
+        assert words in wrong.output
+
+
+def test_class_of_an_arch(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "test_arch.py").write_text(
+        "import pykmm.testing\n\n\nclass TestArch(pykmm.testing.ArchConformance):\n    arch = 'x86-5level'\n"
+        "    effort = 'quick'\n\n\nclass TestNone(pykmm.testing.ArchConformance):\n    pass\n")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error",
+                           str(tmp_path / "test_arch.py")], cwd=tmp_path, capture_output=True, text=True, check=False)
+    checks = len(ARCH_CHECKS)
+    assert f"{checks} failed, {checks} passed" in done.stdout, done.stdout
+    assert "TestNone does not say which arch" in done.stdout

@@ -192,6 +192,20 @@ def test_larger_pages(name: str) -> None:
         make("mmap1[page=5K]")
 
 
+@pytest.mark.parametrize("arch", get_plugin_manager().arches.names())
+def test_every_strategy_on_every_arch(arch: str) -> None:
+    """No operation fails, and as many faults as there are pages, whoever resolves them."""
+    strategies = get_plugin_manager().strategies.names()
+    names = [name for name in NAMES if name != "mtest06"]
+    comparison = pykmm.compare([f"{name}[{SMALL[name][0]}]" for name in names], strategies, ["native"], [arch], cpus=2,
+                               warmup=0)
+    assert len(comparison.rows) == len(names) * len(strategies)
+    for row in comparison.rows:
+        assert not row.result.errnos.any(), str(row)
+        if row.unit == "faults":
+            assert row.faults == row.result.tape.work.total, str(row)
+
+
 # -- ebizzy beside the recordings of the real one ---------------------------------------------------------
 
 def test_ebizzy_flags() -> None:

@@ -178,11 +178,6 @@ def test_three_threads_within_a_bound() -> None:
 
 
 def test_impossible_programs() -> None:
-    t = pykmm.Tape()
-    a = t.setup.mmap(PAGE)
-    t.thread().pin(a)
-    with pytest.raises(ValueError, match="pinned"):
-        make_program(t)
     with pytest.raises(ValueError, match="quirk"):
         make_program(fault_munmap(), quirks=("no-such",))
     with pytest.raises(ValueError, match="2 CPUs"):

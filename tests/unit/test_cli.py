@@ -86,8 +86,12 @@ def test_compare_and_list() -> None:
     assert "maps: spf on native ended with the 110 recorded mappings" in done.stdout
     done = pykmm("list")
     assert done.returncode == 0
-    for name in ("mmap_sem", "spf", "x86", "perf-trace", "strace", "native", "host"):
+    for name in ("mmap_sem", "spf", "x86", "perf-trace", "strace", "native", "host", "check"):
         assert name in done.stdout
+    assert all(line.endswith("[built in]") for line in done.stdout.splitlines() if line.startswith("  spf"))
+    found = json.loads(pykmm("list", "--json", "-").stdout)
+    assert [row["name"] for row in found["strategies"]][:2] == ["mmap_sem", "spf"]
+    assert found["strategies"][0]["source"] == "built in"
 
 
 def test_compare_workloads(tmp_path: Path) -> None:

@@ -115,11 +115,6 @@ def test_too_few_cpus_says_how_many(machine: Make) -> None:
 def test_bad_calls(m: pykmm.Machine) -> None:
     with pytest.raises(ValueError, match="unknown engine 'nope'; known: native, host"):
         m.run(pykmm.Tape(), "nope")
-    t = pykmm.Tape()
-    x = t.thread()
-    x.pin(x.mmap(PAGE), PAGE)
-    with pytest.raises(ValueError, match="PIN"):
-        m.run(t)
     broken = pykmm.Tape()
     broken.thread().mmap(PAGE)
     broken.append("TOUCH", mm=9)

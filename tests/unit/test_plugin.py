@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -85,8 +86,13 @@ def test_a_plugin_without_hooks_is_an_error() -> None:
     assert not manager.has_plugin("typo")
 
 
+class FakeDistribution:
+    name = "their-package"
+    version = "2.1"
+
+
 class FakePoint:
-    dist = None
+    dist: FakeDistribution | None = None
     value = "third_party"
 
     def __init__(self, name: str, plugin: object) -> None:
@@ -155,3 +161,75 @@ def test_importing_pykmm_imports_nothing_heavy() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         pykmm.nonsense  # noqa: B018
     assert {"Machine", "Tape", "compare"} <= set(dir(pykmm))
+
+
+def test_duplicates_name_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(registry: Registry) -> None:
+        registry.add("spf", dict, "mine is better")
+
+    point = FakePoint("better", module("better", "pykmm_register_strategies", add))
+    point.dist = FakeDistribution()
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+    with pytest.raises(pykmm.PluginError, match=r"strategy 'spf' is registered twice: by strategies.spf \(built in\) "
+                                                r"and by better \(their-package 2\.1\)"):
+        plugin.make_plugin_manager()
+
+
+def test_two_plugins_of_one_name() -> None:
+    manager = PluginManager()
+
+    def add(registry: Registry) -> None:
+        registry.add("thing", dict)
+
+    manager.add_plugin(module("one", "pykmm_register_workloads", add), "mine")
+    with pytest.raises(pykmm.PluginError, match="plugin 'mine' is registered twice"):
+        manager.add_plugin(module("two", "pykmm_register_workloads", add), "mine")
+    assert manager.workloads.names() == ["thing"]
+
+
+class StalePoint(FakePoint):
+    """What Cython does when a compiled module meets another version of what it was compiled against."""
+
+    def load(self) -> object:
+        if isinstance(self.plugin, Warning):
+            warnings.warn(self.plugin, stacklevel=1)
+        elif isinstance(self.plugin, Exception):
+            raise self.plugin
+        return module("stale", "pykmm_register_strategies", lambda registry: None)
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeWarning("pykmm_ext.strategy.Strategy size changed, may indicate binary incompatibility. Expected 64 from C "
+                   "header, got 72 from PyObject"),
+    TypeError("C function pykmm_ext.mm.fault.handle_fault_mmap_sem has wrong signature (expected int (void), got long "
+              "(void))"),
+    ImportError("pykmm_ext.mm.fault does not export expected C function handle_fault_mmap_sem"),
+])
+def test_a_plugin_that_was_compiled_against_another_pykmm(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [StalePoint("old", error)])
+    with pytest.raises(pykmm.PluginError, match=r"plugin 'old'.*it was compiled against another pykmm: compile and "
+                                                r"install it again; PYKMM_DISABLE_PLUGINS=old leaves it out"):
+        plugin.make_plugin_manager()
+
+
+def test_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(registry: Registry) -> None:
+        registry.add("theirs", dict, "one\n   line", options={"size": ("small", "large")})
+
+    point = FakePoint("third", module("third", "pykmm_register_strategies", add))
+    point.dist = FakeDistribution()
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(plugin, "_manager", plugin.make_plugin_manager())
+    found = plugin.inventory()
+    assert {"strategies", "arch_backends", "importers", "workloads", "scenarios", "engines"} <= set(found)
+    assert found["strategies"][-1] == {
+        "name": "theirs", "description": "one line", "source": "their-package 2.1", "plugin": "third",
+        "options": {"size": ["small", "large"]}}
+    for rows in found.values():
+        for row in rows:
+            assert row["description"], row
+            assert "\n" not in row["description"]
+            assert row["source"] == ("their-package 2.1" if row["name"] == "theirs" else "built in")
+    assert [row["name"] for row in found["engines"]][:3] == ["native", "host", "check"]
+    plugin.get_plugin_manager().strategies.add("added", dict)
+    assert plugin.inventory()["strategies"][-1]["source"] == "added by builtins"

@@ -118,3 +118,18 @@ def test_compare() -> None:
 def test_bad_comparisons(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         pykmm.compare(small_tape(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_strategy_that_counts_less_has_a_table() -> None:
+    from pykmm_ext.strategy_test import Mistake
+
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x1000, prot="rw")
+    tape.thread().store(a, b"x")
+    registry = pykmm.get_plugin_manager().strategies
+    before = dict(registry._entries)
+    registry.add("countless", lambda: Mistake("none"))
+    try:
+        assert "countless" in str(pykmm.compare(tape, strategies=["countless"]))
+    finally:
+        registry._entries = before

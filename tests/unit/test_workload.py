@@ -22,6 +22,8 @@ def test_make() -> None:
     assert tape.work == Work("faults", (8,), 4 * PAGE)
     assert make("page_fault1[size=16K]", 3).work.counts == (4, 4, 4)
     assert parameters(get_plugin_manager().workloads.get("page_fault1"))["size"] == "128M"
+    assert parameters(lambda size, *, threads=1: pykmm.Tape()) == {"threads": 1}
+    assert parameters(type) == {}       # has no signature
 
 
 @pytest.mark.parametrize(("text", "threads", "message"), [
@@ -125,6 +127,21 @@ def test_the_work_begins_together_and_setup_is_not_timed() -> None:
             assert all(end - begin >= 0.0001 for begin, end in result.spans)
     waits = tape.program()
     assert len(waits.dep_stream) >= 3
+
+
+def test_work_begins_when_its_first_operation_may_start() -> None:
+    """Neither the NOPs before it nor the wait for another thread are in it."""
+    tape = pykmm.Tape()
+    first, second = tape.thread(), tape.thread()
+    slow = first.compute(3_000_000)
+    second.nop()
+    tape.edges.append((slow, second.compute(100_000)))
+    finish(tape, "turns", [0, 1], PAGE)
+    with pykmm.Machine(cpus=2) as machine:
+        for result in (machine.run(tape), machine.run(tape, "host")):
+            (begin, end), (later, last) = result.spans
+            assert later >= end > begin
+            assert result.work_seconds == pytest.approx(last - later)
 
 
 def test_only_threads_that_count_are_timed() -> None:

@@ -77,6 +77,7 @@ struct check_program {
 #define CHECK_ASSERTION      "assertion"
 #define CHECK_LOCK_HELD      "lock-held"
 #define CHECK_CRASH          "crash"
+#define CHECK_PIN            "pinned-page"
 #define CHECK_EXCEPTION      "exception"
 
 /* A finding. Ends the execution: does not return on a vCPU; in finish() it returns and the first one counts.

@@ -6,7 +6,9 @@
  *
  * Context: the thread that runs check_run(), between crash_begin() and crash_end(). A signal of another thread, or
  * outside of an execution, goes to whoever had the signal before.
- * simplified: vCPUs that are carried by threads are not covered.
+ * On a thread that carries a vCPU (check_thread.h) the handler waits for the end of the execution as any primitive does,
+ * and is left with the thread's innermost mark. simplified: not where Python code itself crashes, nor in the final checks
+ * where Python code is in between.
  * Private: included by engine/check.pyx only.
  */
 #ifndef KMM_CHECK_CRASH_H
@@ -20,7 +22,7 @@
 #include <signal.h>
 #include <ucontext.h>
 
-#include "kmm/check_sched.h"
+#include "kmm/check_thread.h"
 
 #define CRASH_STACK (64 * 1024)
 
@@ -56,7 +58,8 @@ static void *crash_pc(const ucontext_t *uc)
 
 static void crash_handler(int sig, siginfo_t *si, void *context)
 {
-	struct check *c = crash_check;
+	struct carried *t = thread_carried;
+	struct check *c = t ? t->pool->c : crash_check;
 	const char *what = sig == SIGFPE ? "divides by zero" : "accesses an impossible address";
 	const char *file = "?";
 	char who[32];
@@ -64,7 +67,7 @@ static void crash_handler(int sig, siginfo_t *si, void *context)
 	size_t at = 0;
 	bool poisoned;
 
-	if (!c || !c->executing) {
+	if (!c || !c->executing || (t && (!t->busy || !t->unwind || PyGILState_Check() != t->unwind->gil))) {
 		/* Not ours: as it was, and the same instruction again. */
 		for (int i = 0; i < 3; i++)
 			sigaction(crash_signals[i], &crash_old[i], NULL);
@@ -85,6 +88,10 @@ static void crash_handler(int sig, siginfo_t *si, void *context)
 	else
 		check_violation(c, CHECK_CRASH, "%s %s (%p), at %.*s+%#zx", who, what, si->si_addr, (int)strcspn(file, "."), file, at);
 	c->over = 1;
+	if (t) {
+		thread_resume(c, &c->vcpus[t->id], NULL); /* does not return: the execution is over */
+		abort();
+	}
 	fiber_leave(NULL);
 	_longjmp(c->crash_ctx, 1);
 }

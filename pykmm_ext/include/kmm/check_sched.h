@@ -229,6 +229,26 @@ static u64 within_bound(struct check *c, const struct node *node, u64 set)
 	return set & (bit(node->before) | ~counted);
 }
 
+/*
+ * Stores become visible some time: the flushes of vCPUs whose oldest store has waited for longer than an execution of
+ * interest takes, or 0. Without this, a loop that waits for such a store by looking again (a fault that is repeated, a
+ * lookup) would never end in the schedule in which nobody makes it visible.
+ */
+static u64 overdue(struct check *c, u64 set, u32 d)
+{
+	u64 found = 0;
+
+	for (u32 i = 0; i < c->nr_vcpus; i++) {
+		struct vcpu *v = &c->vcpus[i];
+		if (!v->nbuffered || (s64)d - v->buffer[0].after <= CHECK_STORE_STEPS)
+			continue;
+		for (u32 f = c->first_flush; f < c->first_mb; f++)
+			if (c->agents[f].vcpu == i)
+				found |= set & bit(f);
+	}
+	return found;
+}
+
 /* The agent of the next step, with *choice; the execution may be over instead. */
 static u32 choose(struct check *c, u32 *choice)
 {
@@ -244,6 +264,10 @@ static u32 choose(struct check *c, u32 *choice)
 		return 0;
 	}
 	set = enabled_agents(c);
+	if (unlikely(d > CHECK_STORE_STEPS)) {
+		u64 first = overdue(c, set, d);
+		set = first ? first : set;
+	}
 	node = &c->nodes[d];
 	if (d < c->replay) {
 		if (unlikely(!(set & bit(node->chosen)))) {

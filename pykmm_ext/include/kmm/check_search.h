@@ -89,6 +89,7 @@ static void begin_execution(struct check *c)
 	for (u32 a = 0; a < c->nr_agents; a++) {
 		c->agents[a].seq = 0;
 		c->agents[a].last = c->agents[a].last_firm = -1;
+		c->agents[a].word = NULL; /* given out anew, so that a schedule means the same on its own */
 	}
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		struct vcpu *v = &c->vcpus[i];

@@ -60,6 +60,8 @@ struct thread_pool {
 	struct carried t[CHECK_MAX_VCPUS];
 };
 
+static __thread struct carried *thread_carried; /* what this thread is, or NULL */
+
 /* Context: GIL not held by the caller. */
 static void baton_give(u32 *word)
 {
@@ -165,6 +167,7 @@ static void thread_main(struct carried *t)
 	struct vcpu *v;
 
 	t->self = pthread_self();
+	thread_carried = t;
 	for (;;) {
 		baton_wait(&t->baton);
 		if (pool->quit)

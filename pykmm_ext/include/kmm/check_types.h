@@ -26,6 +26,7 @@
 
 #define CHECK_MAX_AGENTS 64
 #define CHECK_BUFFER 64          /* stores that wait in one vCPU's buffer */
+#define CHECK_STORE_STEPS 1000   /* how long one waits at most */
 #define CHECK_CALLS 32           /* IPIs under way to one vCPU */
 #define CHECK_HELD 48            /* locks that one vCPU holds */
 #define CHECK_VIEW 96            /* written words that may be read stale under `power`; further ones never are */

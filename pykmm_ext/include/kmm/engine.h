@@ -72,6 +72,8 @@ enum kmm_event {
 	KMM_EV_IRQ_ENTER,       /* from the engine: an IPI handler begins on this CPU */
 	KMM_EV_IRQ_EXIT,
 	KMM_EV_COPY,            /* obj = a frame's contents, size = address of its copy, just made and nobody's yet */
+	KMM_EV_GUP,             /* obj = struct page: a lockless walk keeps its reference; size = paddr of its page table */
+	KMM_EV_ISOLATE,         /* size = paddr of a page table: from now on nobody may take references to its pages; 0 = over */
 };
 
 #define KMM_TLB_FILLED 0x100 /* the translation was not in the TLB before */

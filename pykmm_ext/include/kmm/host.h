@@ -92,7 +92,7 @@ struct kmm_host_result {
 	u8 si_code;
 	u8 done;
 	u8 moved;        /* the first choice of address was taken */
-	u32 pad;
+	u32 pipe;        /* PIN: 1 + the pipe's end for reading, until UNPIN */
 };
 
 struct kmm_host_segment {

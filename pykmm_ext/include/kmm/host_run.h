@@ -114,6 +114,59 @@ KMM_HOST_FN s64 kmm_host_touch(struct kmm_host_op *op, struct kmm_host_result *r
 	return kmm_host_access(r, &f, 0);
 }
 
+/*
+ * A reference to every page of the range: vmsplice() calls get_user_pages_fast() and leaves the pages in a pipe. A pin for
+ * writing makes them writable first. The pipe has room (kmm_host_op.cap bytes), so nothing blocks.
+ */
+KMM_HOST_FN s64 kmm_host_pin(struct kmm_host_op *op, struct kmm_host_result *r, u64 addr, u64 len)
+{
+	struct { u64 base, len; } iov = { addr, len };
+	s32 fds[2];
+	s64 ret;
+
+	if (!len)
+		return 0;
+	if (op->access == 1) {
+		ret = kmm_host_touch(op, r, addr, len, 1);
+		if (ret < 0)
+			return ret;
+	}
+	ret = kmm_sys(SYS_pipe2, fds, O_CLOEXEC, 0, 0);
+	if (ret < 0)
+		return ret;
+	ret = kmm_sys(SYS_fcntl, (s64)fds[1], F_SETPIPE_SZ, op->cap, 0);
+	if (ret >= 0)
+		ret = kmm_sys(SYS_vmsplice, (s64)fds[1], &iov, 1, SPLICE_F_NONBLOCK);
+	kmm_sys(SYS_close, (s64)fds[1], 0, 0, 0);
+	if (ret == (s64)len) {
+		r->pipe = 1 + (u32)fds[0];
+		return 0;
+	}
+	kmm_sys(SYS_close, (s64)fds[0], 0, 0, 0);
+	return ret < 0 ? ret : -EFAULT;
+}
+
+/* What the pages hold goes to the arena, then the pipe and its references go. */
+KMM_HOST_FN s64 kmm_host_unpin(struct kmm_host_head *h, struct kmm_host_op *op, struct kmm_host_result *pin)
+{
+	u64 done = 0;
+	s64 ret;
+
+	if (kmm_host_failed(pin->value))
+		return -EFAULT;
+	if (!pin->pipe)
+		return op->len ? -EINVAL : 0;
+	while (done < op->cap) {
+		ret = kmm_sys(SYS_read, (s64)pin->pipe - 1, h->base + op->data + done, op->cap - done, 0);
+		if (ret <= 0)
+			break;
+		done += (u64)ret;
+	}
+	kmm_sys(SYS_close, (s64)pin->pipe - 1, 0, 0, 0);
+	pin->pipe = 0;
+	return done == op->cap ? 0 : -EIO;
+}
+
 KMM_HOST_INLINE u64 kmm_host_mm_stack(struct kmm_host_head *h, u64 n)
 {
 	return h->base + h->stacks + (n + 1) * KMM_HOST_STACK - 64;
@@ -153,7 +206,7 @@ KMM_HOST_FN s64 kmm_host_do(struct kmm_host_head *h, struct kmm_host_mm *mm, str
 			return -EFAULT;
 		addr += (u64)results[op->addr_ref].value;
 	}
-	if (op->new_ref >= 0) {
+	if (op->new_ref >= 0 && op->op != KMM_OP_UNPIN) {
 		if (kmm_host_failed(results[op->new_ref].value))
 			return -EFAULT;
 		new_addr += (u64)results[op->new_ref].value;
@@ -216,8 +269,11 @@ KMM_HOST_FN s64 kmm_host_do(struct kmm_host_head *h, struct kmm_host_mm *mm, str
 		if (op->how & KMM_HOW_CLOSES)
 			kmm_sys(SYS_munmap, h->range_start, h->range_end - h->range_start, 0, 0);
 		return 0;
-	case KMM_OP_TOUCH:
 	case KMM_OP_PIN:
+		return kmm_host_pin(op, r, addr, len);
+	case KMM_OP_UNPIN:
+		return kmm_host_unpin(h, op, results + op->new_ref);
+	case KMM_OP_TOUCH:
 		return kmm_host_touch(op, r, addr, len, op->access == 1);
 	case KMM_OP_LOAD:
 		n = kmm_host_copy(h->base + op->data, addr, len < op->cap ? len : op->cap, &f);

@@ -27,6 +27,7 @@ struct vm_area_struct;
 struct anon_vma;
 struct address_space;
 struct region;
+struct lockless_walk;
 
 /* Page-table entries are raw 64-bit words in simulated frames; only the arch interprets them. */
 typedef unsigned long pte_t;
@@ -78,6 +79,7 @@ typedef unsigned int vm_fault_t;
 #define FAULT_FLAG_REMOTE       0x80
 #define FAULT_FLAG_INSTRUCTION  0x100
 #define FAULT_FLAG_SPECULATIVE  0x200
+#define FAULT_FLAG_UNSHARE      0x400 /* a page that is to be pinned for reading must be nobody else's */
 #define FAULT_FLAG_VMA_LOCK     0x1000  /* under the VMA's own lock, without mmap_sem */
 
 #define VM_FAULT_OOM      0x0001
@@ -101,6 +103,7 @@ typedef unsigned int vm_fault_t;
 #define KMM_FAULT_ENDLESS 6 /* it said KMM_FAULT_TRIES times that the fault is resolved, and it is not */
 #define KMM_FAULT_KILLED  7 /* the watchdog gave up (Cpu.killed) */
 #define KMM_FAULT_TRIES 100000 /* of one access in a row; a zapper may undo a few */
+#define KMM_FAULT_TRIES_CHECKED 1000 /* the same on the check engine, where an execution has some hundreds of steps */
 
 enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 
@@ -114,11 +117,19 @@ enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 #define PG_table      (1UL << 6)  /* holds a page table */
 #define PG_buddy      (1UL << 7)  /* free, first page of a block of `order` in the buddy lists */
 #define PG_anon       (1UL << 8)  /* stands in for PAGE_MAPPING_ANON in page->mapping */
+#define PG_anon_exclusive (1UL << 10) /* an anonymous page that only one mapping has ever been able to write since it was
+				       * last shared: written under the PTL of that mapping */
 #define PG_pristine   (1UL << 9)  /* on a pcp list: never handed out and not committed, the host zeroes it */
+
+/* ---- get_user_pages() (include/linux/mm.h) ---- */
+#define FOLL_WRITE 0x01u
+#define FOLL_GET   0x04u     /* an ordinary reference */
+#define FOLL_PIN   0x40000u  /* somebody will read or write the contents: page_maybe_dma_pinned() */
+#define GUP_PIN_COUNTING_BIAS 1024u
 
 struct page {
 	unsigned long flags;      /* atomic bit operations */
-	u32 _refcount;            /* atomic; 0 = free */
+	u32 _refcount;            /* atomic; 0 = free; a pin counts GUP_PIN_COUNTING_BIAS */
 	u32 _mapcount;            /* atomic; number of PTEs that map it (Linux counts from -1) */
 	void *mapping;            /* struct address_space or struct anon_vma (PG_anon); const while mapped */
 	unsigned long index;      /* page offset in the mapping; const while mapped */
@@ -264,6 +275,26 @@ struct mm_struct {
 	unsigned long mmap_seq ____cacheline_aligned;
 	unsigned long mm_lock_seq;      /* per-VMA locks: mmap_sem W; a new value unlocks all VMAs. R: acquire, no lock */
 	u32 vma_writer_wait;            /* atomic, counts: readers of a VMA's vm_refcnt leave while its writer waits */
+
+	seqcount_t write_protect_seq;   /* fork write-protects pages: mmap_sem W; R: lockless GUP that pins */
+	u32 has_pinned;                 /* MMF_HAS_PINNED: WRITE_ONCE before the first pin, never cleared; R: fork */
+	struct lockless_walk *lockless_walk; /* const; NULL unless the strategy counts its lockless walkers */
+};
+
+/* ---- who walks page tables without a lock (mm/lockless_walk) ---- */
+enum kmm_walk_monitor { KMM_WALK_ATOMIC, KMM_WALK_PERCPU };
+enum kmm_walk_serialize { KMM_SERIALIZE_ARCH, KMM_SERIALIZE_IPI, KMM_SERIALIZE_RCU, KMM_SERIALIZE_NONE };
+struct lockless_walk_count {
+	unsigned long count ____cacheline_aligned; /* 1 = the Cpu walks: written by it alone, read by who removes tables */
+};
+struct lockless_walk {
+	u32 counted;                    /* const: 0 = monitor=none: everybody might walk */
+	u32 monitor;                    /* const: enum kmm_walk_monitor */
+	u32 serialize;                  /* const: enum kmm_walk_serialize */
+	u32 unordered;                  /* const: no barrier around the counter (race R17): for study */
+	u32 nr_counts;                  /* const */
+	struct lockless_walk_count walkers; /* KMM_WALK_ATOMIC: atomic; walks under way */
+	struct lockless_walk_count cpus[];  /* KMM_WALK_PERCPU: [nr_counts], by Cpu */
 };
 
 /* ---- a fault in progress (include/linux/mm.h) ---- */

@@ -9,6 +9,7 @@
 #ifndef KMM_STRATEGY_H
 #define KMM_STRATEGY_H
 
+#include "kmm/abi.h"
 #include "kmm/mm_types.h"
 
 struct strategy_ops {
@@ -28,7 +29,9 @@ struct strategy_ops {
 	 * nothing held, the fault must return VM_FAULT_RETRY. */
 	int (*pte_map_lock)(Cpu *cpu, struct vm_fault *vmf);
 	int (*pte_spinlock)(Cpu *cpu, struct vm_fault *vmf);
-	/* Pin nr_pages from start; returns how many, or -errno. NULL: the slow path only. */
+	/* Context: process, IRQs on; cpu->active_mm == mm. Reference or pin (gup_flags: FOLL_*) pages from `start` on into
+	 * pages[] as far as it goes without mmap_sem and without a fault: get_user_pages_fast() does the rest. How many of
+	 * nr_pages. Whoever has it also has fork raise mm->write_protect_seq. NULL: the slow path only. */
 	long (*gup_fast)(Cpu *cpu, struct mm_struct *mm, unsigned long start, unsigned long nr_pages,
 			 unsigned int gup_flags, struct page **pages);
 

@@ -31,8 +31,9 @@ enum kmm_tape_opcode {
 	KMM_OP_LOAD,       /* addr, len; data = expected bytes or -1 */
 	KMM_OP_STORE,      /* addr, data = bytes */
 	KMM_OP_COMPUTE,    /* len = nanoseconds of user work */
-	KMM_OP_PIN,        /* addr, len */
-	KMM_OP_UNPIN,      /* addr, len */
+	KMM_OP_PIN,        /* addr, len, access (READ or WRITE) */
+	KMM_OP_UNPIN,      /* addr, len; new_addr_ref = the PIN; data: with access WRITE what the device writes before, else
+			    * what it must read, or -1 */
 	KMM_OP_SETBRK,     /* addr = start_brk, new_addr = current break of an imported process */
 	KMM_OP_MBIND,      /* addr, len, flags = mode and MPOL_F_*; the mask is node 0 where the mode needs one */
 	KMM_OP_TRUNCATE,   /* file, len = the new size */

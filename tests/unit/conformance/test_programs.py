@@ -31,6 +31,9 @@ def test_page_sizes_differ_in_bytes_only(kind: str, seed: int) -> None:
             places = [layout.place(int(written.tape.ops["addr"][op]), 0, 3)
                       for layout, written in ((SMALL, small), (LARGE, large))]
             assert places[0] == places[1] is not None
+    assert LARGE.pages(65535) == (1, -1)
+    assert SMALL.pages(-1) == (0, -1)
+    assert SMALL.pages(3 * 4096 + 5) == (3, 5)
 
 
 def test_windows_lie_across_two_page_tables() -> None:

@@ -6,27 +6,26 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from arch_under_test import PAGE, frames, is_, make_arch
 
 from pykmm import SegmentationFault
 from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import page_info, section, validate_contents
-from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 from pykmm_plugins.strategies._per_vma_lock import PerVMALock
 from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
 from pykmm_plugins.strategies._spf import SPF
 from pykmm_plugins.strategies._spf_2021 import SPF2021
 
-PAGE = 0x1000
 R, W = 1, 2
-PRIVATE, ANON, RW = 2, 0x20, 2
+PRIVATE, ANON = 2, 0x20
 DONTFORK, DOFORK, WIPEONFORK, DONTNEED = 10, 11, 18, 4
 
 
 @pytest.fixture(params=[MmapSem, SPF, SPF2021, PerVMALock, PerVMALockRefcount],
                 ids=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with Machine(X86(), request.param(), cpus=2, memory=64 << 20) as machine:
+    with Machine(make_arch(), request.param(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
         machine.validate()
         assert validate_contents(machine) is None
@@ -45,7 +44,7 @@ def test_copy_on_write_both_ways(m: Machine, mm: MmStruct) -> None:
     child = mm.fork()
     assert m.vmstat["nr_used_frames"] == frames + child.stats["nr_ptes"]
     assert page_info(mm, a)[1:3] == (2, 2)
-    assert not page_info(mm, a)[4] & RW
+    assert not is_("write", page_info(mm, a)[4])
     assert page_info(child, a)[0] == page_info(mm, a)[0]
     child.store(a, b"child ")
     mm.store(a + PAGE, b"PARENT")
@@ -57,6 +56,7 @@ def test_copy_on_write_both_ways(m: Machine, mm: MmStruct) -> None:
     assert page_info(mm, a + 2 * PAGE)[1:3] == (2, 2)
     assert mm.stats["anon_rss"] == child.stats["anon_rss"] == 3
     child.exit()
+    m.validate()                # waits until its page tables are gone
     assert page_info(mm, a + 2 * PAGE)[1:3] == (1, 1)
     assert m.vmstat["nr_used_frames"] == frames
 
@@ -138,7 +138,7 @@ def test_forks_of_forks_against_a_model(m: Machine) -> None:
 
 def test_speculation_is_kept_out_while_the_parent_is_copied() -> None:
     """The VMAs whose pages become shared go through a write section; the others do not."""
-    with Machine(X86(), SPF(), cpus=1, memory=64 << 20) as m:
+    with Machine(make_arch(), SPF(), cpus=1, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(0, PAGE, R | W, PRIVATE | ANON)
         b = mm.mmap(0, PAGE, R, PRIVATE | ANON)

@@ -6,8 +6,8 @@ import errno
 from typing import Any
 
 import pytest
+from arch_under_test import PAGE
 
-PAGE = 0x1000
 PMD = 0x200000
 PRIVATE, SHARED, FIXED, ANON = 2, 1, 0x10, 0x20
 BASE = 0x4000_0000

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arch_under_test import ARCH, PAGE, frames
 
 import pykmm
 from pykmm_ext.mm import memory_test, mempolicy_test, vma_test
 
-PAGE = 4096
 BASE = 0x10_0000_0000
 NONE, R, RW = 0, 1, 3
 PRIV, SHARED, FIXED, FIXED_NOREPLACE = 0x22, 0x21, 0x10, 0x100000
@@ -31,7 +31,7 @@ SPAN = 32       # pages of a differential test
 @pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
 def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
     """An empty address space; everything is validated and accounted for afterwards."""
-    with pykmm.Machine(arch="x86", strategy=request.param, cpus=2, memory="32M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy=request.param, cpus=2, memory=frames("32M")) as machine:
         space = machine.mm()
         yield space
         machine.validate()
@@ -351,7 +351,7 @@ def test_policies_are_shared_and_freed(mm: Any) -> None:
 
 
 def test_a_failed_call_frees_its_policy() -> None:
-    with pykmm.Machine(arch="x86", strategy="mmap_sem", cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy="mmap_sem", cpus=1, memory=frames("16M")) as machine:
         mm = machine.mm()
         fixed(mm, 0, 1)
         assert code(mm.mbind, BASE, 3 * PAGE, LOCAL) == "EFAULT"
@@ -359,7 +359,7 @@ def test_a_failed_call_frees_its_policy() -> None:
 
 
 def test_the_change_is_a_write_section() -> None:
-    with pykmm.Machine(arch="x86", strategy="spf", cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy="spf", cpus=1, memory=frames("16M")) as machine:
         mm = machine.mm()
         fixed(mm, 0, 2)
 
@@ -378,7 +378,7 @@ def test_the_change_is_a_write_section() -> None:
 
 def test_against_speculative_faults() -> None:
     """One Cpu rebinds, splits and merges while another faults in the same mapping and loads what it stored."""
-    with pykmm.Machine(arch="x86", strategy="spf", cpus=2, memory="32M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy="spf", cpus=2, memory=frames("32M")) as machine:
         mm = machine.mm()
         fixed(mm, 0, SPAN)
         stop = threading.Event()
@@ -431,7 +431,7 @@ def test_tapes(engine: str, request: pytest.FixtureRequest) -> None:
     stream.mbind(whole, PAGE, "LOCAL|F_STATIC_NODES", expect_errno="EINVAL")
     with pytest.raises(ValueError, match="one mode"):
         stream.mbind(whole, PAGE, "BIND|LOCAL")
-    with pykmm.Machine(arch="x86", strategy="spf", cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy="spf", cpus=1, memory=frames("16M")) as machine:
         result = machine.run(tape, engine)
         machine.validate()
     assert result.mismatches == []

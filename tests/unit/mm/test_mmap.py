@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import pytest
+from arch_under_test import ARCH, MAP_WINDOW, TASK_SIZE, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vma_helpers import BASE, FIXED, NONE, PAGE, PRIV, RW, SHARED, R, fails, fixed, layout
@@ -33,13 +34,30 @@ def test_top_down(mm: Any) -> None:
 def test_hint(mm: Any) -> None:
     assert mm.mmap(BASE + 5, PAGE) == BASE, "rounded down"
     assert mm.mmap(BASE, PAGE) != BASE, "taken: somewhere else"
-    assert mm.mmap(0x1005, PAGE) == 0x10000, "raised to mmap_min_addr"
-    assert mm.mmap(0x1000, PAGE, RW, PRIV | FIXED) == 0x1000, "a privileged user may, with MAP_FIXED"
+    if PAGE < 0x10000:
+        assert mm.mmap(PAGE + 5, PAGE) == 0x10000, "raised to mmap_min_addr"
+    assert mm.mmap(PAGE, PAGE, RW, PRIV | FIXED) == PAGE, "a privileged user may, with MAP_FIXED"
     assert 0x40000000 <= mm.mmap(0, PAGE, RW, PRIV | 0x40) < 0x80000000, "MAP_32BIT"
 
 
+def test_window(mm: Any) -> None:
+    """DEFAULT_MAP_WINDOW: what lies above it is for who asks for it."""
+    assert mm.mmap(0, PAGE) < MAP_WINDOW
+    assert mm.mmap(MAP_WINDOW, 4 * PAGE, R) < MAP_WINDOW - 4 * PAGE, "not a hint above it"
+    across = mm.mmap(MAP_WINDOW - PAGE, 3 * PAGE)
+    assert across + 3 * PAGE <= MAP_WINDOW, "not across it"
+    if TASK_SIZE > MAP_WINDOW:
+        above = mm.mmap(2 * MAP_WINDOW, PAGE, R)
+        assert above == 2 * MAP_WINDOW
+        mm.store(mm.mmap(TASK_SIZE - PAGE, PAGE), b"x")
+        assert MAP_WINDOW < mm.mmap(2 * MAP_WINDOW, PAGE) < TASK_SIZE - PAGE, "taken: as high as there is room"
+        assert mm.mmap(0, PAGE, NONE) < MAP_WINDOW
+        fails(errno.ENOMEM, mm.mmap, 0, MAP_WINDOW + PAGE)
+        assert mm.mmap(MAP_WINDOW - PAGE, 2 * PAGE, RW, PRIV | FIXED) == MAP_WINDOW - PAGE, "MAP_FIXED goes anywhere"
+
+
 def test_huge_page_alignment(mm: Any) -> None:
-    mm.mmap(0, PAGE)
+    mm.mmap(0, 2 * PAGE)
     assert mm.mmap(0, HUGE, RW) % HUGE == 0
     assert mm.mmap(0, HUGE + PAGE, R) % HUGE != 0, "no multiple of a huge page"
     shared = mm.mmap(0, HUGE, RW, SHARED)
@@ -61,9 +79,9 @@ def test_huge_page_alignment(mm: Any) -> None:
     ((0, PAGE, RW, PRIV | 0x40000), {}, errno.EINVAL),
     ((0, PAGE, RW, PRIV), {"offset": 7}, errno.EINVAL),
     ((0, PAGE, RW, 2), {}, errno.EBADF),
-    ((0, 1 << 47), {}, errno.ENOMEM),
+    ((0, TASK_SIZE + PAGE), {}, errno.ENOMEM),
     ((0, 2**64 - 1), {}, errno.ENOMEM),
-    (((1 << 47) - PAGE, PAGE, RW, PRIV | FIXED), {}, errno.ENOMEM),
+    ((TASK_SIZE, PAGE, RW, PRIV | FIXED), {}, errno.ENOMEM),
 ])
 def test_mmap_errno(mm: Any, args: tuple[int, ...], kw: dict[str, int], number: int) -> None:
     fails(number, mm.mmap, *args, **kw)
@@ -132,7 +150,7 @@ def test_munmap(mm: Any) -> None:
     mm.munmap(BASE + 2 * PAGE, PAGE + 1)
     assert layout(mm) == [(0, 2, "rw-p"), (4, 8, "rw-p")]
     mm.munmap(BASE + 20 * PAGE, PAGE)
-    for addr, length in ((BASE + 1, PAGE), (BASE, 0), (0, 1 << 48), (1 << 48, PAGE)):
+    for addr, length in ((BASE + 1, PAGE), (BASE, 0), (0, 2 * TASK_SIZE), (2 * TASK_SIZE, PAGE)):
         fails(errno.EINVAL, mm.munmap, addr, length)
     mm.munmap(BASE + PAGE, 5 * PAGE)
     assert layout(mm) == [(0, 1, "rw-p"), (6, 8, "rw-p")]
@@ -175,12 +193,13 @@ def test_stack_growth(mm: Any) -> None:
     mm.store(top - 3 * PAGE, b"x")
     assert [(v.start, v.end) for v in mm.vmas] == [(top - 3 * PAGE, top)]
     assert vma_test.counters(mm)["stack_vm"] == 3
-    fixed(mm, 0, 3000)
-    mm.store(BASE + 3000 * PAGE + GAP, b"x")
+    below = 4096 - 256 - min(840, (8 << 20) // PAGE - 1)     # the gap, and less than a stack may have
+    fixed(mm, 0, below)
+    mm.store(BASE + below * PAGE + GAP, b"x")
     with pytest.raises(pykmm.SegmentationFault):
-        mm.store(BASE + 2999 * PAGE + GAP, b"x")
+        mm.store(BASE + (below - 1) * PAGE + GAP, b"x")
     gap = mm.mmap(top - 3 * PAGE - GAP, PAGE, R)
-    assert not BASE + 3000 * PAGE <= gap < top, "the guard gap is not handed out for a hint"
+    assert not BASE + below * PAGE <= gap < top, "the guard gap is not handed out for a hint"
 
 
 def test_stack_limit(mm: Any) -> None:
@@ -214,7 +233,7 @@ def test_lookup_agrees_with_the_list(mm: Any) -> None:
 
 
 def test_cache_does_not_outlive_its_address_space() -> None:
-    with pykmm.Machine(arch="x86", strategy="mmap_sem", cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy="mmap_sem", cpus=1, memory=frames("16M")) as machine:
         for _ in range(3):
             space = machine.mm()
             fixed(space, 0, 2)
@@ -235,7 +254,7 @@ OPS = st.lists(st.tuples(st.sampled_from(["mmap", "munmap", "mprotect", "store"]
 @settings(max_examples=60, deadline=None)
 @given(ops=OPS, strategy=st.sampled_from(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"]))
 def test_model(ops: list[tuple[str, int, int, int]], strategy: str) -> None:
-    with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, strategy=strategy, cpus=1, memory=frames("16M")) as machine:
         space = machine.mm()
         pages: list[int | None] = [None] * PAGES
         for op, page, count, prot in ops:
@@ -346,7 +365,7 @@ def test_like_linux(seed: int) -> None:
     rng, host = random.Random(seed), Host()
     try:
         strategy = rng.choice(["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
-        with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
+        with pykmm.Machine(arch=ARCH, strategy=strategy, cpus=1, memory=frames("16M")) as machine:
             space = machine.mm()
             for _ in range(60):
                 op, *args = random_call(rng, host.layout())

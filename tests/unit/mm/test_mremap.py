@@ -6,6 +6,7 @@ import errno
 from typing import Any
 
 import pytest
+from arch_under_test import TASK_SIZE
 from vma_helpers import BASE, FIXED, PAGE, RW, SHARED, R, fails, fixed, layout
 
 import pykmm
@@ -101,7 +102,7 @@ def test_old_len_zero_duplicates_shared(mm: Any) -> None:
 def test_errno(mm: Any) -> None:
     fixed(mm, 0, 2)
     fixed(mm, 2, 1, R)
-    for args in ((BASE, PAGE, 0), (BASE + 1, PAGE, PAGE), (BASE, PAGE, PAGE, 8), (BASE, PAGE, 1 << 48, MAYMOVE),
+    for args in ((BASE, PAGE, 0), (BASE + 1, PAGE, PAGE), (BASE, PAGE, PAGE, 8), (BASE, PAGE, 2 * TASK_SIZE, MAYMOVE),
                  (BASE, PAGE, PAGE, FIX, BASE + 9 * PAGE), (BASE, PAGE, PAGE, 3, BASE + 1), (BASE, PAGE, PAGE, 3, BASE),
                  (BASE, PAGE, 2 * PAGE, 5), (BASE, 2 * PAGE, 2 * PAGE, 3, BASE + PAGE)):
         fails(errno.EINVAL, mm.mremap, *args)

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm import SegmentationFault
 from pykmm_ext.binding import Machine, MmStruct
-from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies import mmap_sem
 from pykmm_plugins.strategies._mmap_sem import MmapSem
 
-PAGE = 0x1000
 R, W = 1, 2
 PRIVATE, FIXED, ANON, GROWSDOWN = 2, 0x10, 0x20, 0x100
 BASE = 0x7000_0000_0000
@@ -21,7 +20,7 @@ BASE = 0x7000_0000_0000
 
 @pytest.fixture
 def m() -> Iterator[Machine]:
-    with Machine(X86(), MmapSem(), cpus=2, memory=64 << 20) as machine:
+    with Machine(make_arch(), MmapSem(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
         machine.validate()
 

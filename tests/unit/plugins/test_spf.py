@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm import BusError, SegmentationFault
 from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.memory_test import lock_ptl, section
-from pykmm_plugins.arch._x86 import X86
 from pykmm_plugins.strategies import spf
 from pykmm_plugins.strategies._spf import SPF
 
-PAGE = 0x1000
 R, W = 1, 2
 SHARED, PRIVATE, FIXED, ANON, GROWSDOWN = 1, 2, 0x10, 0x20, 0x100
 BASE = 0x7000_0000_0000
@@ -35,7 +34,7 @@ def check_sums(m: Machine) -> None:
 
 @pytest.fixture
 def m() -> Iterator[Machine]:
-    with Machine(X86(), SPF(), cpus=2, memory=64 << 20) as machine:
+    with Machine(make_arch(), SPF(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
         check_sums(machine)
         machine.validate()
@@ -125,7 +124,7 @@ def test_stack_growth_is_not_speculative(m: Machine, mm: MmStruct) -> None:
 
 
 def test_out_of_memory_is_not_speculative() -> None:
-    with Machine(X86(), SPF(), cpus=1, memory=64 * PAGE) as m:
+    with Machine(make_arch(), SPF(), cpus=1, memory=64 * PAGE) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 128 * PAGE, R | W, PRIVATE | ANON | FIXED)
         with pytest.raises((MemoryError, BusError)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm import BusError, SegmentationFault
 from pykmm.plugin import get_plugin_manager
@@ -16,7 +17,6 @@ from pykmm_plugins.arch._x86 import X86, X86Paravirt
 from pykmm_plugins.scenarios import spf_2021 as scenarios
 from pykmm_plugins.strategies._spf_2021 import OPTIONS, SPF2021
 
-PAGE = 0x1000
 R, W = 1, 2
 SHARED, PRIVATE, FIXED, ANON, GROWSDOWN = 1, 2, 0x10, 0x20, 0x100
 BASE = 0x7000_0000_0000
@@ -36,7 +36,7 @@ def check_sums(m: Machine) -> None:
 
 @pytest.fixture(params=[X86, X86Paravirt], ids=["x86", "x86-paravirt"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with Machine(request.param(), SPF2021(), cpus=2, memory=64 << 20) as machine:
+    with Machine(request.param(), SPF2021(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
         check_sums(machine)
         machine.validate()
@@ -83,7 +83,7 @@ def test_wrong_options(options: dict[str, str], message: str) -> None:
 @pytest.mark.parametrize("option", [f"{name}={value}" for name, values in OPTIONS.items() for value in values])
 def test_every_option_resolves_faults(option: str) -> None:
     name, value = option.split("=")
-    with Machine(X86Paravirt(), SPF2021(**{name: value}), cpus=1, memory=64 << 20) as m:
+    with Machine(X86Paravirt(), SPF2021(**{name: value}), cpus=1, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 16 * PAGE, R | W, PRIVATE | ANON | FIXED)
         for page in range(16):
@@ -180,7 +180,7 @@ def test_stack_growth_is_not_speculative(m: Machine, mm: MmStruct) -> None:
 
 
 def test_out_of_memory_is_not_speculative() -> None:
-    with Machine(X86(), SPF2021(), cpus=1, memory=64 * PAGE) as m:
+    with Machine(make_arch(), SPF2021(), cpus=1, memory=64 * PAGE) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 128 * PAGE, R | W, PRIVATE | ANON | FIXED)
         with pytest.raises((MemoryError, BusError)):
@@ -211,7 +211,7 @@ def test_held_page_table_lock_is_not_waited_for(m: Machine, mm: MmStruct) -> Non
 
 
 def test_held_page_table_lock_is_tried_several_times_at_most() -> None:
-    with Machine(X86(), SPF2021(ptl="loop"), cpus=2, memory=64 << 20) as m:
+    with Machine(make_arch(), SPF2021(ptl="loop"), cpus=2, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
         mm.store(a, b"x")
@@ -219,7 +219,7 @@ def test_held_page_table_lock_is_tried_several_times_at_most() -> None:
 
 
 def test_held_page_table_lock_is_waited_for_where_walks_leave_irqs_on() -> None:
-    with Machine(X86Paravirt(), SPF2021(ptl="loop"), cpus=2, memory=64 << 20) as m:
+    with Machine(X86Paravirt(), SPF2021(ptl="loop"), cpus=2, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
         mm.store(a, b"x")

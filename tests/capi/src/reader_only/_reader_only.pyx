@@ -14,11 +14,11 @@ from pykmm_ext.strategy cimport Strategy
 cdef enum:
     ATTEMPTS
     SUCCESSES
+    RETRIED                 # never: there is nothing but mmap_sem
+    ERRORS
 
-cdef const char *counter_names[3]
-counter_names[0] = b"attempts"
-counter_names[1] = b"successes"
-counter_names[2] = NULL
+cdef const char *counter_names[5]
+counter_names[:] = ["attempts", "successes", "retried", "errors", NULL]
 
 
 # Context: process, IRQs on, no locks held; sleeps on mmap_sem.
@@ -35,8 +35,7 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
     else:
         fault = handle_mm_fault(cpu, vma, address, flags)
     up_read(cpu, &mm.mmap_sem)
-    if not fault & VM_FAULT_ERROR:
-        count_strategy(cpu, SUCCESSES)
+    count_strategy(cpu, ERRORS if fault & VM_FAULT_ERROR else SUCCESSES)
     return fault
 
 
@@ -53,4 +52,4 @@ cdef class ReaderOnly(Strategy):
     def __cinit__(self):
         self.ops = &ops
         self.name = "reader_only"
-        self.description = "a third party's strategy"
+        self.description = "a third party's strategy: every fault under mmap_sem"

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The figures of a suite as tables for a page: ``python docs/_ext/suite_table.py figures.json [page.rst]``.
+
+``figures.json`` is what ``pykmm compare --suite NAME --json figures.json`` wrote. Prints the same two tables as
+``--summary``, as reStructuredText; with a page, puts them between its lines ``.. suite: begin`` and ``.. suite: end``.
+"""
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+from pykmm.comparison_report import format_rate
+
+
+def tables(values: dict[str, Any]) -> str:
+    """Rates relative to the baseline on as many CPUs, and to the baseline on the fewest."""
+    rows = [row for row in values["rows"] if row.get("rates")]
+    base = values["baseline"]
+    labels = list(dict.fromkeys("linux (host)" if row["engine"] == "host" else row["strategy"] for row in rows))
+    least = min(row["cpus"] for row in rows)
+    out = []
+    for title, cell in (
+            (f"Rate over that of ``{base}`` on as many CPUs", lambda row: 1 / row["ratio"]),
+            (f"Rate over that of ``{base}`` on {least} CPU{'s' * (least > 1)}",
+             lambda row: statistics.median(row["scaling"]))):
+        out.append(f"{title} (above 1: faster):\n\n.. csv-table::\n   :delim: |\n   :header-rows: 1\n")
+        out.append(f"   workload | CPUs | {base}, {rows[0]['unit']}/s | " + " | ".join(labels))
+        for workload, cpus in dict.fromkeys((row["workload"], row["cpus"]) for row in rows):
+            group = [row for row in rows if (row["workload"], row["cpus"]) == (workload, cpus)]
+            rate = next((row["rate"] for row in group if row["strategy"] == base), group[0]["rate"])
+            star = "\\*" if group[0]["oversubscribed"] else ""
+            cells = {"linux (host)" if row["engine"] == "host" else row["strategy"]: f"{cell(row):.2f}"
+                     for row in group}
+            out.append(f"   ``{workload}`` | {cpus}{star} | {format_rate(rate)} | "
+                       + " | ".join(cells.get(label, "") for label in labels))
+        out.append("")
+    return "\n".join(out)
+
+
+def main(figures: str, page: str = "") -> None:
+    """Print, or replace in `page`."""
+    text = tables(json.loads(pathlib.Path(figures).read_text("utf-8")))
+    if not page:
+        print(text)
+        return
+    path = pathlib.Path(page)
+    head, begin, rest = path.read_text("utf-8").partition(".. suite: begin\n")
+    _, end, tail = rest.partition(".. suite: end\n")
+    if not begin or not end:
+        sys.exit(f"{page}: no lines '.. suite: begin' and '.. suite: end'")
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", "utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

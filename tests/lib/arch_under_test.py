@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The arch that tests of the mm run on: x86, or what PYKMM_TEST_ARCH names (test_arches.py names every other)."""
+from __future__ import annotations
+
+import os
+from typing import cast
+
+from pykmm.plugin import get_plugin_manager
+from pykmm_ext.arch import Arch
+
+ARCH = os.environ.get("PYKMM_TEST_ARCH", "x86")
+
+
+def make_arch() -> Arch:
+    """A new backend."""
+    return cast(Arch, get_plugin_manager().arches.make(ARCH))
+
+
+GEOMETRY = make_arch().geometry()
+PAGE = 1 << cast(int, GEOMETRY["page_shift"])
+TASK_SIZE = cast(int, GEOMETRY["task_size"])
+MAP_WINDOW = cast(int, GEOMETRY["map_window"])
+LEVELS = cast(int, GEOMETRY["levels"])
+TABLE = 1 << cast("tuple[int, ...]", GEOMETRY["level_shift"])[1]     # what a PTE table maps
+
+
+ROOT = max(1, (8 << cast("tuple[int, ...]", GEOMETRY["level_bits"])[LEVELS - 1]) // PAGE)   # frames of the root table
+
+
+def is_(what: str, pte: int) -> bool:
+    """What the arch's pte_write(), pte_dirty() ... say of a raw entry."""
+    from pykmm_ext.machine.machine_test import entry
+
+    return bool(entry(make_arch(), f"pte_{what}", pte))
+
+
+def frames(of_4k: int | str) -> int:
+    """Bytes of memory: as many frames as `of_4k` bytes, or "16M", have of 4 KiB."""
+    from pykmm.machine import parse_size
+
+    return parse_size(of_4k) // 4096 * PAGE

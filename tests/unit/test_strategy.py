@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pykmm_ext/strategy.pyx and machine/tlb.pyx: compiled strategies that cannot work, or misbehave."""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import pykmm
+from pykmm.plugin import get_plugin_manager
+from pykmm_ext.strategy import Strategy
+from pykmm_ext.strategy_test import MISTAKES, Mistake
+
+RW = 3
+PRIVATE_ANON = 0x22
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("no_table", "Mistake has set no table"),
+    ("no_handle_fault", "its table has no handle_fault"),
+    ("no_name", "its table has no name"),
+    ("no_size", "its table says that it has 0 bytes"),
+    ("newer", r"its table has \d+ bytes and this pykmm knows \d+: it was compiled against a newer pykmm"),
+    ("half", "its table has vma_write_begin and no vma_write_end"),
+])
+def test_tables_that_cannot_work(what: str, message: str) -> None:
+    with pytest.raises(pykmm.PluginError, match=rf"strategy '{what}': {message}"):
+        pykmm.Machine(strategy=Mistake(what), memory="16M")
+    with pytest.raises(pykmm.PluginError, match="has set no table"):
+        pykmm.Machine(strategy=Strategy(), memory="16M")
+
+
+def test_the_table_of_an_older_plugin_works() -> None:
+    """What lies behind its end is never called."""
+    for _ in range(2):
+        with pykmm.Machine(strategy=Mistake("older"), memory="16M") as machine:
+            mm = machine.mm()
+            a = mm.mmap(0, 0x4000, RW, PRIVATE_ANON)
+            mm.store(a, b"x")
+            machine.validate()      # quiesce() would be called here
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("retry", r"strategy 'mistake': handle_fault on CPU 1, address 0x\w+, returned 0x400, .*fall back to"),
+    ("bits", r"returned 0x80000000, which is no result of a fault"),
+    ("resolved", r"said 100000 times in a row that the fault is resolved"),
+])
+def test_what_handle_fault_must_not_return(what: str, message: str) -> None:
+    with pykmm.Machine(strategy=Mistake(what), memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0, 0x4000, RW, PRIVATE_ANON)
+        for access in (lambda: mm.load(a, 1, cpu=1), lambda: mm.store(a, b"x", cpu=1), lambda: mm.touch(a, cpu=1)):
+            with pytest.raises(pykmm.PluginError, match=message):
+                access()
+        mm.munmap(a, 0x4000)
+        machine.validate()
+
+
+def race() -> pykmm.Tape:
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x3000, prot="rw")
+    tape.thread().store(a + 0x1000, b"B")
+    tape.thread().load(a, 1)
+    return tape
+
+
+@pytest.mark.parametrize("what", ["retry", "bits", "resolved"])
+def test_a_run_ends_with_the_error(what: str) -> None:
+    with pykmm.Machine(strategy=Mistake(what), memory="16M") as machine:
+        with pytest.raises(pykmm.PluginError, match="strategy 'mistake': handle_fault on CPU"):
+            machine.run(race())
+        machine.validate()
+
+
+def test_the_watchdog_takes_the_machine_with_a_compiled_strategy() -> None:
+    machine = pykmm.Machine(strategy=Mistake("sleeps"), memory="16M")
+    with pytest.raises(pykmm.PluginError, match=r"(?s)strategy 'sleeps': nothing has happened for 0.2 s; CPU 0 is in "
+                                                r"operation 1 \(store\).*CPU 1 is in operation 2 \(load\).*given up"):
+        machine.run(race(), watchdog=0.2)
+    assert machine.closed
+
+
+@pytest.fixture
+def mistakes() -> Iterator[None]:
+    registry = get_plugin_manager().strategies
+    before = dict(registry._entries)
+    registry.add("mistake", Mistake, options={"what": MISTAKES})
+    yield
+    registry._entries = before
+
+
+@pytest.mark.parametrize(("what", "kind", "message"), [
+    ("retry", "assertion", "returned 0x400, which is no result of a fault"),
+    ("bits", "assertion", "returned 0x80000000, which is no result of a fault"),
+    ("resolved", "livelock", "strategy 'mistake': handle_fault said 1000 times in a row"),
+    ("sleeps", "deadlock", "waits for a change of"),
+    ("leaks_sem", "lock-held", "locks are still held at the end of the operation; holds mm_struct.mmap_sem"),
+    ("leaks_rcu", "lock-held", "still held at the end of the operation; holds rcu_read_lock"),
+    ("leaks_srcu", "lock-held", "still held at the end of the operation; holds vma_srcu"),
+    ("leaks_irq", "lock-held", "returns with IRQs off"),
+])
+def test_the_check_engine_says_what_is_wrong(mistakes: None, what: str, kind: str, message: str) -> None:
+    report = pykmm.check(race(), strategy=f"mistake[what={what}]", memory_model="sc", max_seconds=60)
+    assert [violation.kind for violation in report.violations] == [kind], str(report)
+    assert re.search(message, report.violations[0].message), report.violations[0].message
+
+
+def test_no_mistake_no_finding(mistakes: None) -> None:
+    report = pykmm.check(race(), strategy="mistake[what=none]", memory_model="sc")
+    assert report.ok, str(report)
+    assert report.complete
