@@ -4,8 +4,8 @@
 """arch/x86/include/asm/pgtable.h, arch/x86/mm/tlb.c: x86-64 page tables of 4 and 5 levels, TLB shootdown by IPI.
 
 Entries are bit-exact: an MMU that is given the root and the memory image translates as this module does (Intel SDM,
-volume 3, chapter "Paging", 4-level and 5-level). Software bits are those of Linux 4.12: special (9), soft-dirty (11), PROT_NONE as
-bit 8 (global) in an entry that is not present. As Linux since 4.19, the frame number of a PROT_NONE entry is stored
+volume 3, chapter "Paging", 4-level and 5-level). Software bits are those of Linux 4.12: special (9), soft-dirty (11),
+PROT_NONE as bit 8 (global) in an entry that is not present. As Linux since 4.19, the frame number of a PROT_NONE entry is stored
 inverted, so that a processor with L1TF cannot reach memory through it.
 
 The flush against a lockless reader, and against switch_mm():

@@ -112,6 +112,7 @@ cdef extern from "kmm/check_search.h" nogil:
         void *touched
         void *pages
         void *conflicting
+        void *origins
         u32 access_cap
         void *words
         u32 words_mask
@@ -425,6 +426,7 @@ cdef class Exploration:
         free(c.touched)
         free(c.pages)
         free(c.conflicting)
+        free(c.origins)
         free(c.words)
         free(c.views)
         free(c.given)

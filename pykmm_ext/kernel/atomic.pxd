@@ -58,8 +58,6 @@ cdef extern from "kmm/barrier.h" nogil:
 cdef extern from "kmm/plain.h" nogil:
     unsigned long data_race "kmm_data_race"(const unsigned long *p)
     u32 data_race_32 "kmm_data_race_32"(const u32 *p)
-    void *data_race_ptr "kmm_data_race_ptr"(const void *p)
-    void data_race_copy "kmm_data_race_copy"(void *to, const void *from_, size_t n)
 
 cdef extern from "kmm/wait.h" nogil:
     void kmm_cpu_relax()

@@ -219,6 +219,10 @@ def one_line(Lockdep graph not None, size_t room=1024):
 cdef extern from *:
     """
     #include "kmm/engine.h"
+    /* Nothing is reordered: a dependency is nothing special. */
+    static u64 kmm_direct_load_dep(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_order order, u32 dep)
+    { return cpu->engine->load(cpu, p, width, order); }
+    static u32 kmm_direct_last_load(Cpu *cpu) { return 0; }
     static void kmm_direct_init(struct engine_ops *ops, void *load, void *store, void *rmw, void *fence, void *await,
                                 void *lock, void *irq, void *event, void *ipi_send, void *ipi_wait)
     {
@@ -226,6 +230,7 @@ cdef extern from *:
         ops->load = load; ops->store = store; ops->rmw = rmw; ops->fence = fence;
         ops->await = await; ops->lock = lock; ops->irq = irq; ops->event = event;
         ops->ipi_send = ipi_send; ops->ipi_wait = ipi_wait;
+        ops->load_dep = kmm_direct_load_dep; ops->last_load = kmm_direct_last_load;
     }
     """
     void kmm_direct_init(engine_ops *ops, void *load, void *store, void *rmw, void *fence, void *await_, void *lock, void *irq,

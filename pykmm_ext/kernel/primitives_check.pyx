@@ -359,9 +359,9 @@ cdef class Primitives(Program):
     :param roles: what each vCPU does, one letter after the other (at most 4 vCPUs, 4 letters each). spinlock: any letter.
         seqlock: "w"rite, "r"ead. rwsem: "r"ead, "w"rite, "d"owngrade, "D" downgrade and wait for an "R" that reads, "t"
         read if free, "y" write if free, "b" write, once in a program, after a bounded number of steps, "h" write, but
-        not instead of a "b" that is to be handed the lock. rcu, srcu: "r"ead, "m" read and mark what was found, "u"pdate and wait, "c"
-        update and call back, "s" wait for a grace period. rbtree: "i"nsert, "e"rase, "r" look for an old key, "n" for
-        the new one
+        not instead of a "b" that is to be handed the lock. rcu, srcu: "r"ead, "m" read and mark what was found,
+        "u"pdate and wait, "c" update and call back, "s" wait for a grace period. rbtree: "i"nsert, "e"rase, "r" look for
+        an old key, "n" for the new one
     :param open_locks: run the algorithms of spinlocks and semaphores instead of blocking primitives
     :param mutant: run the copy of rwsem or srcu that lacks this part, a number of KMM_KEEP() there; 0 = the copy, intact;
         -1 = the shipped code. One number at a time in a process: the last program's

@@ -81,6 +81,24 @@ static u64 op_load(Cpu *cpu, const volatile void *p, unsigned width, enum kmm_or
 
 static u32 op_last_load(Cpu *cpu) { return vcpu_of(cpu)->loads; }
 
+/* The number of the store that is buffered now, its place kept; 0 = not traced, or no memory for it. */
+static u32 keep_origin(struct check *c)
+{
+	struct origin *more;
+
+	if (likely(!c->traced) || c->prog.python)
+		return 0;
+	if (c->norigins == c->origin_cap) {
+		more = realloc(c->origins, (2 * c->origin_cap + 64) * sizeof(*more));
+		if (!more)
+			return 0;
+		c->origins = more;
+		c->origin_cap = 2 * c->origin_cap + 64;
+	}
+	c->origins[c->norigins].nframes = (u32)backtrace(c->origins[c->norigins].frames, CHECK_FRAMES);
+	return ++c->norigins;
+}
+
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
 			 enum kmm_order order)
 {
@@ -107,6 +125,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->value = value;
 	b->epoch = v->epoch;
 	b->answered = -1;
+	b->origin = keep_origin(c);
 	v->epoch_used = 1;
 	v->last_store = c->agents[v->id].last;
 	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */

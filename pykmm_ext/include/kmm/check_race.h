@@ -178,7 +178,8 @@ static void race_side(const struct check *c, const struct race_access *x, char *
 		[0] = "a marked load", [RACE_WRITE] = "a marked store", [RACE_PLAIN] = "a plain load",
 		[RACE_PLAIN | RACE_WRITE] = "a plain store",
 	};
-	const char *what = x->what & RACE_ALLOC ? "the allocation" : x->what & RACE_FREE ? "the free" : names[x->what & (RACE_PLAIN | RACE_WRITE)];
+	const char *what = x->what & RACE_ALLOC ? "the allocation" : x->what & RACE_FREE ? "the free"
+			   : names[x->what & (RACE_PLAIN | RACE_WRITE)];
 
 	if (x->pc && c->prog.shared_size)
 		snprintf(buf, n, "%s at pc %#lx", what, (unsigned long)(uintptr_t)x->pc);

@@ -39,7 +39,8 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 	s->event = c->nevents - 1;
 	s->choice = c->nodes[s->event].choice;
 	s->reads_from = -1;
-	s->addr = f->none ? 0 : (uintptr_t)f->addr;
+	/* A load that the own buffer answers touches nothing, but has an address. */
+	s->addr = !f->none ? (uintptr_t)f->addr : op == P_LOAD || op == P_AWAIT ? (uintptr_t)v->pend.addr : 0;
 	if (c->agents[a].kind == AGENT_VCPU) {
 		s->sub = op == P_CHOOSE ? (u8)v->pend.a : v->pend.sub; /* a choice of 1 = only waits for the buffer */
 		s->order = v->pend.order;
@@ -48,6 +49,11 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 		s->pending = (u8)v->nbuffered;
 		s->nframes = v->nframes;
 		memcpy(s->frames, v->frames, sizeof(s->frames));
+	} else if (op == P_FLUSH && c->flushed_origin) {
+		const struct origin *o = &c->origins[c->flushed_origin - 1];
+		s->width = (u8)__builtin_popcount(f->mask);
+		s->nframes = o->nframes;
+		memcpy(s->frames, o->frames, sizeof(s->frames));
 	} else if (!f->none)
 		s->width = (u8)__builtin_popcount(f->mask);
 	if (f->none || f->size)
@@ -83,7 +89,7 @@ static void begin_execution(struct check *c)
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->nviews = 0;
 	c->given_at = c->diverged = 0;
-	c->ntrace = 0;
+	c->ntrace = c->norigins = 0;
 	c->rng_run = check_mix(c->rng + c->attempts * 0x9E3779B97F4A7C15ULL) | 1;
 	memset(c->global_view, 0, sizeof(c->global_view));
 	for (u32 a = 0; a < c->nr_agents; a++) {

@@ -657,6 +657,7 @@ static void step(struct check *c, u32 a, u32 choice)
 			ag->last_firm = e;
 		}
 		ev->dup = c->model == MODEL_TSO ? 0 : b.epoch;
+		c->flushed_origin = b.origin;
 		access_check(c, v, b.addr, b.width, 1);
 		if (c->over)
 			break;

@@ -88,7 +88,11 @@ struct buffered {
 	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
 	s32 answered;               /* loads that it answered: chain through check.answers */
+	u32 origin;                 /* traced: 1 + its place in check.origins */
 };
+
+/* Where a buffered store was made, for the row in which it becomes visible. */
+struct origin { u32 nframes; void *frames[CHECK_FRAMES]; };
 
 struct answer { u32 event; s32 next; u8 mask; };
 
@@ -320,6 +324,8 @@ struct check {
 	u32 traced;
 	struct step *trace;
 	u32 ntrace, trace_cap;
+	struct origin *origins;     /* of this execution's buffered stores */
+	u32 norigins, origin_cap, flushed_origin;
 	int err;                    /* -errno of the engine itself */
 	u32 weaken;                 /* mutation tests: these barriers are not there; bit = enum kmm_fence, WEAKEN_* */
 	u64 weaken_which;           /* of each vCPU's barriers of such a kind only these, counted from 0 */

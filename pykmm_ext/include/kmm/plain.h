@@ -38,17 +38,5 @@ extern __thread struct kmm_plain kmm_plain;
  */
 static inline unsigned long kmm_data_race(const unsigned long *p) { return *(const volatile unsigned long *)p; }
 static inline u32 kmm_data_race_32(const u32 *p) { return *(const volatile u32 *)p; }
-static inline void *kmm_data_race_ptr(const void *p) { return *(void *const volatile *)p; }
-
-/* A copy of whole words, which may be torn: whoever made it finds out before using it. */
-static inline void kmm_data_race_copy(void *to, const void *from, size_t n)
-{
-#ifdef __SANITIZE_THREAD__
-	for (size_t i = 0; i < n / sizeof(unsigned long); i++)
-		((unsigned long *)to)[i] = kmm_data_race((const unsigned long *)from + i);
-#else
-	memcpy(to, from, n);
-#endif
-}
 
 #endif
