@@ -92,8 +92,8 @@ cdef object plugin_error(str name, str text):
 
 # Tables of older plugins, at full length: address of the plugin's: (copy, the Strategy, which keeps the plugin's alive).
 cdef dict widened = {}
-# Tables that were looked at: address: the Strategy.
-cdef dict known = {}
+# Functions whose module has the right stamp. (Modules are never unloaded; a table's memory may be another one's later.)
+cdef set stamped = set()
 
 
 @cython.final
@@ -127,8 +127,6 @@ cdef const strategy_ops *strategy_check_ops(Strategy s) except NULL:
     cdef str name = s.name if s.name is not None else type(s).__name__
     if ops == NULL:
         raise plugin_error(name, f"{type(s).__name__} has set no table (self.ops)")
-    if <size_t>ops in known and known[<size_t>ops] is type(s):
-        return ops
     if <size_t>ops in widened:
         copy = widened[<size_t>ops][0]
         return &copy.ops
@@ -142,11 +140,11 @@ cdef const strategy_ops *strategy_check_ops(Strategy s) except NULL:
         raise plugin_error(name, "its table has no handle_fault")
     if ops.name == NULL:
         raise plugin_error(name, "its table has no name")
-    check_stamp(<const void *>ops.handle_fault, name)
+    if <size_t>ops.handle_fault not in stamped:
+        check_stamp(<const void *>ops.handle_fault, name)
+        stamped.add(<size_t>ops.handle_fault)
     if ops.size == sizeof(strategy_ops):
         half_of_a_pair(ops, name)
-        # A PythonStrategy has a table of its own, whose memory may be another's later: only its class is remembered.
-        known[<size_t>ops] = type(s)
         return ops
     copy = _Table.__new__(_Table)
     memcpy(&copy.ops, ops, ops.size)
