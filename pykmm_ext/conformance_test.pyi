@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Strategies and arches that are wrong on purpose."""
+from typing import Self
+
 from typing_extensions import disjoint_base
 
 from pykmm_ext.arch import Arch
@@ -9,10 +11,10 @@ FAULTS: dict[str, str]
 
 @disjoint_base
 class BrokenStrategy(Strategy):
-    def __init__(self, fault: str = "none") -> None: ...
+    def __new__(cls, fault: str = "none") -> Self: ...
 
 ARCH_FAULTS: dict[str, str]
 
 @disjoint_base
 class BrokenArch(Arch):
-    def __init__(self, right: Arch, fault: str = "none") -> None: ...
+    def __new__(cls, right: Arch, fault: str = "none") -> Self: ...

@@ -49,7 +49,8 @@ class Row:
                                     #: "barrier": smp_mb_heavy() of another CPU makes this one execute a full barrier
     op: str                         #: load, store, rmw, lock, ...
     text: str                       #: "store pte 3: 0 -> 0x67"
-    function: str                   #: "memory.set_pte": the innermost function of what is checked; "" = not known
+    function: str                   #: "memory.set_pte": the innermost function of what is checked; of a store that
+                                    #: becomes visible, where it was made; "" = not known
     callers: tuple[str, ...]        #: its callers, inner ones first
     object: str                     #: what was accessed, by name
     address: int                    #: where it lies; 0 = nothing was accessed
@@ -216,14 +217,14 @@ class Trace:
 
 def _table(rows: Iterable[Row], ncpus: int) -> list[str]:
     cells: list[tuple[str, int, list[str], list[str]]] = []
-    function: dict[int, str] = {}
+    function: dict[tuple[int, str], str] = {}
     held: dict[int, tuple[tuple[str, ...], bool]] = {}
     column = _COLUMN.get(ncpus, _NARROW)
     for row in rows:
         lines = [row.text]
-        if row.agent == "cpu" and row.function and row.function != function.get(row.cpu):
-            lines.append(f"  in {row.function}")
-            function[row.cpu] = row.function
+        if row.function and row.function != function.get((row.cpu, row.agent)):
+            lines.append(f"  {'stored in' if row.agent == 'buffer' else 'in'} {row.function}")
+            function[row.cpu, row.agent] = row.function
         notes = row.notes
         state = (row.held, row.irqs_off)
         if state != held.get(row.cpu, ((), False)):

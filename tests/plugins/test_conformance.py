@@ -21,11 +21,7 @@ from pykmm_ext.conformance_test import ARCH_FAULTS, FAULTS, BrokenArch, BrokenSt
 MANAGER = make_plugin_manager(third_party=False)
 #: As posted it is wrong, which is what it is for: with its fixes it must pass.
 CORRECTED = {"spf-rfc5": "spf-rfc5[fixes=all]"}
-#: What the kit has found and is not fixed yet. Strict: when it is, this has to go.
-KNOWN = {("spf-2021", "ppc64-4k"): "find_get_page() repeats without waiting while a store to i_pages is delayed: no "
-                                   "end within the steps of an execution (spf-2021-file-truncate, -cow-truncate)"}
-PAIRS = [pytest.param(CORRECTED.get(strategy, strategy), arch, marks=[
-             pytest.mark.xfail(reason=KNOWN[strategy, arch])] if (strategy, arch) in KNOWN else [])
+PAIRS = [(CORRECTED.get(strategy, strategy), arch)
          for arch in MANAGER.arches.names() for strategy in MANAGER.strategies.names()]
 
 
