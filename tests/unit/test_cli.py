@@ -135,7 +135,7 @@ def test_compare_errors(tmp_path: Path) -> None:
     assert "needs 5 CPUs, not 2" in fails("compare", TRACE, "--cpus", "2")
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')")
     done = pykmm("compare", "mmap1", "--plot", tmp_path / "x.png",
-                 PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+                 PYTHONPATH=os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     assert done.returncode == 2
     assert "pip install 'pykmm[plot]'" in done.stderr
 
