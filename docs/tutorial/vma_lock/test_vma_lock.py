@@ -31,17 +31,18 @@ def test_every_schedule(change):
 
 
 def threads(pages=64):
-    """Two threads that store to every page; the second gives a part of them back."""
+    """Two threads that store to every page; the second gives a part of them back, and has one page to itself."""
     tape = pykmm.Tape()
-    a = tape.setup.mmap(pages * 0x1000, prot="rw")
+    a = tape.setup.mmap((pages + 1) * 0x1000, prot="rw")
     x, y = tape.thread(), tape.thread()
     for page in range(pages):
         x.store(a + page * 0x1000, b"x")
         y.store(a + page * 0x1000 + 8, b"y")
         if page % 8 == 7:
             y.madvise(a + (page - 3) * 0x1000, 0x1000, MADV_DONTNEED)
-    y.mprotect(a, 0x1000, "r")
-    y.store(a, b"no", expect_errno=14)      # EFAULT: as a system call that stores there would fail
+    last = a + pages * 0x1000
+    y.mprotect(last, 0x1000, "r")
+    y.store(last, b"no", expect_errno=14)   # EFAULT: as a system call that stores there would fail
     return tape
 
 
