@@ -3,6 +3,7 @@
 counted."""
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_faults_and_changes_against_truncation(strategy: Any) -> None:
                         assert mm.load(a + page * PAGE, 1, cpu=cpu) in (b"x", b"\0", b"f")
                     except BusError:
                         buses += 1
+                        beyond.set()
                 if turn & 2:
                     mm.mprotect(a, PAGE, 1, cpu=cpu)
                     a = mm.mremap(a, pages * PAGE, (pages + 1) * PAGE, 1, cpu=cpu) if not turn & 6 else a
@@ -113,10 +115,14 @@ def test_faults_and_changes_against_truncation(strategy: Any) -> None:
             return buses
 
         def cutter() -> None:
+            assert beyond.wait(60)
+            f.truncate(pages * PAGE, cpu=3)
             for turn in range(turns * 4):
                 f.truncate((turn * 5 % (pages + 1)) * PAGE, cpu=3)
                 f.truncate(pages * PAGE, cpu=3)
 
+        beyond = threading.Event()
+        f.truncate(0)       # and stays so until somebody was there
         with ThreadPoolExecutor(4) as pool:
             spaces = [m.mm() for _ in range(3)]
             jobs = [pool.submit(user, cpu, mm) for cpu, mm in enumerate(spaces)]
