@@ -40,7 +40,7 @@ from pykmm_ext.mm.vma_lock cimport (
     vma_lock_free_vma_rcu, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock, vma_lock_mmap_write_unlock,
     vma_lock_options, vma_lock_quiesce,
 )
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 cdef strategy_ops ops
 
@@ -182,15 +182,9 @@ cdef class PerVMALock(Strategy):
     cdef u32 wrong
 
     def __cinit__(self, **options: str) -> None:
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"per_vma_lock has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"per_vma_lock: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-            if value != OPTIONS[option][0]:
+        for option, chosen in strategy_parse_options(self, "per_vma_lock", OPTIONS, options).items():
+            if chosen:
                 self.wrong |= <u32>_WRONG[option]
         self.ops = &ops
         self.priv = &self.wrong
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"per_vma_lock[{given}]" if given else "per_vma_lock"
         self.description = "faults under a lock of their VMA, an rwsem in each (Linux 6.4)"

@@ -48,7 +48,7 @@ from pykmm_ext.mm.vma_lock cimport (
     may_be_write_locked, vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock,
     vma_lock_mmap_write_unlock, vma_lock_options,
 )
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 cdef enum:
     VMA_LOCK_OFFSET = 0x40000000
@@ -257,15 +257,9 @@ cdef class PerVMALockRefcount(Strategy):
     cdef u32 wrong
 
     def __cinit__(self, **options: str) -> None:
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"per_vma_lock-refcount has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"per_vma_lock-refcount: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-            if value != OPTIONS[option][0]:
+        for option, chosen in strategy_parse_options(self, "per_vma_lock-refcount", OPTIONS, options).items():
+            if chosen:
                 self.wrong |= <u32>_WRONG[option]
         self.ops = &ops
         self.priv = &self.wrong
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"per_vma_lock-refcount[{given}]" if given else "per_vma_lock-refcount"
         self.description = "faults under a lock of their VMA, a reference count in each (Linux 6.15)"
