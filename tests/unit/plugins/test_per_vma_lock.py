@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from arch_under_test import PAGE, frames, make_arch
+from fault_counts import counted
 
 import pykmm
 from pykmm import BusError, SegmentationFault
@@ -41,22 +42,6 @@ def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield machine
         check_sums(machine)
         machine.validate()
-
-
-@pytest.fixture
-def mm(m: Machine) -> MmStruct:
-    return m.mm()
-
-
-def counted(m: Machine, call: Callable[[], Any], raises: type[Exception] | None = None) -> dict[str, int]:
-    before = m.counters
-    if raises is None:
-        call()
-    else:
-        with pytest.raises(raises):
-            call()
-    after = m.counters
-    return {name: after[name] - before[name] for name in NAMES if after[name] != before[name] and name != "attempts"}
 
 
 @pytest.mark.parametrize(("name", "form", "options"), FORMS, ids=["rwsem", "refcount"])
