@@ -28,7 +28,7 @@ Options make it wrong in one point each (see the scenarios): ``new_vma=unlocked`
 """
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_32
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
-from pykmm_ext.kernel.rwsem cimport down_read_trylock, down_write, init_rwsem, up_read, up_write
+from pykmm_ext.kernel.rwsem cimport down_read_trylock_inline, down_write, init_rwsem, up_read_inline, up_write
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.mm_types cimport VM_FAULT_ERROR, VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
@@ -51,10 +51,10 @@ cdef strategy_ops ops
 cdef inline bint vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
     if unlikely(may_be_write_locked(cpu, mm, vma)):
         return False
-    if unlikely(not down_read_trylock(cpu, &vma.vm_lock)):
+    if unlikely(not down_read_trylock_inline(cpu, &vma.vm_lock)):
         return False
     if unlikely(is_write_locked_for_reader(cpu, mm, vma)):
-        up_read(cpu, &vma.vm_lock)
+        up_read_inline(cpu, &vma.vm_lock)
         return False
     return True
 
@@ -62,7 +62,7 @@ cdef inline bint vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) no
 # Context: vm_lock held for reading.
 cdef inline void vma_end_read(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     rcu_read_lock(cpu)
-    up_read(cpu, &vma.vm_lock)
+    up_read_inline(cpu, &vma.vm_lock)
     rcu_read_unlock(cpu)
 
 
@@ -83,13 +83,13 @@ cdef inline vm_area_struct *lock_vma_under_rcu(Cpu *cpu, mm_struct *mm, unsigned
             break
         if unlikely(READ_ONCE_32(cpu, &vma.detached)) and not wrong & VMA_LOCK_DETACHED:
             # Unmapped since it was found. Its writer has left, so the next descent does not lead here.
-            up_read(cpu, &vma.vm_lock)
+            up_read_inline(cpu, &vma.vm_lock)
             reason[0] = VMA_LOCK_MISS
             continue
         if likely(READ_ONCE(cpu, &vma.vm_start) <= address and address < READ_ONCE(cpu, &vma.vm_end)):
             rcu_read_unlock(cpu)
             return vma
-        up_read(cpu, &vma.vm_lock)
+        up_read_inline(cpu, &vma.vm_lock)
         break
     rcu_read_unlock(cpu)
     return NULL
