@@ -216,6 +216,9 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 	case KMM_MB:
 		v->drain = 1;
 		v->want_sync = 1;
+		/* Under power a step of its own: what it sees is neither what the step before it saw, nor the one after it. */
+		if (c->model == MODEL_POWER)
+			drain_now(c, v);
 		break;
 	case KMM_MB_LIGHT:
 		stores_firm(c, v);
@@ -224,7 +227,6 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 		v->want_sync = 1;
 		announce(c, v, &(struct pend){ .op = P_MB_SEND, .width = 8, .addr = &c->mb_queue });
 		announce(c, v, &(struct pend){ .op = P_MB_WAIT });
-		v->want_sync = 1;
 		break;
 	case KMM_WMB:
 		if (c->model != MODEL_TSO)
