@@ -2,14 +2,16 @@
 /*
  * One step of one agent: who may take it, which word it touches, what it does.
  *
- * Locks, read-modify-writes and IPIs wait for the own buffer to drain.
+ * Read-modify-writes, IPIs and giving rwsems back wait for the own buffer to drain. So does taking a lock under tso, where
+ * that is a locked instruction; elsewhere it is an acquire, which leaves earlier stores where they are, unless a barrier
+ * stands between them and it.
  *
  * smp_mb_heavy() is membarrier(2): a full barrier, then one that every other vCPU executes between two of its
  * instructions (steps of agents of their own, P_MB), then the end of the wait for them. smp_mb_light() is a compiler's
  * barrier: a store that it follows is made before such a barrier that comes after it. One that it does not follow may
  * be moved behind the barrier by the compiler, so that P_MB does not wait for it.
  *
- * simplified: relaxed read-modify-writes order as much as the others do.
+ * simplified: a relaxed read-modify-write whose result is used waits for the own buffer, as those that are ordered do.
  *
  * Private: included by engine/check.pyx only.
  */
@@ -26,13 +28,27 @@ static void race_handshake(struct check *c, struct vcpu *a, struct vcpu *b);
 
 /* ---- who may go on ---- */
 
+/* May the lock be taken while stores of before wait in the buffer? */
+static bool lock_overtakes(const struct vcpu *v)
+{
+	u64 value;
+
+	if (v->c->model <= MODEL_TSO || v->pend.sub == KMM_UP_READ || v->pend.sub == KMM_UP_WRITE
+	    || v->pend.sub == KMM_DOWNGRADE_WRITE)
+		return false;
+	return !v->nbuffered || (v->buffer[0].epoch == v->epoch
+				 && !buffer_forward(v, v->pend.addr, v->pend.width, &value)); /* the own unlock */
+}
+
 static inline bool needs_drained_buffer(const struct vcpu *v)
 {
 	if (v->drain)
 		return true;
 	switch (v->pend.op) {
-	case P_RMW: case P_LOCK: case P_IPI_SEND: case P_MB_SEND:
+	case P_RMW: case P_IPI_SEND: case P_MB_SEND:
 		return true;
+	case P_LOCK:
+		return !lock_overtakes(v);
 	default:
 		return false;
 	}
@@ -363,7 +379,9 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 		if (x)
 			view_join(v->seen, x->view);
 	}
-	if (p->order == KMM_ACQUIRE || p->order == KMM_SEQ_CST)
+	if (p->order == KMM_ACQUIRE)
+		view_join(v->view, x ? x->view : NULL);
+	else if (p->order == KMM_SEQ_CST)
 		power_acquire(v);
 	return value;
 }
@@ -427,6 +445,15 @@ static void mb_perform(struct check *c, struct vcpu *v, u32 e)
 	race_handshake(c, call->sender, v);
 	call->sender->mb_done[v->id] = e;
 	call->sender->mbs_pending--;
+}
+
+/* power: a read-modify-write, x, hands on what it found released. */
+static inline void hand_on(struct check *c, struct word *w, struct access *x)
+{
+	struct access *from = x->view && x->version > 1 ? power_version(c, w, x->version - 1u) : NULL;
+
+	if (from)
+		view_join(x->view, from->view);
 }
 
 /* power: the accesses of its word that x stands in order with and comes after, as one number. */
@@ -661,11 +688,13 @@ static void step(struct check *c, u32 a, u32 choice)
 		access_check(c, v, b.addr, b.width, 1);
 		if (c->over)
 			break;
-		raw_store(b.addr, b.width, b.value);
+		raw_store(b.addr, b.width, b.add ? raw_load(b.addr, b.width) + b.value : b.value);
 		if (w) {
 			x = access_push(c, w, e, A_WRITE, f.mask);
 			if (c->model == MODEL_POWER)
 				power_store(c, v, w, x, b.rel, b.epoch);
+			if (c->model == MODEL_POWER && b.add)
+				hand_on(c, w, x);
 			x->old = old;
 			x->new = word_value(f.addr);
 			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
@@ -689,11 +718,8 @@ static void step(struct check *c, u32 a, u32 choice)
 		x = access_push(c, w, e, f.kind, f.mask);
 		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
 			power_store(c, v, w, x, v->rel, v->epoch);
-		if (c->model == MODEL_POWER && op == P_RMW && x->view && x->version > 1) {
-			struct access *from = power_version(c, w, x->version - 1u);
-			if (from)
-				view_join(x->view, from->view); /* a read-modify-write hands on what it found released */
-		}
+		if (c->model == MODEL_POWER && op == P_RMW)
+			hand_on(c, w, x);
 		if (c->model == MODEL_POWER && op == P_LOCK && f.kind > A_WRITE)
 			power_rwsem(c, v, x);
 	}
@@ -711,8 +737,8 @@ static void step(struct check *c, u32 a, u32 choice)
 			view_join(v->seen, from->view);
 		if (op == P_RMW && p->order == KMM_SEQ_CST)
 			power_sync(c, v);
-		else if (op == P_LOCK || p->order != KMM_RELAXED)
-			power_acquire(v);
+		else if (from && (op == P_LOCK || p->order == KMM_ACQUIRE))
+			view_join(v->view, from->view);
 	}
 	if (ag->kind == AGENT_VCPU)
 		v->drain = 0;
