@@ -17,7 +17,7 @@ find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     retried while mm_seq changes; VMAs are freed after the section
 find_vma_rcu         RCU read section          not noticed: any VMA, or none; the caller checks mmap_seq, or locks what it gets
                                                and looks again
-vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tell
+speculative fault    vma_srcu read section     RB_EMPTY_NODE tells what is not in the tree any more, vm_sequence the rest
 ==================== ========================= ==========================================================
 """
 from libc.errno cimport ENOMEM
@@ -185,7 +185,7 @@ cdef inline void vma_rb_insert(Cpu *cpu, vm_area_struct *vma, mm_struct *mm) noe
 
 cdef void vma_rb_erase(Cpu *cpu, vm_area_struct *vma, mm_struct *mm) noexcept nogil:
     """mmap_sem W. The node is cleared only after the section ended: whoever then sees RB_EMPTY_NODE also sees the tree
-    without the VMA, because tree_write_end orders the two (its write barrier pairs with vma_has_changed's smp_rmb)."""
+    without the VMA, because tree_write_end orders the two."""
     tree_write_begin(cpu, mm)
     rb_erase_augmented(cpu, &vma.vm_rb, &mm.mm_rb, &vma_gap_callbacks)
     tree_write_end(cpu, mm)
