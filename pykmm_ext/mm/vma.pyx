@@ -47,7 +47,7 @@ from pykmm_ext.mm.mm_types cimport (
 
 cdef void clear_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     """Context: as vm_area_alloc(). Zeroes a type-stable VMA around what lookups of its former life may still read or
-    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does) and vm_refcnt."""
+    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does), vm_read_biased (which is 0) and vm_refcnt."""
     vma.vm_start = 0
     WRITE_ONCE(cpu, &vma.vm_end, 0)
     memset(&vma.vm_next, 0, <u8 *>&vma.vm_rb - <u8 *>&vma.vm_next)
