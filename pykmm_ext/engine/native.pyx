@@ -41,7 +41,7 @@ from pykmm_ext.mm.mm_types cimport KMM_FAULT_RETURN
 from pykmm_ext.mm_binding cimport vma_copy
 from pykmm_ext.pystrategy cimport PythonStrategy
 
-from pykmm_ext.kernel.primitives import Abandoned
+from pykmm_ext.kernel.cpuset import Abandoned
 
 cdef extern from "pthread.h" nogil:
     ctypedef unsigned long pthread_t

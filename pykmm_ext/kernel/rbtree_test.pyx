@@ -7,7 +7,7 @@ number of items of each subtree.
 from libc.stdlib cimport calloc, free
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, RB_EMPTY_NODE, RB_EMPTY_ROOT, rb_augment_callbacks, rb_erase, rb_erase_augmented, rb_first,
     rb_insert_augmented, rb_insert_color, rb_last, rb_link_node, rb_next, rb_node, rb_parent, rb_prev, rb_replace_node,
