@@ -38,8 +38,8 @@ from pykmm_ext.kernel.atomic cimport (
 from pykmm_ext.machine.cpu cimport PGFAULT, Cpu, u32, u64, unlikely
 from pykmm_ext.machine.memory cimport machine_commit
 from pykmm_ext.mm.mm_types cimport KMM_FAULT_RETURN
-from pykmm_ext.mm_binding cimport vma_copy
 from pykmm_ext.pystrategy cimport PythonStrategy
+from pykmm_ext.vma_binding cimport vma_copy
 
 from pykmm_ext.kernel.cpuset import Abandoned
 
