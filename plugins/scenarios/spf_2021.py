@@ -116,15 +116,6 @@ def truncate_cow(page: int = PAGE) -> Tape:
     return t
 
 
-def truncate_munmap_file(page: int = PAGE) -> Tape:
-    """As truncate_file, and the mapping goes meanwhile."""
-    t, a = cached(True, page)
-    t.thread().load(a + 2 * page, 1)
-    t.thread().truncate("f", page, expect_errno=0)
-    t.thread().munmap(a, 3 * page, expect_errno=0)
-    return t
-
-
 def brk_fault(page: int = PAGE) -> Tape:
     """A page of the heap is written while the heap shrinks below it."""
     t = Tape()

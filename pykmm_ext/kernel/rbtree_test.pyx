@@ -263,19 +263,3 @@ cdef class RbTree:
                         node = <rb_node *>READ_ONCE_PTR(c, &node.rb_right)
                 i += 1
         return i, loops, found
-
-    def bench_find(self, unsigned long n, u64 seed):
-        """n lookups of random keys on CPU 0; returns how many were found."""
-        cdef unsigned long _i, key, found = 0
-        cdef u64 state = seed | 1
-        cdef rb_node *node
-        with nogil:
-            for _i in range(n):
-                key = xorshift(&state) % self.capacity
-                node = self.root.rb_node
-                while node != NULL:
-                    if key == (<item *>node).key:
-                        found += 1
-                        break
-                    node = node.rb_left if key < (<item *>node).key else node.rb_right
-        return found
