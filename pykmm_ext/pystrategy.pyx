@@ -28,7 +28,7 @@ import inspect
 
 from pykmm_ext.engine.check cimport CHECK_EXCEPTION, CHECK_LOCK_HELD, check_fail
 from pykmm_ext.handle cimport pykmm_errors
-from pykmm_ext.kernel.primitives cimport copy_error
+from pykmm_ext.kernel.cpuset cimport copy_error
 from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
 from pykmm_ext.mm.mm_types cimport (
     VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_RETRY,
