@@ -7,7 +7,8 @@ success.
 
 An exception in Python code
     native        is kept in Cpu.py_exception and raised by whoever drives the Cpu, when the call into the machine ends
-                  (pykmm_ext.handle); the fault itself ends with VM_FAULT_SIGBUS. What the callback took through
+                  (pykmm_ext.handle), or by the kernel function that Python code had called and that has led to the
+                  callback; the fault itself ends with VM_FAULT_SIGBUS. What the callback took through
                   pykmm_ext.pykernel is given back. In a writer's or a lifecycle member it also poisons the machine:
                   nobody can know in which state the strategy's protocol is. A poisoned machine calls no Python any more,
                   takes mmap_sem for every change, and can only be closed.
@@ -214,8 +215,15 @@ cdef object nonsense(PythonStrategy s, int m, object value):
     try:
         words = repr(value)
     except Exception as error:
-        words = f"a {type(value).__name__}, whose __repr__() raises {type(error).__name__},"
+        words = f"a {type(value).__name__}, whose __repr__() raises {type(error).__name__}"
     return plugin_error(s, f"{what} returned {words}; it has to return {WANTED[gives]}")
+
+
+# Context: GIL held. The same exception may come again and again.
+cdef int add_note(object error, str note) except -1:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return 0
 
 
 # The exception `error` left the method. Context: GIL held; as invoke().
@@ -227,12 +235,12 @@ cdef int fail(PythonStrategy s, frame *f, int m, u32 before, object error) excep
             f.kind = CHECK_EXCEPTION if getattr(error, "lock_held", None) is None else CHECK_LOCK_HELD
             copy_error(f.text, ERROR_TEXT, where, error)
         return 0
-    error.add_note(f"in {where}")
+    add_note(error, f"in {where}")
     if members[m].contained or f.held.n > before:
         with nogil:
             release_held(f.cpu, f.held, before)
     if not members[m].contained and kmm_poison_of(mc) == NULL:
-        error.add_note("the machine is poisoned: it can only be closed")
+        add_note(error, "the machine is poisoned: it can only be closed")
         Py_INCREF(error)
         kmm_poison(mc, <PyObject *>error)
     if f.cpu.py_exception == NULL:
@@ -583,14 +591,19 @@ cdef class PythonStrategy(Strategy):
     """A fault strategy in Python: subclass it and define the members of ``strategy_ops`` that the strategy needs.
 
     Class attributes: ``name``; ``description``, one line (the first line of the docstring if not given); ``counters``, a
-    tuple of names for :func:`pykmm.kernel.count` beside the automatic attempts, successes and retried.
+    tuple of names for :func:`pykmm.kernel.count` beside the automatic attempts, successes and retried; ``vma_typesafe``,
+    True for VMAs that are recycled at once. Every other member is a method.
 
     Methods get a :class:`pykmm.kernel.CpuHandle` first, and handles of what the C function gets; :mod:`pykmm.kernel` has
     the kernel functions that they call. Only ``handle_fault(self, cpu, mm, address, flags)`` is required. In place of a
     method a class may name a compiled function: ``free_vma = pykmm.kernel.spf_free_vma``. A fault may run on several CPUs
     at once: state lives in ``strategy_data`` of address spaces and VMAs, not in attributes of the object.
 
-    :class:`pykmm.PluginError`: a class that cannot work (no handle_fault, half of a pair, a member that is no method).
+    An exception of a method comes out of the call into the machine that has led to it, and through the kernel function that
+    called the method in its turn.
+
+    :class:`pykmm.PluginError`: a class that cannot work (no handle_fault, half of a pair, a member that is no method, or a
+    method with other parameters).
     """
 
     def __cinit__(self, *args, **kwargs):

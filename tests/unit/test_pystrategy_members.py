@@ -537,6 +537,33 @@ def test_words() -> None:
     assert seen
 
 
+# ---- the watchdog ----
+
+@pytest.mark.parametrize(("base", "member"), [(PythonSpf, "pte_map_lock"), (PythonGup, "gup_fast")])
+def test_the_watchdog_ends_a_loop_with_irqs_off(base: type[pykmm.PythonStrategy], member: str) -> None:
+    def loops(self: Any, cpu: Any, x: Any, *_: Any) -> Any:
+        if member == "pte_map_lock":
+            kernel.walk_begin(cpu, x.mm)
+        else:
+            kernel.begin_lockless_pgtbl_walk(cpu, x)
+        while True:
+            kernel.smp_mb(cpu)
+
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x4000, prot="rw")
+    tape.setup.store(a, b"A")
+    x = tape.thread()
+    if member == "pte_map_lock":
+        x.store(a + 0x1000, b"x")
+    else:
+        x.pin(a, 0x1000)
+    tape.thread().munmap(a + 0x2000, 0x1000)
+    with pykmm.Machine(strategy=derived(base, **{member: loops}), memory="16M") as machine:
+        with pytest.raises(pykmm.PluginError, match=rf"(?s)'made': nothing has happened for 0.3 s.*in loops"):
+            machine.run(tape, watchdog=0.3)
+        machine.validate()
+
+
 # ---- the check engine ----
 
 def race() -> pykmm.Tape:
