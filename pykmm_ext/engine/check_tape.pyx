@@ -32,7 +32,7 @@ from pykmm_ext.engine.tape_ops cimport (
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
-from pykmm_ext.handle cimport raise_exceptions
+from pykmm_ext.handle cimport machine_forget, raise_exceptions
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
 )
@@ -123,7 +123,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     lockdep_watch_reset(&t.watch)
     if t.python != NULL:
         with gil:
-            python_strategy_reset(<PythonStrategy>t.python)
+            python_strategy_reset(<PythonStrategy>t.python, t.m)
     return 0
 
 
@@ -624,6 +624,7 @@ cdef class TapeCheck(Program):
         if t == NULL:
             return
         if t.m != NULL:
+            machine_forget(self.strategy, t.m)
             machine_destroy(t.m, NULL)
         lockdep_destroy(t.ld)
         shadow_free(&t.shadow)
