@@ -426,7 +426,8 @@ def check_names(kind: str, names: Iterable[str]) -> list[str]:
         if registry is not None:
             registry.parse(name)
         elif name not in known:
-            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+            other = f"; {name!r} is the engine of 'pykmm check'" if name in ENGINE_DESCRIPTIONS else ""
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}{other}")
     return found
 
 

@@ -37,8 +37,8 @@ Who runs against whom
     tree_write_begin/end  mmap_sem W, mm_seq's lock
     SRCU callback         nobody finds the VMA any more
 
-Barriers: as in the corrected strategy, but for rmb=after, with which nothing keeps what the caller read before
-vma_has_changed() in front of its loads (harmless on TSO).
+Barriers: those that the corrected strategy has, and those of vma_has_changed(), which no fault needs (that is argued
+there): rmb=after and rmb=both cannot be told apart.
 """
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, smp_rmb
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE

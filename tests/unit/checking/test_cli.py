@@ -27,7 +27,8 @@ def test_list() -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    assert "unknown scenario 'nope'; known: " in fails("nope")
+    assert "unknown scenario 'nope'; 'pykmm list scenarios' shows all " in fails("nope")
+    assert "unknown scenario 'R1-ptl-spi'; did you mean R1-ptl-spin" in fails("R1-ptl-spi")
     assert "nothing to check" in fails()
     assert "unknown explorer 'best'; known: dpor" in fails("R5-vma-freed-at-once", "--explorer", "best")
     assert "unknown memory model 'arm'" in fails("R5-vma-freed-at-once", "-m", "arm")
