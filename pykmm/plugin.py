@@ -157,9 +157,14 @@ class Registry:
     def parse(self, text: str) -> tuple[Entry, dict[str, str]]:
         """What "name" or "name[option=value,option=value]" names.
 
-        ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones.
+        ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones. TypeError: no
+        name at all.
         """
-        name, options = split_options(text) if isinstance(text, str) else (text, {})
+        if not isinstance(text, str):
+            plural = {"arch": "arches", "strategy": "strategies"}.get(self.kind, f"{self.kind}s")
+            raise TypeError(f"{self.kind} must be a name, not {text!r}; to give one: "
+                            f"pykmm.get_plugin_manager().{plural}.add(\"name\", factory)")
+        name, options = split_options(text)
         entry = self.entry(name)
         for option, value in options.items():
             if option not in entry.options:

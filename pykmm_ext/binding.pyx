@@ -14,8 +14,8 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.handle cimport File as file_object
 from pykmm_ext.handle cimport (
-    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_get, machine_leave, machine_put,
-    machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
+    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_forget, machine_get, machine_leave,
+    machine_put, machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.machine.cpu cimport (
@@ -450,6 +450,7 @@ cdef object _shut(Machine self, machine_leaks *leaks):
         Py_DECREF(<object>m.poison)
         if poison != NULL:
             error = None    # whoever uses the machine has heard of it
+    machine_forget(self.strategy_object, m)
     with nogil:
         machine_destroy(m, leaks)
     return error

@@ -29,35 +29,37 @@ def _paravirt(*options: str) -> Config:
 
 _LOST = frozenset({"pinned-page", "wrong-value"})
 _GONE = frozenset({"use-after-free"})
+_RCU = frozenset({"rcu-tables"})
 
 SCENARIOS = (
     Scenario(
         "R17-walk-counter", "the count of a lockless walk in the store buffer, while it reads a page table", pin_munmap,
         _paravirt("monitor=percpu"), _paravirt("monitor=percpu", "order=none"), _GONE, "R17", _THREAD,
-        others=(_paravirt("monitor=atomic"), _paravirt("monitor=percpu", "serialize=ipi"))),
+        others=(_paravirt("monitor=atomic"), _paravirt("monitor=percpu", "serialize=ipi")), needs=_RCU),
     Scenario(
         "R17-walk-counter-atomic", "the same with an atomic count, where that is no barrier (ppc64)", pin_munmap,
         _gup("monitor=atomic", arch="ppc64", quirks=_EAGER),
         _gup("monitor=atomic", "order=none", arch="ppc64", quirks=_EAGER), _GONE, "R17", _THREAD,
-        others=(_gup("monitor=percpu", arch="ppc64", quirks=_EAGER),)),
+        others=(_gup("monitor=percpu", arch="ppc64", quirks=_EAGER),), needs=frozenset({"weak-memory"})),
     Scenario(
         "R17-walk-counter-collapse", "the same against a collapse, which then does not wait", pin_collapse,
         _paravirt("monitor=percpu", "recheck=pte"), _paravirt("monitor=percpu", "recheck=pte", "order=none"), _LOST,
-        "R17", _THREAD),
+        "R17", _THREAD, needs=_RCU),
     Scenario(
         "R18-tables-freed-at-once", "page tables are freed and nobody has waited for lockless walks", pin_munmap,
         _paravirt("serialize=rcu"), _paravirt("serialize=none"), _GONE, "R18", _THREAD,
-        others=(_paravirt("serialize=ipi"), _gup("serialize=rcu"))),
+        others=(_paravirt("serialize=ipi"), _gup("serialize=rcu")), needs=_RCU),
     Scenario(
         "R18-walk-irqs-on", "a lockless walk that keeps IRQs on: no flush waits for it", pin_munmap,
-        _gup(), _gup("walk=open"), _GONE, "R18", "mm/gup.c: get_user_pages_fast()"),
+        _gup(quirks=_EAGER), _gup("walk=open", quirks=_EAGER), _GONE, "R18", "mm/gup.c: get_user_pages_fast()"),
     Scenario(
         "R18-collapse", "a collapse that does not wait for who has found the page table before", pin_collapse,
-        _paravirt("recheck=pte", "serialize=ipi"), _paravirt("recheck=pte", "serialize=none"), _LOST, "R18", _THREAD),
+        _paravirt("recheck=pte", "serialize=ipi"), _paravirt("recheck=pte", "serialize=none"), _LOST, "R18", _THREAD,
+        needs=_RCU),
     Scenario(
         "R20-detached-table", "a page taken from a page table that is not linked any more: the pmd is not read again",
         pin_collapse, _paravirt("serialize=none"), _paravirt("recheck=pte", "serialize=none"), _LOST, "R20",
-        "mm: gup: fix the fast GUP race against THP collapse (2022)"),
+        "mm: gup: fix the fast GUP race against THP collapse (2022)", needs=_RCU),
     Scenario(
         "gup-fork-seq", "a lockless pin that fork has not seen: the parent's next write leaves the pinned page",
         pin_fork, _gup(), _gup("fork=none"), frozenset({"wrong-value"}), "",

@@ -37,7 +37,8 @@ _EAGER = ("eager-callbacks",)
 SCENARIOS = (
     Scenario(
         "R1-ptl-spin", "spinning on the PTL with IRQs off, against a flush under that PTL", spin_on_ptl,
-        Config(FIXED), Config(_rfc5("ptl=spin")), frozenset({"deadlock", "lock-order"}), "R1", f"{_V5}: patch 09"),
+        Config(FIXED), Config(_rfc5("ptl=spin")), frozenset({"deadlock", "lock-order"}), "R1", f"{_V5}: patch 09",
+        needs=frozenset({"flush-ipi"})),
     Scenario(
         "R2-i-mmap-order", "vm_sequence and i_mmap_rwsem: __vma_adjust() against truncation", truncate_split,
         Config(_rfc5("seq=plain")), Config(_rfc5("seq=plain"), quirks=("vma-adjust-order",)),
@@ -50,7 +51,7 @@ SCENARIOS = (
         "R4-irqs-off-walk", "a walk with IRQs off only, where page tables are freed by RCU", munmap_fault,
         Config(FIXED, arch="x86-paravirt", quirks=_EAGER),
         Config(_rfc5("walk=irq"), arch="x86-paravirt", quirks=_EAGER), _GONE, "R4",
-        "arch/x86: MMU_GATHER_RCU_TABLE_FREE for paravirtualised flushes"),
+        "arch/x86: MMU_GATHER_RCU_TABLE_FREE for paravirtualised flushes", needs=frozenset({"rcu-tables"})),
     Scenario(
         "R5-vma-freed-at-once", "munmap frees the VMA that a lockless lookup holds", munmap_fault,
         Config(FIXED, quirks=_EAGER), Config(_rfc5("free=now")), _GONE, "R5", f"{_V5}: patch 07"),

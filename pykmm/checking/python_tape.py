@@ -14,14 +14,14 @@ from pykmm.checking.symbols import Symbol, callers
 from pykmm.errors import PluginError
 from pykmm.machine import watchdog_seconds
 from pykmm_ext.engine.check_tape import TapeCheck
-from pykmm_ext.pykernel import trace_lines
+from pykmm_ext.pykernel.call import trace_lines
 
 __all__ = ["PythonTapeCheck", "watched_setup"]
 
 #: CHECK_PYTHON_LINE of kmm/check.h: no address, but a number of a line.
 _LINE = 1 << 63
 #: What stands between Python code and the kernel function that it called.
-_ADAPTER = ("pykmm_ext.pykernel", "pykmm_ext.pystrategy")
+_ADAPTER = ("pykmm_ext.pykernel.", "pykmm_ext.pystrategy")
 
 
 class PythonTapeCheck(TapeCheck):
@@ -95,7 +95,7 @@ def _functions(frames: list[int], lines: list[tuple[str, int, str]]) -> list[Sym
     numbers = [frame & ~_LINE for frame in frames if frame & _LINE]
     found: list[Symbol | PythonLine] = []
     for symbol in callers([frame for frame in frames if not frame & _LINE]):
-        if symbol.module not in _ADAPTER:
+        if not symbol.module.startswith(_ADAPTER):
             found.append(symbol)
         elif numbers:
             number = numbers.pop()

@@ -31,7 +31,8 @@ from pykmm_ext.mm.mmu_gather cimport (
     tlb_finish_mmu, tlb_flush_mmu, tlb_gather_mmu, tlb_remove_page, tlb_remove_table, tlb_track_range,
 )
 from pykmm_ext.mm.page_alloc cimport (
-    __GFP_ZERO, __free_pages, alloc_page, alloc_pages, drain_local_pages, get_page, nr_used_pages, put_page, put_zeroed_page,
+    __GFP_ZERO, __free_pages, alloc_page, alloc_pages, drain_local_pages, get_page, nr_used_pages, put_page,
+    put_zeroed_page,
 )
 from pykmm_ext.mm.page_alloc_validate cimport validate_zone
 from pykmm_ext.mm.pgtable cimport (

@@ -199,3 +199,11 @@ def test_no_permission(tmp_path: Path) -> None:
     path.write_text("x")
     path.chmod(0)
     assert "Permission denied" in fails("replay", path)
+
+
+def test_python_m_pykmm_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "pykmm", "list"], capture_output=True, text=True, check=True)
+    assert "strategies:" in done.stdout
+    wrong = subprocess.run([sys.executable, "-m", "pykmm", "no-such-command"], capture_output=True, text=True,
+                           check=False)
+    assert (wrong.returncode, "No such command" in wrong.stderr) == (2, True)
