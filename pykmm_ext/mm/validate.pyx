@@ -18,10 +18,10 @@ from pykmm_ext.mm.filemap cimport validate_mapping
 from pykmm_ext.mm.memory cimport linear_page_index, mm_counter, vm_normal_page
 from pykmm_ext.mm.mempolicy cimport validate_mempolicy
 from pykmm_ext.mm.mm_types cimport (
-    GUP_PIN_COUNTING_BIAS, KMEM_NR, VM_WRITE, PG_anon, PG_anon_exclusive, PG_buddy, PG_table,
+    GUP_PIN_COUNTING_BIAS, KMEM_NR, VM_WRITE, VMA_ATTACHED, PG_anon, PG_anon_exclusive, PG_buddy, PG_table,
     anon_vma_chain, arch_ops, file, kmem_cache, machine, page, pfn_to_page, vm_area_struct, vma_pages,
 )
-from pykmm_ext.mm.page_alloc cimport validate_zone
+from pykmm_ext.mm.page_alloc_validate cimport validate_zone
 from pykmm_ext.mm.pgtable cimport table_entry, table_order
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 
@@ -110,7 +110,7 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
             return b"vm_sequence is odd: a write section was left open"
         if vma.detached:
             return b"a detached vma is in the tree"
-        if mm.strategy.vma_typesafe and READ_ONCE_32(cpu, &vma.vm_refcnt) != 1:
+        if mm.strategy.vma_typesafe and READ_ONCE_32(cpu, &vma.vm_refcnt) != VMA_ATTACHED:
             return b"vm_refcnt: somebody was left inside the vma, or it is not attached"
         if vma.vm_file != NULL and vma.shared_prev == NULL and vma.vm_file.f_mapping.i_mmap != vma:
             return b"vma is not on its file's i_mmap"

@@ -90,6 +90,7 @@ RWSEM = (
     Mutant("writer: free behind the flag", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=9),
     Mutant("writer: handed over on the way", "rwsem", ("ww", "w", "w"), "sc", HUNG, 50_000, mutant=4),
     Mutant("up_read: waiters", "rwsem", ("w", "r"), "sc", HUNG, 100, mutant=13),
+    Mutant("down_read_trylock: waiters", "rwsem", ("w", "w", "t"), "sc", HUNG, 1000, mutant=17),
     Mutant("up_write: waiters", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=14),
     Mutant("downgrade_write: waiters", "rwsem", ("D", "R"), "sc", HUNG, 100, mutant=15),
     Mutant("waker: the writer's cmpxchg", "rwsem", ("w", "w", "r"), "sc", HUNG, 1000, mutant=16),

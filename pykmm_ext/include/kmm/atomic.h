@@ -120,6 +120,11 @@ static inline void atomic_dec##S(Cpu *cpu, T *p) { atomic_add##S(cpu, p, (T)-1);
 /* Fully ordered; true when the result is zero. */                                                 \
 static inline bool atomic_dec_and_test##S(Cpu *cpu, T *p)                                          \
 { return kmm_fetch_add##S(cpu, p, (T)-1, __ATOMIC_SEQ_CST) == 1; }                                 \
+/* Return the value found; order what comes after (acquire) or before (release) alone. */            \
+static inline T atomic_fetch_add_acquire##S(Cpu *cpu, T *p, T n)                                   \
+{ return kmm_fetch_add##S(cpu, p, n, __ATOMIC_ACQUIRE); }                                          \
+static inline T atomic_fetch_add_release##S(Cpu *cpu, T *p, T n)                                   \
+{ return kmm_fetch_add##S(cpu, p, n, __ATOMIC_RELEASE); }                                          \
 /* Increment unless zero; true when incremented. */                                                \
 static inline bool atomic_inc_not_zero##S(Cpu *cpu, T *p)                                          \
 {                                                                                                  \

@@ -148,13 +148,22 @@ static inline void new_epoch(struct vcpu *v)
 
 static u16 *view_alloc(struct check *c)
 {
-	u16 *view;
+	u16 *view, **more;
 
-	if (c->views_used + CHECK_VIEW > c->views_cap) {
-		c->err = -ENOSPC;
+	if (unlikely(c->views_used + CHECK_VIEW > c->views_cap)) {
 		c->views_used = 0;
+		if (c->views_block == c->nmore_views) {
+			if ((more = realloc(c->more_views, (c->nmore_views + 1) * sizeof(*more))))
+				c->more_views = more;
+			if (!more || !(more[c->nmore_views] = malloc(c->views_cap * sizeof(u16)))) {
+				c->err = -ENOMEM; /* the execution ends here; what it overwrites does not matter */
+				return c->views;
+			}
+			c->nmore_views++;
+		}
+		c->views_block++;
 	}
-	view = c->views + c->views_used;
+	view = (c->views_block ? c->more_views[c->views_block - 1] : c->views) + c->views_used;
 	c->views_used += CHECK_VIEW;
 	memset(view, 0, CHECK_VIEW * sizeof(u16));
 	return view;
@@ -185,10 +194,32 @@ static inline void power_release(struct vcpu *v)
 	view_join(v->rel, v->seen);
 }
 
+static struct sync *sync_alloc(struct check *c)
+{
+	struct sync *more;
+
+	if (c->nview_syncs == c->view_sync_cap) {
+		if (!(more = realloc(c->view_syncs, (2 * c->view_sync_cap + 64) * sizeof(*more)))) {
+			c->err = -ENOMEM;
+			return NULL;
+		}
+		c->view_syncs = more;
+		c->view_sync_cap = 2 * c->view_sync_cap + 64;
+	}
+	return &c->view_syncs[c->nview_syncs++];
+}
+
+/* sync, as part of the event that is being taken. */
 static void power_sync(struct check *c, struct vcpu *v)
 {
+	struct sync *sync;
+
 	power_acquire(v);
 	view_join(v->view, v->flushed);
+	if (c->explorer == EXPLORER_DPOR && (sync = sync_alloc(c))) {
+		*sync = (struct sync){ c->nevents, (u8)v->id, view_alloc(c) };
+		view_join(sync->gave, v->view);
+	}
 	view_join(c->global_view, v->view);
 	view_join(v->view, c->global_view);
 	power_release(v);
@@ -239,7 +270,7 @@ static void power_store(struct check *c, struct vcpu *v, struct word *w, struct 
 	view_join(x->view, rel);
 	view_join(x->view, v->flushed_epoch);
 	x->view[i] = x->version;
-	v->flushed[i] = v->view[i] = x->version;
+	v->flushed[i] = v->view[i] = v->own[i] = x->version;
 }
 
 /* The access that wrote version n of w, or NULL for the initial value. */
@@ -249,6 +280,30 @@ static struct access *power_version(struct check *c, struct word *w, u32 version
 		if (c->accesses[at].kind == A_WRITE && c->accesses[at].version == version)
 			return &c->accesses[at];
 	return NULL;
+}
+
+/*
+ * A load of word i by v returns version `bound` at least, because of what full barriers of others made visible, among
+ * other reasons perhaps. The order of two full barriers is nobody's conflict, as long as it makes no difference; here it
+ * does. So barriers t, before s, which comes before the load, could have come after it, and then the load may return less.
+ */
+static void sync_races(struct check *c, struct vcpu *v, u32 i, u16 bound, const u32 *clk)
+{
+	for (u32 k = c->nview_syncs; k--;) {
+		const struct sync *s = &c->view_syncs[k];
+		if (s->gave[i] >= bound || (s->event != c->nevents && !clk_has(c, clk, s->event)))
+			continue;
+		for (u32 n = k; n--;) {
+			const struct sync *t = &c->view_syncs[n];
+			u32 a = c->events[t->event].agent;
+			if (t->vcpu == s->vcpu || t->gave[i] < bound || t->event == s->event
+			    || clk_has(c, s->event == c->nevents ? clk : clk_of(c, s->event), t->event))
+				continue;
+			c->nodes[t->event].syncs |= bit(a);
+			race(c, t->event, s->event, s->event == c->nevents ? v->id : c->events[s->event].agent,
+			     s->event == c->nevents ? clk : clk_of(c, s->event));
+		}
+	}
 }
 
 /* How many older versions than the newest this load may return. `clk`: the vCPU's clock before the load. */
@@ -271,6 +326,11 @@ static u32 power_stale(struct check *c, struct vcpu *v, struct word *w, const st
 		if (c->explorer == EXPLORER_DPOR && !clk_has(c, clk, x->event))
 			break; /* the schedule with the load first shows the older value */
 		n++;
+	}
+	if (floor == bound && bound && v->own[i] < bound && c->explorer == EXPLORER_DPOR && n < 7) {
+		struct access *x = power_version(c, w, bound);
+		if (x && (x->mask & byte_mask(p->addr, p->width)) == byte_mask(p->addr, p->width) && clk_has(c, clk, x->event))
+			sync_races(c, v, (u32)i, bound, clk);
 	}
 	return n > 7 ? 7 : n;
 }

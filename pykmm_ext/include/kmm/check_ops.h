@@ -99,6 +99,21 @@ static u32 keep_origin(struct check *c)
 	return ++c->norigins;
 }
 
+/*
+ * v buffers a store, with which its newest event goes: they do not commute with the interrupt that was handled before.
+ * After them it would have had to wait for the buffer. The other order is for step() to see.
+ */
+static void order_store(struct check *c, struct vcpu *v)
+{
+	s64 last = c->agents[v->id].last, irq = c->agents[c->nr_vcpus + v->id].last;
+
+	if (last < 0 || irq < 0 || irq > last || (c->explorer != EXPLORER_DPOR && !c->want_graphs)
+	    || clk_has(c, clk_of(c, (u64)last), (u32)irq))
+		return;
+	race(c, (u32)irq, (u32)last, v->id, clk_of(c, (u64)last));
+	clk_join(clk_of(c, (u64)last), clk_of(c, (u64)irq), c->nr_agents);
+}
+
 /* `add`: not stored but added, atomically, when it becomes visible. */
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
 			 enum kmm_order order, u8 add)
@@ -134,6 +149,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	c->nodes[c->nevents].sleep &= ~bit(c->nr_vcpus + v->id);
 	if (v->last_store >= 0)
 		c->nodes[v->last_store].storers |= bit(v->id);
+	order_store(c, v);
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {
@@ -226,6 +242,9 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 	case KMM_MB:
 		v->drain = 1;
 		v->want_sync = 1;
+		/* Under power a step of its own: what it sees is neither what the step before it saw, nor the one after it. */
+		if (c->model == MODEL_POWER)
+			drain_now(c, v);
 		break;
 	case KMM_MB_LIGHT:
 		stores_firm(c, v);
@@ -234,7 +253,6 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 		v->want_sync = 1;
 		announce(c, v, &(struct pend){ .op = P_MB_SEND, .width = 8, .addr = &c->mb_queue });
 		announce(c, v, &(struct pend){ .op = P_MB_WAIT });
-		v->want_sync = 1;
 		break;
 	case KMM_WMB:
 		if (c->model != MODEL_TSO)
