@@ -20,8 +20,8 @@
 #  10. Byte order: entries are stored in memory order; big_endian says which. cpu_to_be64() swaps constants.
 #  11. rcu_table_free wherever a flush does not wait for walkers with IRQs off: tlb_remove_tables is then
 #      tlb_remove_tables_rcu() (mm/mmu_gather), else tlb_remove_tables_now().
-#  12. memory_model: KMM_MODEL_WEAK makes the check engine use its model `power`. Walks of tables read with
-#      READ_ONCE_DEP().
+#  12. memory_model: KMM_MODEL_WEAK makes the check engine use its model `power`. hw_walk() reads with
+#      READ_ONCE_WALK().
 #  13. map_window: where user space is larger than what mmap() gives out unasked.
 #  14. pykmm.testing's conformance kit, and tests/unit/plugins/test_arches.py, run on the new arch.
 from pykmm_ext.machine.cpu cimport Cpu

@@ -35,7 +35,7 @@ empty entry never holds a late R or C. ppc64-4k gets the 128 TiB window and 4 Pi
 4 KiB pages, for the sake of hash tables.
 """
 from pykmm_ext.arch cimport Arch
-from pykmm_ext.kernel.atomic cimport READ_ONCE_DEP, cmpxchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE_WALK, cmpxchg
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32, unlikely
 from pykmm_ext.machine.tlb cimport tlb_broadcast_range
 from pykmm_ext.mm.mm_types cimport (
@@ -257,7 +257,7 @@ cdef inline unsigned long radix_walk "kmm_radix_walk"(Cpu *cpu, mm_struct *mm, u
         while True:
             shift -= bits
             slot = <unsigned long *>(base + table) + ((address >> shift) & ((<unsigned long>1 << bits) - 1))
-            raw = READ_ONCE_DEP(cpu, slot, dep)
+            raw = READ_ONCE_WALK(cpu, slot, dep)
             entry = be64_to_cpu(raw)
             if not entry & BE_VALID:
                 return 0

@@ -32,7 +32,7 @@ simplified: no lazy TLB mode (switch_mm(NULL) flushes and clears the bit), no PC
 takes one TLB entry per 4 KiB used, reserved bits of entries are not checked.
 """
 from pykmm_ext.arch cimport Arch
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, cmpxchg, ipi_lockdep_wait, smp_mb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_WALK, cmpxchg, ipi_lockdep_wait, smp_mb
 from pykmm_ext.machine.cpu cimport (
     TLB_FLUSH_LOCAL, TLB_FLUSH_RECEIVED, TLB_FLUSH_REMOTE, Cpu, count_vm_event, u8, u32, unlikely,
 )
@@ -243,7 +243,7 @@ cdef inline unsigned long hw_walk "kmm_x86_walk"(Cpu *cpu, mm_struct *mm, unsign
         leaf = False
         while True:
             slot = <unsigned long *>(base + table) + ((address >> shift) & 511)
-            entry = READ_ONCE_DEP(cpu, slot, dep)
+            entry = READ_ONCE_WALK(cpu, slot, dep)
             if not entry & _PAGE_PRESENT:
                 return 0
             allow &= entry

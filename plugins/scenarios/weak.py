@@ -34,6 +34,7 @@ def split_file(page: int = PAGE) -> Tape:
     t.setup.load(a, 1, expect=b"A")
     t.thread().load(a + 2 * page, 1, expect=b"C", expect_errno=0)
     t.thread().munmap(a, page, expect_errno=0)
+    t.final.load(a, 1, expect_errno="EFAULT")
     return t
 
 
@@ -45,6 +46,7 @@ def split_anon(page: int = PAGE) -> Tape:
     t.thread().store(a + 2 * page, b"B", expect_errno=0)
     t.thread().munmap(a, page, expect_errno=0)
     t.final.load(a + 2 * page, 1, expect=b"B")
+    t.final.load(a, 1, expect_errno="EFAULT")
     return t
 
 

@@ -9,6 +9,7 @@ cdef extern from "kmm/atomic.h" nogil:
     u32 READ_ONCE_32 "kmm_read_once_32"(Cpu *cpu, const u32 *p)
     void *READ_ONCE_PTR "kmm_read_once_ptr"(Cpu *cpu, const void *p)
     unsigned long READ_ONCE_DEP "kmm_read_once_dep"(Cpu *cpu, const unsigned long *p, u32 back)
+    unsigned long READ_ONCE_WALK "kmm_read_once_walk"(Cpu *cpu, const unsigned long *p, u32 back)
     u32 READ_ONCE_DEP_32 "kmm_read_once_dep_32"(Cpu *cpu, const u32 *p, u32 back)
     void *READ_ONCE_DEP_PTR "kmm_read_once_dep_ptr"(Cpu *cpu, const void *p, u32 back)
     void WRITE_ONCE "kmm_write_once"(Cpu *cpu, unsigned long *p, unsigned long v)

@@ -24,7 +24,7 @@ from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_await, kmm_is_not_equal, smp_store_release,
 )
 from pykmm_ext.kernel.rbtree cimport (
-    rb_erase, rb_insert_color, rb_link_node, rb_node, rb_root, validate_rb_tree,
+    rb_erase, rb_insert_color, rb_link_node, rb_node, rb_replace_node, rb_root, validate_rb_tree,
 )
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_init, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from pykmm_ext.kernel.rwsem cimport (
@@ -40,7 +40,7 @@ from pykmm_ext.kernel.srcu cimport (
 )
 from pykmm_ext.kernel.srcu_mutants cimport srcu_mutant, srcu_ops
 from pykmm_ext.machine.cpu cimport Cpu, rcu_head, u32
-from pykmm_ext.mm.mm_types cimport machine
+from pykmm_ext.mm.mm_types cimport KMM_QUIRK_EAGER_CALLBACKS, machine
 
 cdef extern from *:
     """
@@ -85,6 +85,8 @@ cdef struct object_t:
 cdef struct world:
     u32 what
     u32 nr_cpus
+    bint eager                  # call_rcu() ends grace periods if it can
+    bint large                  # a tree with six items, not four
     char roles[CPUS][SECTIONS + 1]
     Cpu cpus[CPUS]
     Cpu *cpu_of[CPUS]
@@ -204,6 +206,8 @@ cdef void free_object(Cpu *cpu, rcu_head *head) noexcept nogil:
     cdef object_t *o = <object_t *>head
     WRITE_ONCE(cpu, &o.alive, 0)
     o.seen_used = READ_ONCE(cpu, &o.used)
+    if cpu.rcu_nesting:
+        check_fail(cpu, CHECK_ASSERTION, b"a callback runs inside of a read section")
 
 
 # Context: vCPU, no locks; one updater. Makes another object current and frees the old one.
@@ -211,19 +215,21 @@ cdef void update_object(Cpu *cpu, world *w, char role) noexcept nogil:
     cdef unsigned long old = w.current, new = old + 1
     WRITE_ONCE(cpu, &w.objects[new].alive, 1)
     smp_store_release(cpu, &w.current, new)     # pairs with the address dependency in use_object()
-    if role == b'u' and w.what == RCU:
-        synchronize_rcu(cpu)
-    elif role == b'u':
-        w.srcu_api.synchronize_srcu(cpu, &w.srcu)
-    elif w.what == RCU:
+    if role == b'u':
+        if w.what == RCU:
+            synchronize_rcu(cpu)
+        else:
+            w.srcu_api.synchronize_srcu(cpu, &w.srcu)
+        free_object(cpu, &w.objects[old].head)
+        return
+    if w.what == RCU:
         call_rcu(cpu, &w.objects[old].head, free_object)
         rcu_barrier(cpu)
-        return
     else:
         call_srcu(cpu, &w.srcu, &w.objects[old].head, free_object)
         w.srcu_api.srcu_barrier(cpu, &w.srcu)
-        return
-    free_object(cpu, &w.objects[old].head)
+    if READ_ONCE(cpu, &w.objects[old].alive):
+        check_fail(cpu, CHECK_ASSERTION, b"the callback is not over when the wait for it is")
 
 
 # Context: vCPU, no locks. Looks for a key without a lock: may miss it, must end.
@@ -259,6 +265,12 @@ cdef void insert(Cpu *cpu, world *w, u32 item, unsigned long key) noexcept nogil
     rb_insert_color(cpu, &w.items[item].node, &w.root)
 
 
+# Context: the one writer. Another item with the same key in place of one.
+cdef void replace(Cpu *cpu, world *w, u32 victim, u32 item) noexcept nogil:
+    WRITE_ONCE(cpu, &w.items[item].key, READ_ONCE(cpu, &w.items[victim].key))
+    rb_replace_node(cpu, &w.items[victim].node, &w.items[item].node, &w.root)
+
+
 # Context: a vCPU of the check engine; holds nothing on entry and on return. May sleep.
 cdef void world_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
     cdef world *w = <world *>priv
@@ -281,10 +293,18 @@ cdef void world_vcpu(void *priv, Cpu *cpu, u32 id) noexcept nogil:
             rwsem_section(cpu, w, role[0])
         elif w.what == RBTREE and role[0] == b'i':
             insert(cpu, w, 5, 50)       # rotates
-        elif w.what == RBTREE and role[0] == b'e':
+        elif w.what == RBTREE and role[0] == b'x':
+            replace(cpu, w, 1, 6)       # the root
+        elif w.what == RBTREE and role[0] == b'l':
+            replace(cpu, w, 3, 7)       # a leaf
+        elif w.what == RBTREE and (role[0] == b'e' or role[0] == b'E'):
             rb_erase(cpu, &w.items[0].node, &w.root)
         elif w.what == RBTREE:
-            descend(cpu, w, 50 if role[0] == b'n' else 25)
+            descend(cpu, w, 50 if role[0] == b'n' else 35 if role[0] == b'v' else 25)
+        elif role[0] == b'k':
+            rcu_read_lock(cpu)
+            call_rcu(cpu, &w.objects[OBJECTS - 1].head, free_object)
+            rcu_read_unlock(cpu)
         elif role[0] == b's' and w.what == RCU:
             synchronize_rcu(cpu)
         elif role[0] == b's':
@@ -310,6 +330,7 @@ cdef int world_reset(void *priv) noexcept nogil:
     seqlock_init(&w.seq)
     init_rwsem(&w.sem)
     w.a = w.b = w.writes = w.current = w.came = w.got = 0
+    w.m.quirks = KMM_QUIRK_EAGER_CALLBACKS if w.eager else 0
     memset(w.objects, 0, sizeof(w.objects))
     w.objects[0].alive = 1
     memset(w.items, 0, sizeof(w.items))
@@ -322,7 +343,9 @@ cdef int world_reset(void *priv) noexcept nogil:
     init_srcu_struct_at(&w.srcu, w.nr_cpus, w.sda)
     if w.what == RBTREE:
         w.cpus[0].engine = NULL
-        for i in range(4):
+        for i in range(OBJECTS):
+            w.items[i].node.rb_left = w.items[i].node.rb_right = &w.items[i].node   # linking clears them
+        for i in range(6 if w.large else 4):
             insert(&w.cpus[0], w, i, (i + 1) * 10 if i else 5)
     return 0
 
@@ -360,8 +383,10 @@ cdef class Primitives(Program):
         seqlock: "w"rite, "r"ead. rwsem: "r"ead, "w"rite, "d"owngrade, "D" downgrade and wait for an "R" that reads, "t"
         read if free, "y" write if free, "b" write, once in a program, after a bounded number of steps, "h" write, but
         not instead of a "b" that is to be handed the lock. rcu, srcu: "r"ead, "m" read and mark what was found,
-        "u"pdate and wait, "c" update and call back, "s" wait for a grace period. rbtree: "i"nsert, "e"rase, "r" look for
-        an old key, "n" for the new one
+        "u"pdate and wait, "c" update and call back, "e" the same, and every call tries to end a grace period, "k" (rcu)
+        only calls, likewise, from inside of a read section, "s" wait for a grace period. rbtree: "i"nsert, "e"rase, "E" erase
+        from a larger tree, whose sibling there is red, "x" replace the root, "l" a leaf, "r" look for an old key, "n" for
+        the new one, "v" for one between
     :param open_locks: run the algorithms of spinlocks and semaphores instead of blocking primitives
     :param mutant: run the copy of rwsem or srcu that lacks this part, a number of KMM_KEEP() there; 0 = the copy, intact;
         -1 = the shipped code. One number at a time in a process: the last program's
@@ -389,6 +414,8 @@ cdef class Primitives(Program):
             w.cpus[i].machine = &w.m
             for k in range(<u32>len(roles[i])):
                 w.roles[i][k] = <char>ord(roles[i][k])
+                w.large |= roles[i][k] == "E"
+                w.eager |= roles[i][k] in "ek" and w.what >= RCU and w.what <= SRCU
         w.m.cpus = w.cpu_of
         w.m.nr_cpus = w.nr_cpus
         w.rwsem = rwsem_ops(down_read, down_read_trylock, up_read, down_write, down_write_trylock, up_write, downgrade_write)

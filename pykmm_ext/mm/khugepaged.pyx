@@ -21,13 +21,17 @@ from libc.errno cimport EAGAIN, EINVAL, ENOMEM
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, kmm_emit, smp_store_release, xchg
 from pykmm_ext.kernel.rwsem cimport down_write, rw_semaphore, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
-from pykmm_ext.machine.cpu cimport KMM_EV_ISOLATE
+from pykmm_ext.machine.cpu cimport KMM_EV_ISOLATE, unlikely
 from pykmm_ext.mm.lockless_walk cimport serialize_against_walkers
 from pykmm_ext.mm.memory cimport vm_normal_page
 from pykmm_ext.mm.mm_types cimport (
     VM_HUGETLB, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, arch_ops, mm_struct, page, pmd_t, pte_t, vma_start_write,
 )
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
+
+cdef extern from "kmm/check.h" nogil:
+    const char *CHECK_BROKEN
+    void check_fail(Cpu *cpu, const char *kind, const char *message)
 
 cdef enum:
     # enum scan_result, as far as it can happen here
@@ -53,6 +57,15 @@ cdef int __collapse_huge_page_isolate(Cpu *cpu, mm_struct *mm, pmd_t pmdval) noe
     return SCAN_ALLOC_HUGE_PAGE_FAIL
 
 
+cdef unsigned long entries_of(mm_struct *mm, pmd_t pmdval) noexcept nogil:
+    """Context: PTL. How many entries of the table are in use."""
+    cdef pte_t *pte = pte_offset(mm, pmdval, 0)
+    cdef unsigned long i, n = 0
+    for i in range(<unsigned long>1 << mm.arch.level_bits[0]):
+        n += pte[i] != 0
+    return n
+
+
 cdef int collapse_huge_page(Cpu *cpu, vm_area_struct *vma, unsigned long address) noexcept nogil:
     """Context: mmap_sem W, may sleep, waits for other Cpus. `address` is the first of what one PTE table maps."""
     cdef mm_struct *mm = vma.vm_mm
@@ -60,6 +73,7 @@ cdef int collapse_huge_page(Cpu *cpu, vm_area_struct *vma, unsigned long address
     cdef rw_semaphore *anon = &vma.anon_vma.root.rwsem if vma.anon_vma != NULL else NULL
     cdef spinlock_t *ptl
     cdef pmd_t old
+    cdef unsigned long entries = 0
     cdef int result
     if pmd == NULL or mm.arch.table_none(READ_ONCE(cpu, pmd)) or mm.arch.table_bad(READ_ONCE(cpu, pmd)):
         return SCAN_PMD_NULL
@@ -76,11 +90,19 @@ cdef int collapse_huge_page(Cpu *cpu, vm_area_struct *vma, unsigned long address
     ptl = pte_lockptr(cpu, mm, old)
     spin_lock(cpu, ptl)
     result = __collapse_huge_page_isolate(cpu, mm, old)
+    if unlikely(cpu.engine != NULL):
+        entries = entries_of(mm, old)
     spin_unlock(cpu, ptl)
     if result == SCAN_ALLOC_HUGE_PAGE_FAIL:
         # Here the pages would be copied. A reference that is taken from now on is to a page that is about to go.
         kmm_emit(cpu, KMM_EV_ISOLATE, NULL, mm.arch.table_paddr(old))
         kmm_emit(cpu, KMM_EV_ISOLATE, NULL, 0)
+        if unlikely(cpu.engine != NULL):
+            # And a page that is mapped from now on would be lost, for the table would not come back.
+            spin_lock(cpu, ptl)
+            if entries_of(mm, old) != entries:
+                check_fail(cpu, CHECK_BROKEN, b"a page was mapped in a page table that a collapse has taken away")
+            spin_unlock(cpu, ptl)
     # There is no huge page. Nobody may have populated the pmd meanwhile (a BUG_ON() in Linux).
     spin_lock(cpu, &mm.page_table_lock)
     smp_store_release(cpu, pmd, old)  # pairs with the address dependency of lockless walkers

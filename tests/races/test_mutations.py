@@ -55,10 +55,12 @@ RCU = (
     Mutant("release of rcu_read_unlock", "rcu", ("u", "r"), "power", UAF, 100, weaken=("release",), which=1),
     Mutant("barrier of synchronize_rcu", "rcu", ("u", "ss", "r"), "tso", UAF, 1000, weaken=("mb",)),
     Mutant("heavy barrier", "rcu", ("u", "r"), "tso", UAF, 100, weaken=("mb_heavy",)),
-    # The lock of the list of callbacks, taken behind the scan, orders what the acquire does.
+    # The lock of the list of callbacks, given back and taken again behind the scan, orders what the acquire does.
     Mutant("acquire of the scan, locks there", "rcu", ("u", "m"), "power", "", 0, weaken=("acquire",)),
     Mutant("locks, one updater", "rcu", ("u", "m"), "power", "", 0, weaken=LOCKS),
     Mutant("... and the acquire of the scan", "rcu", ("u", "m"), "power", LOST, 100, weaken=(*LOCKS, "acquire")),
+    Mutant("gp_lock", "rcu", ("c", "s", "r"), "sc", UAF, 10_000, weaken=("rwsem",)),
+    Mutant("acquire of rcu_barrier", "rcu", ("c", "s"), "power", LOST, 100, weaken=("acquire",)),
 )
 
 SRCU = (
@@ -70,6 +72,8 @@ SRCU = (
     # gp_mutex protects plain fields, which are no steps: only a search without reduction sees two owners.
     Mutant("gp_mutex", "srcu", ("u", "s", "r"), "sc", UAF, 50_000, weaken=("rwsem",),
            options={"explorer": "dfs", "preemptions": 2}),
+    Mutant("gp_mutex, callbacks", "srcu", ("c", "s", "r"), "sc", UAF, 10_000, weaken=("rwsem",)),
+    Mutant("acquire of srcu_barrier", "srcu", ("c", "s"), "power", LOST, 100, weaken=("acquire",)),
     Mutant("the flip", "srcu", ("u", "r"), "tso", UAF, 100, mutant=1),
     Mutant("a grace period under way does not count", "srcu", ("u", "s", "r"), "tso", UAF, 1000, mutant=2),
     Mutant("the wait before the flip", "srcu", ("uu", "r"), "tso", UAF, 100, mutant=3),
@@ -101,6 +105,8 @@ RWSEM = (
 
 RBTREE = (
     Mutant("release of rb_link_node", "rbtree", ("i", "n"), "pso", BROKEN, 100, weaken=("release",)),
+    Mutant("release of rb_replace_node, the root", "rbtree", ("x", "n"), "pso", BROKEN, 100, weaken=("release",)),
+    Mutant("release of rb_replace_node, a leaf", "rbtree", ("l", "n"), "pso", BROKEN, 100, weaken=("release",)),
     Mutant("address dependency of a descent", "rbtree", ("i", "n"), "power", BROKEN, 100, weaken=("dependency",)),
 )
 

@@ -14,7 +14,9 @@ INTACT = [
     ("rwsem", ("w", "w")), ("rwsem", ("d", "w")), ("rwsem", ("w", "t")), ("rwsem", ("y", "r")),
     ("rwsem", ("r", "d", "r")),
     ("rcu", ("u", "r")), ("rcu", ("c", "rr")), ("rcu", ("u", "r", "r")), ("srcu", ("u", "r")), ("srcu", ("c", "rr")),
-    ("srcu", ("uu", "rr")), ("rbtree", ("i", "n")), ("rbtree", ("ie", "nr")),
+    ("srcu", ("uu", "rr")), ("rcu", ("c", "s")), ("srcu", ("c", "s")),
+    ("rcu", ("e", "m")), ("srcu", ("ee", "r")), ("rcu", ("e", "k")), ("rbtree", ("i", "n")), ("rbtree", ("ie", "nr")),
+    ("rbtree", ("i", "v")), ("rbtree", ("E", "r")), ("rbtree", ("x", "n")), ("rbtree", ("l", "n")),
 ]
 
 
@@ -22,7 +24,7 @@ INTACT = [
 @pytest.mark.parametrize(("scenario", "roles"), INTACT,
                          ids=lambda value: value if isinstance(value, str) else "-".join(value))
 def test_intact(scenario: str, roles: tuple[str, ...], model: str) -> None:
-    if scenario == "rbtree" and "e" in roles[0] and model in ("pso", "power"):
+    if scenario == "rbtree" and ("e" in roles[0].lower() or roles[1] == "v") and model in ("pso", "power"):
         pytest.skip("stores of a rotation become visible in any order there: a descent may go round until they have")
     search = Exploration(Primitives(scenario, roles), memory_model=model)
     search.run()

@@ -82,6 +82,17 @@ KMM_DEFINE_DEP(u32, _32)
 static inline void *kmm_read_once_dep_ptr(Cpu *cpu, const void *p, u32 back)
 { return (void *)kmm_read_once_dep(cpu, (const unsigned long *)p, back); }
 
+/*
+ * The same by a hardware walker. What the CPU then loads through the translation, now or as long as the TLB keeps it,
+ * depends on it too. simplified: whatever the CPU loads from now on does.
+ */
+static inline unsigned long kmm_read_once_walk(Cpu *cpu, const unsigned long *p, u32 back)
+{
+	if (unlikely(cpu->engine))
+		return cpu->engine->load_dep(cpu, p, sizeof(*p), KMM_ACQUIRE, back ? cpu->engine->last_load(cpu) + 1 - back : 0);
+	return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
 #define KMM_DEFINE_ARITH(T, S)                                                                     \
 static inline T kmm_fetch_add##S(Cpu *cpu, T *p, T n, int order)                                   \
 {                                                                                                  \
