@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Pins: lockless walks against whoever changes page tables, and what a pin promises.
 
-A ``pin`` stands for a driver that hands pages to a device, ``unpin`` for the end of its transfer: it says what the
-device must read from the pages, or what it writes to them. R19 is not here: nothing reaches the page tables of an
-address space without a lock from a CPU that is not in its ``mm_cpumask`` (there are no huge pages of files, and pins of
-another process take mmap_sem).
+R19 is not here: nothing reaches the page tables of an address space without a lock from a CPU that is not in its
+``mm_cpumask`` (there are no huge pages of files, and pins of another process take mmap_sem).
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
-from pykmm.tape import Address, OpStream, Tape
-from pykmm_plugins.scenarios.races import PAGE, PMD
+from pykmm_plugins.scenarios._gup import against, pin_collapse, pin_cow, pin_fork, pin_mremap, pin_munmap, pin_pin
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -29,104 +25,6 @@ def _gup(*options: str, arch: str = "x86", quirks: tuple[str, ...] = ()) -> Conf
 
 def _paravirt(*options: str) -> Config:
     return _gup(*options, arch="x86-paravirt", quirks=_EAGER)
-
-
-def pin_munmap(page: int = PAGE) -> Tape:
-    """A page is pinned while its mapping and its page table go: the device reads what was there, or there is no pin."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page)
-    x.unpin(a, page, expect=b"A")
-    t.thread().munmap(a, page, expect_errno=0)
-    return t
-
-
-def pin_collapse(page: int = PAGE) -> Tape:
-    """A page is pinned for writing while a collapse looks whether anybody uses the pages of its page table."""
-    t = Tape()
-    a = t.setup.mmap(PMD, fixed=0x40000000)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True, expect_errno=0)
-    x.unpin(a, page, write=b"B")
-    t.thread().madvise(a, PMD, "COLLAPSE")
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
-def pin_fork(page: int = PAGE) -> Tape:
-    """A page is pinned for writing while the process forks: the device's data is the parent's, not the child's."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True, expect_errno=0)
-    x.store(a, b"B", expect_errno=0)
-    x.unpin(a, page, expect=b"B")
-    t.thread().fork(expect_errno=0)
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
-def _against(writer: Callable[[OpStream, Address, int], object], *, write: bool = False) -> Callable[[int], Tape]:
-    """One page is pinned and given up, against `writer`."""
-    def build(page: int = PAGE) -> Tape:
-        t = Tape()
-        a = t.setup.mmap(2 * page)
-        t.setup.store(a, b"A")
-        x = t.thread()
-        x.pin(a, page, write=write)
-        if write:
-            x.unpin(a, page, write=b"B")
-        else:
-            x.unpin(a, page)
-        writer(t.thread(), a, page)
-        return t
-    return build
-
-
-def pin_cow(page: int = PAGE) -> Tape:
-    """A shared page is pinned for reading by the parent, while the child writes it: each keeps its own."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    child = t.setup.fork()
-    x = t.thread()
-    x.pin(a, page, expect_errno=0)
-    x.store(a, b"B", expect_errno=0)
-    x.unpin(a, page, expect=b"B")
-    child.store(a, b"C", expect_errno=0)
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
-def pin_mremap(page: int = PAGE) -> Tape:
-    """The mapping moves while it is pinned: the page that the device writes moves with it, if there is a pin."""
-    t = Tape()
-    a = t.setup.mmap(page, fixed=0x30000000)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True)
-    x.unpin(a, page, write=b"B")
-    t.thread().mremap(a, page, page, "MAYMOVE|FIXED", 0x30400000, expect_errno=0)
-    return t
-
-
-def pin_pin(page: int = PAGE) -> Tape:
-    """Two threads pin the same page, one for writing: both hold the page that is mapped."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True, expect_errno=0)
-    x.unpin(a, page, write=b"B")
-    y = t.thread()
-    y.pin(a, page, expect_errno=0)
-    y.unpin(a, page)
-    t.final.load(a, 1, expect=b"B")
-    return t
 
 
 _LOST = frozenset({"pinned-page", "wrong-value"})
@@ -170,11 +68,11 @@ SCENARIOS = (
     Scenario("gup-munmap", "a pin against munmap of the mapping and its page table", pin_munmap, _gup(),
              others=(_paravirt(), _gup("monitor=atomic"), _gup(arch="ppc64", quirks=_EAGER))),
     Scenario("gup-dontneed", "a pin for reading against MADV_DONTNEED",
-             _against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0)), _gup()),
+             against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0)), _gup()),
     Scenario("gup-dontneed-write", "a pin for writing against MADV_DONTNEED: the write requirement is kept (R21)",
-             _against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0), write=True), _gup()),
+             against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0), write=True), _gup()),
     Scenario("gup-mprotect", "a pin for writing against mprotect",
-             _against(lambda s, a, page: s.mprotect(a, page, "r", expect_errno=0), write=True), _gup()),
+             against(lambda s, a, page: s.mprotect(a, page, "r", expect_errno=0), write=True), _gup()),
     Scenario("gup-mremap", "a pin against mremap", pin_mremap, _gup()),
     Scenario("gup-cow", "a pin for reading of a page that a child shares and writes (R22)", pin_cow, _gup()),
     Scenario("gup-collapse", "a pin against a collapse", pin_collapse, _gup()),

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import OpStream, Tape
-from pykmm_plugins.scenarios import races, speculative
-from pykmm_plugins.scenarios.races import PAGE
+from pykmm_plugins.scenarios import _races as races
+from pykmm_plugins.scenarios import _speculative as speculative
+from pykmm_plugins.scenarios._races import PAGE
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Address, OpStream, Tape
-from pykmm_plugins.scenarios import races, speculative
-from pykmm_plugins.scenarios.races import PAGE
+from pykmm_plugins.scenarios import _races as races
+from pykmm_plugins.scenarios import _speculative as speculative
+from pykmm_plugins.scenarios._races import PAGE
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -112,15 +113,6 @@ def truncate_cow(page: int = PAGE) -> Tape:
     t.thread().store(a + 2 * page, b"B")
     t.thread().truncate("f", page, expect_errno=0)
     t.final.load(a + 2 * page, 1, expect_errno="EFAULT")
-    return t
-
-
-def truncate_munmap_file(page: int = PAGE) -> Tape:
-    """As truncate_file, and the mapping goes meanwhile."""
-    t, a = cached(True, page)
-    t.thread().load(a + 2 * page, 1)
-    t.thread().truncate("f", page, expect_errno=0)
-    t.thread().munmap(a, 3 * page, expect_errno=0)
     return t
 
 

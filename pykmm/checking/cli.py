@@ -72,7 +72,9 @@ def check(
       pykmm check --replay pykmm1:R1-ptl-spin/buggy:...
     """
     from pykmm.checking.search import Settings
+    from pykmm.cli import check_writable
 
+    check_writable(json, html)
     if list_:
         _list(json)
         return
@@ -108,14 +110,18 @@ def _workers(jobs: int) -> Iterator[Executor | None]:
         yield None
         return
     import multiprocessing
+    import signal
     from concurrent.futures import ProcessPoolExecutor
 
-    # Not fork: the progress display is a thread.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver")) as executor:
+    # Not fork: the progress display is a thread. Ctrl-C reaches every process of the terminal: it is this one's.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver"), initializer=signal.signal,
+                             initargs=(signal.SIGINT, signal.SIG_IGN)) as executor:
         try:
             yield executor
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()      # in the middle of its part, which nobody waits for any more
             raise
 
 

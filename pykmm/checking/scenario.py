@@ -171,6 +171,5 @@ def get(name: str) -> Scenario:
     """The scenario of that name. ValueError lists the known ones."""
     from pykmm.plugin import get_plugin_manager
 
-    found = get_plugin_manager().scenarios.make(name)
-    assert isinstance(found, Scenario)
+    found: Scenario = get_plugin_manager().scenarios.make(name)
     return found

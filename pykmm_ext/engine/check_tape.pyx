@@ -32,8 +32,10 @@ from pykmm_ext.engine.tape_ops cimport (
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
-from pykmm_ext.handle cimport raise_exceptions
-from pykmm_ext.kernel.atomic cimport kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32, xchg
+from pykmm_ext.handle cimport machine_forget, raise_exceptions
+from pykmm_ext.kernel.atomic cimport (
+    kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
+)
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
@@ -125,7 +127,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     lockdep_watch_reset(&t.watch)
     if t.python != NULL:
         with gil:
-            python_strategy_reset(<PythonStrategy>t.python)
+            python_strategy_reset(<PythonStrategy>t.python, t.m)
     return 0
 
 
@@ -330,10 +332,14 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
 
 
 # Context: vCPU. A frame was copied in one go: read again, each in a step of its own, the words that vCPUs may store to.
+# They are not there yet for whoever comes to the copy before this Cpu's stores are visible.
 cdef void copy_steps(tape_check *t, Cpu *cpu, const u8 *src, u8 *to) noexcept nogil:
+    cdef u64 value
     cdef u32 i
     for i in range(t.nstored):
-        (<u64 *>(to + t.stored[i]))[0] = kmm_user_load(cpu, src + t.stored[i], 8)
+        value = kmm_user_load(cpu, src + t.stored[i], 8)
+        (<u64 *>(to + t.stored[i]))[0] = 0
+        kmm_user_store(cpu, to + t.stored[i], 8, value)
 
 
 # What the Cpu is at.
@@ -623,6 +629,7 @@ cdef class TapeCheck(Program):
         if t == NULL:
             return
         if t.m != NULL:
+            machine_forget(self.strategy, t.m)
             machine_destroy(t.m, NULL)
         lockdep_destroy(t.ld)
         shadow_free(&t.shadow)

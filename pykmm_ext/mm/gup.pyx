@@ -128,9 +128,7 @@ cdef void unpin_user_pages(Cpu *cpu, page **pages, unsigned long nr_pages, unsig
         count_vm_events(cpu, NR_FOLL_PIN_RELEASED, pinned)
 
 
-# Context: a reference to the page that the entry maps read-only, after the second look at the entry; or the PTL. May a
-# pin for reading not have the page as it is, since others map it as well?
-cdef inline bint gup_must_unshare(Cpu *cpu, page *pg, unsigned int gup_flags) noexcept nogil:
+cdef bint gup_must_unshare(Cpu *cpu, page *pg, unsigned int gup_flags) noexcept nogil:
     if (gup_flags & (FOLL_WRITE | FOLL_PIN)) != FOLL_PIN or not page_is_anon(cpu, pg):
         return False
     smp_rmb(cpu)  # pairs with what lies between taking the mark away and its consequences: see above
