@@ -5,6 +5,7 @@ Nothing of pykmm is used here. The same interface as radix_isa; accesses are tho
 """
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -31,9 +32,9 @@ class Leaf:
         return self.user and (self.write if access == STORE else self.execute if access == FETCH else True)
 
 
-def _table(read: Callable[[int, int], bytes], at: int) -> list[int]:
+def _table(read: Callable[[int, int], bytes], at: int) -> tuple[int, ...]:
     data = read(at, 4096)
-    return [int.from_bytes(data[8 * i:8 * i + 8], "little") for i in range(512)] if any(data) else []
+    return struct.unpack("<512Q", data)
 
 
 def leaves(read: Callable[[int, int], bytes], root: int, levels: int) -> Iterator[Leaf]:
