@@ -46,7 +46,8 @@ from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # Public names of this module. (A cimported name alone is none: hence the other names for the types above.)
 from pykmm_ext.handle import File  # no-cython-lint
-from pykmm_ext.mm_binding import MmStruct, Vma  # no-cython-lint
+from pykmm_ext.mm_binding import MmStruct  # no-cython-lint
+from pykmm_ext.vma_binding import Vma  # no-cython-lint
 
 MAX_CPUS = 4096
 #: Names of enum kmm_quirk (include/kmm/quirks.h says what each takes back).

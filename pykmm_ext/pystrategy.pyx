@@ -28,7 +28,7 @@ import inspect
 
 from pykmm_ext.engine.check cimport CHECK_EXCEPTION, CHECK_LOCK_HELD, check_fail
 from pykmm_ext.handle cimport callback_enter, callback_leave, pykmm_errors, set_forget
-from pykmm_ext.kernel.primitives cimport copy_error
+from pykmm_ext.kernel.cpuset cimport copy_error
 from pykmm_ext.kernel.rwsem cimport down_read, downgrade_write
 from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
 from pykmm_ext.mm.gup cimport unpin_user_pages

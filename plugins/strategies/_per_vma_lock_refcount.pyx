@@ -50,8 +50,10 @@ from pykmm_ext.mm.vma cimport find_vma_rcu
 from pykmm_ext.mm.vma_lock cimport (
     VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_ERRORS, VMA_LOCK_MISS,
     VMA_LOCK_MM_UNCHECKED, VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS,
-    VMA_LOCK_UNLOCK_RELAXED, VMA_LOCK_WAKE_PLAIN, handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader,
-    may_be_write_locked, vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock,
+    VMA_LOCK_UNLOCK_RELAXED, VMA_LOCK_WAKE_PLAIN, VMA_LOCK_BIAS_UNCHECKED, VMA_LOCK_READERS_BIASED,
+    VMA_LOCK_READERS_COUNT, handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader,
+    may_be_write_locked, vma_begin_bias, vma_end_bias, vma_end_read_uncounted, vma_read_uncounted,
+    vma_lock_counter_names, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock,
     vma_lock_mmap_write_unlock, vma_lock_options,
 )
 from pykmm_ext.strategy cimport Strategy, strategy_parse_options
@@ -107,6 +109,13 @@ cdef inline int vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, u32
     cdef u32 old
     if unlikely(may_be_write_locked(cpu, mm, vma)):
         return READ_REFUSED
+    if vma_read_uncounted(cpu, vma, wrong):
+        # Whoever takes the VMA off its tree waits for this Cpu first, so it is in one; which one?
+        if likely(READ_ONCE_PTR(cpu, &vma.vm_mm) == mm or wrong & VMA_LOCK_MM_UNCHECKED) \
+                and likely(not is_write_locked_for_reader(cpu, mm, vma)):
+            return READ_LOCKED
+        vma_end_read_uncounted(cpu, vma)
+        return READ_REFUSED
     old = atomic_fetch_add_acquire_32(cpu, &vma.vm_refcnt, 1)
     if unlikely(old & (VMA_ATTACHED | VMA_LOCK_OFFSET) != VMA_ATTACHED):
         put_refused(cpu, vma)
@@ -117,7 +126,14 @@ cdef inline int vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, u32
     if unlikely(is_write_locked_for_reader(cpu, mm, vma)):
         vma_refcount_put(cpu, mm, vma)
         return READ_REFUSED
+    vma_begin_bias(cpu, vma, old != VMA_ATTACHED, wrong)
     return READ_LOCKED
+
+
+# Context: the VMA is held for reading. It may be anything afterwards.
+cdef inline void vma_end_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
+    if not vma_end_read_uncounted(cpu, vma):
+        vma_refcount_put(cpu, mm, vma)
 
 
 # Context: any lock or reference, or none: then the answer is a guess.
@@ -151,7 +167,7 @@ cdef inline vm_area_struct *lock_vma_under_rcu(Cpu *cpu, mm_struct *mm, unsigned
         if unlikely(wrong & VMA_LOCK_DETACHED) or likely(covers(cpu, vma, address)):
             rcu_read_unlock(cpu)
             return vma
-        vma_refcount_put(cpu, mm, vma)
+        vma_end_read(cpu, mm, vma)
         break
     rcu_read_unlock(cpu)
     return NULL
@@ -166,7 +182,7 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
     vma = lock_vma_under_rcu(cpu, mm, address, &reason)
     if likely(vma != NULL):
         fault = handle_vma_fault(cpu, vma, address, flags)
-        vma_refcount_put(cpu, mm, vma)
+        vma_end_read(cpu, mm, vma)
         if likely(not fault & VM_FAULT_RETRY):
             count_strategy(cpu, VMA_LOCK_SUCCESS if likely(not fault & VM_FAULT_ERROR) else VMA_LOCK_ERRORS)
             return fault
@@ -200,6 +216,7 @@ cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
         return
     if unlikely(atomic_add_return_32(cpu, &vma.vm_refcnt, VMA_LOCK_OFFSET) != VMA_LOCK_OFFSET | VMA_ATTACHED):
         wait_for_readers(cpu, vma)
+    vma_end_bias(cpu, vma)
     WRITE_ONCE(cpu, &vma.vm_lock_seq, vma.vm_mm.mm_lock_seq)
     atomic_add_return_32(cpu, &vma.vm_refcnt, -VMA_LOCK_OFFSET)
 
@@ -248,6 +265,7 @@ OPTIONS = {
     "anon_vma": ("locked", "early"),
     "detached": ("first", "late"),
     "bulk_unlock": ("release", "relaxed"),
+    "readers": ("adaptive", "count", "biased", "unchecked"),
     "vm_mm": ("checked", "ignored"),
     "wake": ("grabbed", "plain"),
 }
@@ -255,6 +273,10 @@ _WRONG = {
     "new_vma": VMA_LOCK_NEW_UNLOCKED, "anon_vma": VMA_LOCK_ANON_EARLY, "detached": VMA_LOCK_DETACHED,
     "bulk_unlock": VMA_LOCK_UNLOCK_RELAXED, "vm_mm": VMA_LOCK_MM_UNCHECKED, "wake": VMA_LOCK_WAKE_PLAIN,
 }
+#: by the index of the value of ``readers``
+_READERS = (
+    0, VMA_LOCK_READERS_COUNT, VMA_LOCK_READERS_BIASED, VMA_LOCK_READERS_BIASED | VMA_LOCK_BIAS_UNCHECKED,
+)
 
 
 cdef class PerVMALockRefcount(Strategy):
@@ -267,7 +289,9 @@ cdef class PerVMALockRefcount(Strategy):
 
     def __cinit__(self, **options: str) -> None:
         for option, chosen in strategy_parse_options(self, "per_vma_lock-refcount", OPTIONS, options).items():
-            if chosen:
+            if option == "readers":
+                self.wrong |= <u32>_READERS[chosen]
+            elif chosen:
                 self.wrong |= <u32>_WRONG[option]
         self.ops = &ops
         self.priv = &self.wrong

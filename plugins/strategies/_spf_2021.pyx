@@ -66,7 +66,7 @@ mmap_seq does not wrap (64 bits).
 
 A stack that has grown is faulted in under mmap_sem R, to which grow_stack() downgrades: mmap_seq is even by then.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_write, downgrade_write, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_trylock, spin_unlock, spinlock_t
@@ -316,10 +316,10 @@ cdef inline bint lookup_pte(Cpu *cpu, attempt *a, vm_fault *vmf) noexcept nogil:
     speculative_page_walk_begin(cpu, a)
     vmf.pmd = mm_find_pmd(cpu, mm, vmf.address)
     if likely(vmf.pmd != NULL):
-        vmf.orig_pmd = READ_ONCE(cpu, vmf.pmd)
+        vmf.orig_pmd = READ_ONCE_DEP(cpu, vmf.pmd, 1)
         table = mm.arch.table_descend(vmf.orig_pmd, 1)
     if likely(table != 0):
-        vmf.orig_pte = READ_ONCE(cpu, table_entry(mm, table, 0, vmf.address))
+        vmf.orig_pte = READ_ONCE_DEP(cpu, table_entry(mm, table, 0, vmf.address), 1)
     speculative_page_walk_end(cpu, a)
     if likely(table != 0):
         return True

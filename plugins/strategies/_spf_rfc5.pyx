@@ -175,9 +175,10 @@ cdef pmd_t *walk(Cpu *cpu, mm_struct *mm, unsigned long address, const rfc5_opti
     cdef unsigned long *slot
     cdef unsigned long entry
     cdef u32 level = arch.levels - 1
+    cdef u32 dep = 0
     while level > 1:
         slot = table_entry(mm, table, level, address)
-        entry = READ_ONCE(cpu, slot)
+        entry = READ_ONCE_DEP(cpu, slot, dep)
         if arch.table_none(entry) or arch.table_bad(entry):
             return NULL
         if o.tables == <u32>TABLES_POSTED and level > 2:
@@ -189,6 +190,7 @@ cdef pmd_t *walk(Cpu *cpu, mm_struct *mm, unsigned long address, const rfc5_opti
                 if arch.table_none(entry):
                     return NULL
         table = arch.table_paddr(entry)
+        dep = 1
         level -= 1
     return table_entry(mm, table, 1, address)
 
@@ -207,7 +209,7 @@ cdef bint lookup_pte(Cpu *cpu, mm_struct *mm, vm_fault *vmf, const rfc5_options 
     begin(cpu, o, arch)
     pmd = walk(cpu, mm, vmf.address, o)
     if pmd != NULL:
-        pmdval = READ_ONCE(cpu, pmd)
+        pmdval = READ_ONCE_DEP(cpu, pmd, 1)
     found = (pmd != NULL and not arch.table_none(pmdval) and not arch.table_bad(pmdval)
              and not arch.table_leaf(pmdval, 1))
     vmf.pmd = pmd

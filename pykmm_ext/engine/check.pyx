@@ -34,7 +34,7 @@ import threading
 import traceback
 from time import monotonic
 
-from pykmm_ext.kernel.primitives import Abandoned
+from pykmm_ext.kernel.cpuset import Abandoned
 
 from pykmm_ext.machine.cpu cimport u16, u8
 

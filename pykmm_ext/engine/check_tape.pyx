@@ -34,7 +34,7 @@ from pykmm_ext.engine.tape_shadow cimport (
 )
 from pykmm_ext.handle cimport machine_forget, raise_exceptions
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
+    kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
 )
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
@@ -64,6 +64,10 @@ from pykmm_ext.mm.mm_types cimport (
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
 from pykmm_ext.strategy cimport Strategy, strategy_check_ops
+
+cdef extern from "kmm/atomic.h" nogil:
+    unsigned long fetch_add_order "kmm_fetch_add"(Cpu *cpu, unsigned long *p, unsigned long n, int order)
+    const int ATOMIC_RELAXED "__ATOMIC_RELAXED"
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
 cdef struct tape_vcpu:
@@ -368,7 +372,8 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
         xchg(cpu, <unsigned long *>&t.isolated, size)
         return
     if ev == KMM_EV_GUP:
-        if READ_ONCE(cpu, <unsigned long *>&t.isolated) == size:
+        # An atomic reads the newest value, whatever the memory model lets a load see, and this one orders nothing else.
+        if fetch_add_order(cpu, <unsigned long *>&t.isolated, 0, ATOMIC_RELAXED) == size:
             snprintf(text, sizeof(text), b"Cpu %u keeps a reference to frame %lu, which a collapse has isolated: what "
                      b"it writes there is lost", cpu.id, page_to_pfn(m, <const page *>obj))
             check_fail(cpu, CHECK_PIN, text)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # kernel/locking/rwsem.c: fair reader/writer semaphore, writer hand-off, reader batches.
-from pykmm_ext.kernel.atomic cimport atomic_add_return
+from pykmm_ext.kernel.atomic cimport READ_ONCE, atomic_add_return
 from pykmm_ext.machine.cpu cimport Cpu, likely, u32, unlikely
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 
@@ -27,10 +27,17 @@ cdef enum:
 cdef void up_read_waiters(Cpu *cpu, rw_semaphore *sem, unsigned long count) noexcept nogil
 
 # The same two without a call where nobody is in the way: for faults, of which two calls are some percent.
-cdef inline bint down_read_trylock_inline(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
+# *others: another reader is in.
+cdef inline bint down_read_trylock_inline(Cpu *cpu, rw_semaphore *sem, bint *others) noexcept nogil:
+    cdef unsigned long c
     if unlikely(cpu.engine != NULL):
-        return down_read_trylock(cpu, sem)
-    if likely(not atomic_add_return(cpu, &sem.count, READER_BIAS) & READ_FAILED_MASK):
+        if not down_read_trylock(cpu, sem):
+            return False
+        others[0] = READ_ONCE(cpu, &sem.count) >= 2 * READER_BIAS
+        return True
+    c = atomic_add_return(cpu, &sem.count, READER_BIAS)
+    others[0] = c >= 2 * READER_BIAS
+    if likely(not c & READ_FAILED_MASK):
         return True
     up_read(cpu, sem)
     return False

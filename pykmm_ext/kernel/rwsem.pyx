@@ -220,7 +220,7 @@ cdef u32 wait_for_waker(Cpu *cpu, waiter *w) noexcept nogil:
     cdef u32 state
     cdef int _spins
     for _spins in range(polls(cpu)):
-        state = smp_load_acquire_32(cpu, &w.state)
+        state = smp_load_acquire_32(cpu, &w.state)  # pairs with the exchange in set_waiter()
         if state >= WAITER_TRY:
             return state
         kmm_cpu_relax()

@@ -465,7 +465,7 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         # orig_pmd and orig_pte were read by the strategy while the tables could not go away.
         pmdval = vmf.orig_pmd
     else:
-        pmdval = READ_ONCE(cpu, vmf.pmd)
+        pmdval = READ_ONCE_DEP(cpu, vmf.pmd, 1)  # mm_alloc_pmd() has read the entry above it
         vmf.orig_pmd = pmdval
         if arch.table_none(pmdval):
             # The caller that allocates asks for 0: a table that is there stays while mmap_sem is held.

@@ -143,6 +143,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         rw_semaphore vm_lock
         unsigned long vm_lock_seq
         u32 vm_refcnt
+        u32 vm_read_biased
         u32 detached
     cdef struct mm_struct:
         vm_area_struct *mmap

@@ -21,7 +21,7 @@ from pykmm_ext.mm.mm_types cimport (
     GUP_PIN_COUNTING_BIAS, KMEM_NR, VM_WRITE, VMA_ATTACHED, PG_anon, PG_anon_exclusive, PG_buddy, PG_table,
     anon_vma_chain, arch_ops, file, kmem_cache, machine, page, pfn_to_page, vm_area_struct, vma_pages,
 )
-from pykmm_ext.mm.page_alloc cimport validate_zone
+from pykmm_ext.mm.page_alloc_validate cimport validate_zone
 from pykmm_ext.mm.pgtable cimport table_entry, table_order
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 

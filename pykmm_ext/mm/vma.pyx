@@ -47,7 +47,7 @@ from pykmm_ext.mm.mm_types cimport (
 
 cdef void clear_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     """Context: as vm_area_alloc(). Zeroes a type-stable VMA around what lookups of its former life may still read or
-    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does) and vm_refcnt."""
+    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does), vm_read_biased (which is 0) and vm_refcnt."""
     vma.vm_start = 0
     WRITE_ONCE(cpu, &vma.vm_end, 0)
     memset(&vma.vm_next, 0, <u8 *>&vma.vm_rb - <u8 *>&vma.vm_next)
@@ -383,13 +383,11 @@ cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned lon
 
 # ---- page protection ----
 
-cdef inline bint vma_wants_writenotify(vm_area_struct *vma) noexcept nogil:
-    """simplified: no file system tracks dirtying here, so shared file mappings are writable at once."""
-    return False
-
-
 cdef void vma_set_page_prot(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W, inside vma_write_begin/end unless the VMA is not linked yet."""
+    """Context: mmap_sem W, inside vma_write_begin/end unless the VMA is not linked yet.
+
+    simplified: no vma_wants_writenotify(); no file system tracks dirtying, shared file mappings are writable at once.
+    """
     cdef pgprot_t prot = vma.vm_mm.arch.vm_get_page_prot(vma.vm_flags)
     WRITE_ONCE(cpu, <unsigned long *>&vma.vm_page_prot, prot)
 

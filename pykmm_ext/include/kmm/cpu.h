@@ -89,6 +89,8 @@ typedef struct Cpu {
 	struct mm_struct *active_mm;
 	u32 rcu_nesting;
 	unsigned long rcu_gp_ctr;        /* written by owner, read by synchronize_rcu: 0 = quiescent */
+	unsigned long vma_read;          /* written by owner, read by writers: the VMA that a fault holds without being
+					  * counted in it (mm/vma_lock), or 0 */
 
 	struct per_cpu_pages pcp;
 	struct vmacache vmacache;

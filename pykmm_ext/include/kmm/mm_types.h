@@ -226,6 +226,8 @@ struct vm_area_struct {
 	unsigned long vm_lock_seq;      /* per-VMA locks (mm/vma_lock): equal to mm->mm_lock_seq = write-locked. W: mmap_sem W
 					 * and vm_lock W (or a writer's vm_refcnt); R: vm_lock or a reference, or a first guess
 					 * without. Not beside the lock's word: readers would have to fetch that line twice */
+	u32 vm_read_biased;             /* readers may hold the VMA by Cpu.vma_read. Set by a reader that is counted; cleared by
+					 * a writer that has waited for those; R: any, again after Cpu.vma_read is written */
 	struct anon_vma_chain *anon_vma_chain; /* mmap_sem + page_table_lock */
 	struct vm_area_struct *shared_next;    /* mapping->i_mmap; i_mmap_rwsem W */
 	struct vm_area_struct *shared_prev;
