@@ -51,6 +51,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.per_vma_lock",
     "scenarios.plain",
     "scenarios.gup",
+    "scenarios.weak",
 )
 
 

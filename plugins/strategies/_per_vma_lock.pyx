@@ -28,7 +28,7 @@ Options make it wrong in one point each (see the scenarios): ``new_vma=unlocked`
 """
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_32
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
-from pykmm_ext.kernel.rwsem cimport down_read_trylock, down_write, init_rwsem, up_read, up_write
+from pykmm_ext.kernel.rwsem cimport down_read_trylock_inline, down_write, init_rwsem, up_read_inline, up_write
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.mm_types cimport VM_FAULT_ERROR, VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
@@ -40,7 +40,7 @@ from pykmm_ext.mm.vma_lock cimport (
     vma_lock_free_vma_rcu, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock, vma_lock_mmap_write_unlock,
     vma_lock_options, vma_lock_quiesce,
 )
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 cdef strategy_ops ops
 
@@ -51,10 +51,10 @@ cdef strategy_ops ops
 cdef inline bint vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
     if unlikely(may_be_write_locked(cpu, mm, vma)):
         return False
-    if unlikely(not down_read_trylock(cpu, &vma.vm_lock)):
+    if unlikely(not down_read_trylock_inline(cpu, &vma.vm_lock)):
         return False
     if unlikely(is_write_locked_for_reader(cpu, mm, vma)):
-        up_read(cpu, &vma.vm_lock)
+        up_read_inline(cpu, &vma.vm_lock)
         return False
     return True
 
@@ -62,7 +62,7 @@ cdef inline bint vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) no
 # Context: vm_lock held for reading.
 cdef inline void vma_end_read(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     rcu_read_lock(cpu)
-    up_read(cpu, &vma.vm_lock)
+    up_read_inline(cpu, &vma.vm_lock)
     rcu_read_unlock(cpu)
 
 
@@ -83,13 +83,13 @@ cdef inline vm_area_struct *lock_vma_under_rcu(Cpu *cpu, mm_struct *mm, unsigned
             break
         if unlikely(READ_ONCE_32(cpu, &vma.detached)) and not wrong & VMA_LOCK_DETACHED:
             # Unmapped since it was found. Its writer has left, so the next descent does not lead here.
-            up_read(cpu, &vma.vm_lock)
+            up_read_inline(cpu, &vma.vm_lock)
             reason[0] = VMA_LOCK_MISS
             continue
         if likely(READ_ONCE(cpu, &vma.vm_start) <= address and address < READ_ONCE(cpu, &vma.vm_end)):
             rcu_read_unlock(cpu)
             return vma
-        up_read(cpu, &vma.vm_lock)
+        up_read_inline(cpu, &vma.vm_lock)
         break
     rcu_read_unlock(cpu)
     return NULL
@@ -182,15 +182,9 @@ cdef class PerVMALock(Strategy):
     cdef u32 wrong
 
     def __cinit__(self, **options: str) -> None:
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"per_vma_lock has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"per_vma_lock: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-            if value != OPTIONS[option][0]:
+        for option, chosen in strategy_parse_options(self, "per_vma_lock", OPTIONS, options).items():
+            if chosen:
                 self.wrong |= <u32>_WRONG[option]
         self.ops = &ops
         self.priv = &self.wrong
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"per_vma_lock[{given}]" if given else "per_vma_lock"
         self.description = "faults under a lock of their VMA, an rwsem in each (Linux 6.4)"

@@ -84,7 +84,7 @@ from pykmm_ext.mm.page_alloc cimport put_page
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.speculative cimport walk_begin_irq, walk_end_irq
 from pykmm_ext.mm.vma cimport __vm_area_free, find_vma_rcu, vma_of_rcu
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 # attempts == speculative + the sum of the reasons; retried == the sum of the reasons. Their order is the fault's.
 cdef enum:
@@ -468,12 +468,7 @@ cdef class SPF2021(Strategy):
     cdef spf_2021_options o
 
     def __cinit__(self, **options: str) -> None:
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"spf-2021 has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"spf-2021: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-        index = {option: values.index(options.get(option, values[0])) for option, values in OPTIONS.items()}
+        cdef dict index = strategy_parse_options(self, "spf-2021", OPTIONS, options)
         self.o.ptl = index["ptl"]
         self.o.walk_irq = index["walk"]
         self.o.copy_late = index["copy"]
@@ -485,6 +480,4 @@ cdef class SPF2021(Strategy):
         self.o.cache_bare = index["cache"]
         self.ops = &ops
         self.priv = &self.o
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"spf-2021[{given}]" if given else "spf-2021"
         self.description = "speculative faults of 2021: one sequence count per mm, a copy of the VMA, RCU"

@@ -117,6 +117,9 @@ cdef extern from "kmm/check_search.h" nogil:
         void *words
         u32 words_mask
         u16 *views
+        u16 **more_views
+        u32 nmore_views
+        void *view_syncs
         u32 views_cap
         u32 nevents
         u32 nfixed, expand, cut, on_cut
@@ -328,7 +331,7 @@ cdef class Exploration:
         if memory_model == "tso":
             per = 1
         elif memory_model != "sc":
-            per = min(<u32>16, (CHECK_MAX_AGENTS - 3 * n) // n)
+            per = (CHECK_MAX_AGENTS - 3 * n) // n
         c.first_mb = c.first_flush + n * per
         c.nr_agents = c.first_mb + (n if per else 0)
         for a in range(c.nr_agents):
@@ -429,6 +432,10 @@ cdef class Exploration:
         free(c.origins)
         free(c.words)
         free(c.views)
+        for i in range(c.nmore_views):
+            free(c.more_views[i])
+        free(c.more_views)
+        free(c.view_syncs)
         free(c.given)
         free(c.graphs)
         free(c.outcomes)

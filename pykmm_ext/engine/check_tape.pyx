@@ -33,7 +33,9 @@ from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
 from pykmm_ext.handle cimport raise_exceptions
-from pykmm_ext.kernel.atomic cimport READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32, xchg
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
+)
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
@@ -326,10 +328,14 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
 
 
 # Context: vCPU. A frame was copied in one go: read again, each in a step of its own, the words that vCPUs may store to.
+# They are not there yet for whoever comes to the copy before this Cpu's stores are visible.
 cdef void copy_steps(tape_check *t, Cpu *cpu, const u8 *src, u8 *to) noexcept nogil:
+    cdef u64 value
     cdef u32 i
     for i in range(t.nstored):
-        (<u64 *>(to + t.stored[i]))[0] = kmm_user_load(cpu, src + t.stored[i], 8)
+        value = kmm_user_load(cpu, src + t.stored[i], 8)
+        (<u64 *>(to + t.stored[i]))[0] = 0
+        kmm_user_store(cpu, to + t.stored[i], 8, value)
 
 
 # What the Cpu is at.

@@ -31,7 +31,7 @@ from pykmm_ext.mm.mmu_gather cimport (
     tlb_finish_mmu, tlb_flush_mmu, tlb_gather_mmu, tlb_remove_page, tlb_remove_table, tlb_track_range,
 )
 from pykmm_ext.mm.page_alloc cimport (
-    __GFP_ZERO, __free_pages, alloc_page, alloc_pages, drain_local_pages, get_page, nr_used_pages, put_page,
+    __GFP_ZERO, __free_pages, alloc_page, alloc_pages, drain_local_pages, get_page, nr_used_pages, put_page, put_zeroed_page,
     validate_zone,
 )
 from pykmm_ext.mm.pgtable cimport (
@@ -414,6 +414,9 @@ cdef class Rig:
 
     def put(self, unsigned long pfn, int cpu=0):
         put_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+
+    def put_zeroed(self, unsigned long pfn, int cpu=0):
+        put_zeroed_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
 
     def free_pages(self, unsigned long pfn, u32 order, int cpu=0):
         __free_pages(self.cpu(cpu), pfn_to_page(self.m, pfn), order)

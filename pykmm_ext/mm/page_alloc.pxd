@@ -14,6 +14,8 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil
 cdef void get_page(Cpu *cpu, page *page) noexcept nogil
 # Drops a reference; the last one frees. zero_page and reserved pages are never freed.
 cdef void put_page(Cpu *cpu, page *page) noexcept nogil
+# The same for a frame of __GFP_ZERO that nobody has written: if it is free now, who gets it next need not clear it.
+cdef void put_zeroed_page(Cpu *cpu, page *page) noexcept nogil
 # page_ref_sub_and_test(): the same for `refs` references at once.
 cdef void put_page_refs(Cpu *cpu, page *page, u32 refs) noexcept nogil
 # `refs` more references, unless there is none (page_ref_add_unless()) or there would be too many. False: not taken.

@@ -324,8 +324,8 @@ cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
 
 # Context: any, IRQs on or off (never an IPI handler: the list is the owner's), no zone->lock. _refcount = 1,
 # _mapcount = 0. NULL: out of memory.
-# A __GFP_ZERO frame is cleared here, unless host memory has never backed it: then the host clears it when it is
-# first touched, which costs more, not less. Frames backed by machine_commit() are always cleared here, so that a
+# A __GFP_ZERO frame is cleared here, unless it came back unwritten, or host memory has never backed it: then the host
+# clears it when it is first touched, which costs more, not less. Frames backed by machine_commit() are always cleared here, so that a
 # timed fault pays for its zeroing.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     cdef machine *m
@@ -435,6 +435,14 @@ cdef void put_page(Cpu *cpu, page *p) noexcept nogil:
     if likely(old > 1):
         return
     put_last(cpu, p, old, 1)
+
+
+# Context: as put_page; the caller's is the only reference but those of lockless lookups that came too late. Linux has no
+# such thing, and clears another frame when the fault comes back.
+cdef void put_zeroed_page(Cpu *cpu, page *p) noexcept nogil:
+    put_page(cpu, p)
+    if likely(<page *>cpu.pcp.list == p):
+        p.flags = PG_pristine
 
 
 # Context: as put_page.

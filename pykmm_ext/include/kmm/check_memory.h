@@ -4,7 +4,8 @@
  *
  *   sc     every store is visible at once;
  *   tso    a vCPU's stores wait in a FIFO and become visible one by one, by steps of their own;
- *   pso    one FIFO per word; smp_wmb() and a release store separate epochs, which become visible in order;
+ *   pso    one FIFO per word; smp_wmb() and a release store separate epochs, which become visible in order. atomic_add()
+ *          waits among the stores: what it adds to is read when it becomes visible;
  *   power  pso, and a load may return an older value: each CPU has, per word, a lower bound to the version that it
  *          may still see, raised by what it has read itself, by acquire, smp_rmb(), lwsync and address dependencies
  *          (with what the writer had seen before a release or lwsync), and by sync through a global view.
@@ -58,7 +59,8 @@ static inline u64 rmw_value(u8 sub, u64 old, u64 a, u64 b, unsigned width)
 
 /* ---- store buffers ---- */
 
-/* The youngest own store to these bytes: 1 + its place, and *value; 0 = none; -1 = some of the bytes only. */
+/* The youngest own store to these bytes: 1 + its place, and *value; 0 = none; -1 = some of the bytes only, or what it will
+ * be is not known yet (an atomic_add()). */
 static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned width, u64 *value)
 {
 	for (u32 i = v->nbuffered; i--;) {
@@ -66,7 +68,7 @@ static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned
 		uintptr_t s = (uintptr_t)p, t = (uintptr_t)b->addr;
 		if (s + width <= t || t + b->width <= s)
 			continue;
-		if (s < t || s + width > t + b->width)
+		if (b->add || s < t || s + width > t + b->width)
 			return -1;
 		*value = b->value >> 8 * (s - t);
 		if (width < 8)
@@ -86,7 +88,7 @@ static inline void own_stores_show(struct vcpu *v)
 	for (u32 i = 0; i < v->nbuffered; i++) {
 		struct buffered *b = &v->buffer[i];
 		b->under = raw_load(b->addr, b->width);
-		raw_store(b->addr, b->width, b->value);
+		raw_store(b->addr, b->width, b->add ? b->under + b->value : b->value);
 	}
 	v->shown = 1;
 }
@@ -95,7 +97,7 @@ static inline void own_stores_hide(struct vcpu *v)
 {
 	for (u32 i = v->shown ? v->nbuffered : 0; i--;) {
 		struct buffered *b = &v->buffer[i];
-		b->value = raw_load(b->addr, b->width);
+		b->value = raw_load(b->addr, b->width) - (b->add ? b->under : 0);
 		raw_store(b->addr, b->width, b->under);
 	}
 	v->shown = 0;
@@ -146,13 +148,22 @@ static inline void new_epoch(struct vcpu *v)
 
 static u16 *view_alloc(struct check *c)
 {
-	u16 *view;
+	u16 *view, **more;
 
-	if (c->views_used + CHECK_VIEW > c->views_cap) {
-		c->err = -ENOSPC;
+	if (unlikely(c->views_used + CHECK_VIEW > c->views_cap)) {
 		c->views_used = 0;
+		if (c->views_block == c->nmore_views) {
+			if ((more = realloc(c->more_views, (c->nmore_views + 1) * sizeof(*more))))
+				c->more_views = more;
+			if (!more || !(more[c->nmore_views] = malloc(c->views_cap * sizeof(u16)))) {
+				c->err = -ENOMEM; /* the execution ends here; what it overwrites does not matter */
+				return c->views;
+			}
+			c->nmore_views++;
+		}
+		c->views_block++;
 	}
-	view = c->views + c->views_used;
+	view = (c->views_block ? c->more_views[c->views_block - 1] : c->views) + c->views_used;
 	c->views_used += CHECK_VIEW;
 	memset(view, 0, CHECK_VIEW * sizeof(u16));
 	return view;
@@ -173,7 +184,7 @@ static s32 view_index(struct check *c, struct word *w)
 	return w->view;
 }
 
-/* smp_rmb(), acquire: what was read so far binds what is read from now on. */
+/* smp_rmb(): what was read so far binds what is read from now on. (An acquire binds by what it has read itself only.) */
 static inline void power_acquire(struct vcpu *v) { view_join(v->view, v->seen); }
 
 /* lwsync, release: what this CPU saw travels with its later stores. */
@@ -183,10 +194,32 @@ static inline void power_release(struct vcpu *v)
 	view_join(v->rel, v->seen);
 }
 
+static struct sync *sync_alloc(struct check *c)
+{
+	struct sync *more;
+
+	if (c->nview_syncs == c->view_sync_cap) {
+		if (!(more = realloc(c->view_syncs, (2 * c->view_sync_cap + 64) * sizeof(*more)))) {
+			c->err = -ENOMEM;
+			return NULL;
+		}
+		c->view_syncs = more;
+		c->view_sync_cap = 2 * c->view_sync_cap + 64;
+	}
+	return &c->view_syncs[c->nview_syncs++];
+}
+
+/* sync, as part of the event that is being taken. */
 static void power_sync(struct check *c, struct vcpu *v)
 {
+	struct sync *sync;
+
 	power_acquire(v);
 	view_join(v->view, v->flushed);
+	if (c->explorer == EXPLORER_DPOR && (sync = sync_alloc(c))) {
+		*sync = (struct sync){ c->nevents, (u8)v->id, view_alloc(c) };
+		view_join(sync->gave, v->view);
+	}
 	view_join(c->global_view, v->view);
 	view_join(v->view, c->global_view);
 	power_release(v);
@@ -212,12 +245,13 @@ static void power_rwsem(struct check *c, struct vcpu *v, struct access *x)
 		return;
 	for (at = x->prev; at >= 0; at = c->accesses[at].prev) {
 		const struct access *from = &c->accesses[at];
-		if (from->kind == A_RW_UNLOCKW || (from->kind == A_RW_UNLOCKR && x->kind == A_RW_LOCKW))
+		if (from->kind == A_RW_UNLOCKW || (from->kind == A_RW_UNLOCKR && x->kind == A_RW_LOCKW)) {
 			view_join(v->seen, from->view);
+			view_join(v->view, from->view);
+		}
 		if (from->kind == A_RW_UNLOCKW)
 			break;
 	}
-	power_acquire(v);
 }
 
 /* A store of v's becomes version n of w: what has to be seen with it. */
@@ -236,7 +270,7 @@ static void power_store(struct check *c, struct vcpu *v, struct word *w, struct 
 	view_join(x->view, rel);
 	view_join(x->view, v->flushed_epoch);
 	x->view[i] = x->version;
-	v->flushed[i] = v->view[i] = x->version;
+	v->flushed[i] = v->view[i] = v->own[i] = x->version;
 }
 
 /* The access that wrote version n of w, or NULL for the initial value. */
@@ -246,6 +280,30 @@ static struct access *power_version(struct check *c, struct word *w, u32 version
 		if (c->accesses[at].kind == A_WRITE && c->accesses[at].version == version)
 			return &c->accesses[at];
 	return NULL;
+}
+
+/*
+ * A load of word i by v returns version `bound` at least, because of what full barriers of others made visible, among
+ * other reasons perhaps. The order of two full barriers is nobody's conflict, as long as it makes no difference; here it
+ * does. So barriers t, before s, which comes before the load, could have come after it, and then the load may return less.
+ */
+static void sync_races(struct check *c, struct vcpu *v, u32 i, u16 bound, const u32 *clk)
+{
+	for (u32 k = c->nview_syncs; k--;) {
+		const struct sync *s = &c->view_syncs[k];
+		if (s->gave[i] >= bound || (s->event != c->nevents && !clk_has(c, clk, s->event)))
+			continue;
+		for (u32 n = k; n--;) {
+			const struct sync *t = &c->view_syncs[n];
+			u32 a = c->events[t->event].agent;
+			if (t->vcpu == s->vcpu || t->gave[i] < bound || t->event == s->event
+			    || clk_has(c, s->event == c->nevents ? clk : clk_of(c, s->event), t->event))
+				continue;
+			c->nodes[t->event].syncs |= bit(a);
+			race(c, t->event, s->event, s->event == c->nevents ? v->id : c->events[s->event].agent,
+			     s->event == c->nevents ? clk : clk_of(c, s->event));
+		}
+	}
 }
 
 /* How many older versions than the newest this load may return. `clk`: the vCPU's clock before the load. */
@@ -268,6 +326,11 @@ static u32 power_stale(struct check *c, struct vcpu *v, struct word *w, const st
 		if (c->explorer == EXPLORER_DPOR && !clk_has(c, clk, x->event))
 			break; /* the schedule with the load first shows the older value */
 		n++;
+	}
+	if (floor == bound && bound && v->own[i] < bound && c->explorer == EXPLORER_DPOR && n < 7) {
+		struct access *x = power_version(c, w, bound);
+		if (x && (x->mask & byte_mask(p->addr, p->width)) == byte_mask(p->addr, p->width) && clk_has(c, clk, x->event))
+			sync_races(c, v, (u32)i, bound, clk);
 	}
 	return n > 7 ? 7 : n;
 }

@@ -99,8 +99,24 @@ static u32 keep_origin(struct check *c)
 	return ++c->norigins;
 }
 
+/*
+ * v buffers a store, with which its newest event goes: they do not commute with the interrupt that was handled before.
+ * After them it would have had to wait for the buffer. The other order is for step() to see.
+ */
+static void order_store(struct check *c, struct vcpu *v)
+{
+	s64 last = c->agents[v->id].last, irq = c->agents[c->nr_vcpus + v->id].last;
+
+	if (last < 0 || irq < 0 || irq > last || (c->explorer != EXPLORER_DPOR && !c->want_graphs)
+	    || clk_has(c, clk_of(c, (u64)last), (u32)irq))
+		return;
+	race(c, (u32)irq, (u32)last, v->id, clk_of(c, (u64)last));
+	clk_join(clk_of(c, (u64)last), clk_of(c, (u64)irq), c->nr_agents);
+}
+
+/* `add`: not stored but added, atomically, when it becomes visible. */
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
-			 enum kmm_order order)
+			 enum kmm_order order, u8 add)
 {
 	struct buffered *b;
 
@@ -123,6 +139,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->addr = p;
 	b->width = (u8)width;
 	b->value = value;
+	b->add = add;
 	b->epoch = v->epoch;
 	b->answered = -1;
 	b->origin = keep_origin(c);
@@ -132,6 +149,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	c->nodes[c->nevents].sleep &= ~bit(c->nr_vcpus + v->id);
 	if (v->last_store >= 0)
 		c->nodes[v->last_store].storers |= bit(v->id);
+	order_store(c, v);
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {
@@ -139,7 +157,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 		view_join(b->rel, v->rel);
 	}
 	b->under = raw_load(p, width);
-	raw_store(p, width, value);
+	raw_store(p, width, add ? b->under + value : value);
 	v->shown = 1;
 }
 
@@ -158,7 +176,7 @@ static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum
 	if (c->model == MODEL_SC)
 		announce(c, v, &(struct pend){ .op = P_STORE, .width = (u8)width, .order = (u8)order, .addr = p, .a = value });
 	else
-		buffer_store(c, v, p, width, value, order);
+		buffer_store(c, v, p, width, value, order, 0);
 	race_marked(c, v, p, width, 1, order, 0, __builtin_return_address(0));
 }
 
@@ -173,6 +191,14 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 		if (c->direct)
 			raw_store(p, width, rmw_value((u8)sub, old, a, b, width));
 		return old;
+	}
+	if (order == KMM_POSTED) {
+		order = KMM_RELAXED;
+		if (c->model > MODEL_TSO && sub == KMM_ADD) {
+			buffer_store(c, v, p, width, a, KMM_RELAXED, 1);
+			race_marked(c, v, p, width, 2, KMM_RELAXED, 0, __builtin_return_address(0));
+			return 0;
+		}
 	}
 	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p,
 						.a = a, .b = b });
@@ -216,6 +242,9 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 	case KMM_MB:
 		v->drain = 1;
 		v->want_sync = 1;
+		/* Under power a step of its own: what it sees is neither what the step before it saw, nor the one after it. */
+		if (c->model == MODEL_POWER)
+			drain_now(c, v);
 		break;
 	case KMM_MB_LIGHT:
 		stores_firm(c, v);
@@ -224,7 +253,6 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 		v->want_sync = 1;
 		announce(c, v, &(struct pend){ .op = P_MB_SEND, .width = 8, .addr = &c->mb_queue });
 		announce(c, v, &(struct pend){ .op = P_MB_WAIT });
-		v->want_sync = 1;
 		break;
 	case KMM_WMB:
 		if (c->model != MODEL_TSO)
@@ -306,7 +334,7 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 			return 1;
 		}
 		lock_event(c, v, lock, (u8)op, 2);
-		buffer_store(c, v, lock, 4, 0, KMM_RELEASE);
+		buffer_store(c, v, lock, 4, 0, KMM_RELEASE, 0);
 		if (c->failed_run)
 			leave(c, v);
 		return 1;

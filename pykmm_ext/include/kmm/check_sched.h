@@ -305,7 +305,7 @@ static u32 choose(struct check *c, u32 *choice)
 	switch (c->explorer) {
 	case EXPLORER_DPOR:
 		if (d == 0)
-			node->sleep = node->storers = node->lights = 0;
+			node->sleep = node->storers = node->lights = node->syncs = 0;
 		avail = set & ~node->sleep;
 		if (!avail) {
 			blocked_races(c);
@@ -400,8 +400,9 @@ static void forced(struct check *c, struct vcpu *v)
 	own_stores_hide(v);
 	node = &c->nodes[d];
 	if (d >= c->replay) {
-		u64 sleep = d ? node->sleep : 0, storers = d ? node->storers : 0, lights = d ? node->lights : 0;
-		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .storers = storers, .lights = lights,
+		u64 sleep = d ? node->sleep : 0, storers = d ? node->storers : 0, lights = d ? node->lights : 0,
+		    syncs = d ? node->syncs : 0;
+		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .storers = storers, .lights = lights, .syncs = syncs,
 				       .chosen = (u8)v->id, .nchoices = 1,
 				       .forced = 1, .current = (u8)v->id, .before = (u8)v->id,
 				       .preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0 };

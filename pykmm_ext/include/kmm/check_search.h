@@ -87,7 +87,7 @@ static void begin_execution(struct check *c)
 	c->nevents = c->naccesses = c->nanswers = c->ntouched = c->nrace_accesses = 0;
 	c->handling = NULL;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
-	c->views_used = c->nviews = 0;
+	c->views_used = c->views_block = c->nviews = c->nview_syncs = 0;
 	c->given_at = c->diverged = 0;
 	c->ntrace = c->norigins = 0;
 	c->rng_run = check_mix(c->rng + c->attempts * 0x9E3779B97F4A7C15ULL) | 1;
@@ -113,6 +113,7 @@ static void begin_execution(struct check *c)
 			v->rel = view_alloc(c);
 			v->flushed = view_alloc(c);
 			v->flushed_epoch = view_alloc(c);
+			v->own = view_alloc(c);
 		}
 	}
 	if (c->explorer == EXPLORER_PCT) {

@@ -2,14 +2,14 @@
 /*
  * One step of one agent: who may take it, which word it touches, what it does.
  *
- * Locks, read-modify-writes and IPIs wait for the own buffer to drain.
+ * Ordered read-modify-writes, IPIs and giving rwsems back wait for the own buffer to drain. So does taking a lock under tso, where
+ * that is a locked instruction; elsewhere it is an acquire, which leaves earlier stores where they are, unless a barrier
+ * stands between them and it.
  *
  * smp_mb_heavy() is membarrier(2): a full barrier, then one that every other vCPU executes between two of its
  * instructions (steps of agents of their own, P_MB), then the end of the wait for them. smp_mb_light() is a compiler's
  * barrier: a store that it follows is made before such a barrier that comes after it. One that it does not follow may
  * be moved behind the barrier by the compiler, so that P_MB does not wait for it.
- *
- * simplified: relaxed read-modify-writes order as much as the others do.
  *
  * Private: included by engine/check.pyx only.
  */
@@ -26,16 +26,48 @@ static void race_handshake(struct check *c, struct vcpu *a, struct vcpu *b);
 
 /* ---- who may go on ---- */
 
+/* pso, power: a read-modify-write that stores before it in the program may pass. */
+static inline bool is_weak_rmw(const struct vcpu *v)
+{
+	return v->pend.op == P_RMW && v->c->model >= MODEL_PSO
+	       && (v->pend.order == KMM_RELAXED || v->pend.order == KMM_ACQUIRE);
+}
+
+/* May the lock be taken while stores of before wait in the buffer? */
+static bool lock_overtakes(const struct vcpu *v)
+{
+	u64 value;
+
+	if (v->c->model <= MODEL_TSO || v->pend.sub == KMM_UP_READ || v->pend.sub == KMM_UP_WRITE
+	    || v->pend.sub == KMM_DOWNGRADE_WRITE)
+		return false;
+	return !v->nbuffered || (v->buffer[0].epoch == v->epoch
+				 && !buffer_forward(v, v->pend.addr, v->pend.width, &value)); /* the own unlock */
+}
+
 static inline bool needs_drained_buffer(const struct vcpu *v)
 {
 	if (v->drain)
 		return true;
 	switch (v->pend.op) {
-	case P_RMW: case P_LOCK: case P_IPI_SEND: case P_MB_SEND:
+	case P_RMW:
+		return !is_weak_rmw(v);
+	case P_IPI_SEND: case P_MB_SEND:
 		return true;
+	case P_LOCK:
+		return !lock_overtakes(v);
 	default:
 		return false;
 	}
+}
+
+/* But not those to the same word, nor those before a barrier. */
+static inline bool weak_rmw_waits(const struct vcpu *v)
+{
+	for (u32 i = 0; i < v->nbuffered; i++)
+		if (v->buffer[i].epoch != v->epoch || (uintptr_t)v->buffer[i].addr >> 3 == (uintptr_t)v->pend.addr >> 3)
+			return true;
+	return false;
 }
 
 static bool lock_free(const struct pend *p)
@@ -57,6 +89,8 @@ static bool vcpu_enabled(struct check *c, struct vcpu *v)
 	switch (v->pend.op) {
 	case P_NONE: case P_DONE:
 		return false;
+	case P_RMW:
+		return !v->nbuffered || !weak_rmw_waits(v);
 	case P_AWAIT:
 		if (v->nbuffered) {
 			int own = buffer_forward(v, v->pend.addr, v->pend.width, &value);
@@ -280,17 +314,35 @@ static void join_flushes(struct check *c, u32 vcpu, u32 *clk)
 			clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 }
 
+/* Stores of v's of older epochs than this are visible already: in the past of the event that needs them to be. */
+static void join_older_epochs(struct check *c, u32 vcpu, u32 epoch, u32 but, u32 *clk)
+{
+	for (u32 f = c->first_flush; f < c->first_mb; f++) {
+		struct agent *other = &c->agents[f];
+		s64 last = other->vcpu == vcpu && f != but ? other->last : -1;
+		while (last >= 0 && c->events[last].dup == epoch && c->events[last].op == P_FLUSH) {
+			s64 e = last - 1; /* its event before that one */
+			while (e >= 0 && c->events[e].agent != f)
+				e--;
+			last = e;
+		}
+		if (last >= 0)
+			clk_join(clk, clk_of(c, (u64)last), c->nr_agents);
+	}
+}
+
 /* Joins what is ordered before this event beside its own agent's last event and the conflicts of its word. */
 static void order_implied(struct check *c, u32 a, u32 *clk)
 {
 	struct agent *ag = &c->agents[a];
 	struct vcpu *v = &c->vcpus[ag->vcpu];
-	u32 f;
 
 	switch (ag->kind) {
 	case AGENT_VCPU:
 		if (c->model != MODEL_SC && needs_drained_buffer(v))
 			join_flushes(c, ag->vcpu, clk);
+		else if (is_weak_rmw(v) || (v->pend.op == P_LOCK && c->model >= MODEL_PSO))
+			join_older_epochs(c, ag->vcpu, v->epoch, CHECK_MAX_AGENTS, clk);
 		if (v->pend.op == P_MB_WAIT) /* the barriers that others executed for it */
 			for (u32 i = 0; i < c->nr_vcpus; i++)
 				if (i != v->id)
@@ -311,19 +363,8 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 		struct buffered *b = &v->buffer[buffer_head(c, a)];
 		if (b->after >= 0)
 			clk_join(clk, clk_of(c, (u64)b->after), c->nr_agents);
-		/* Stores of older epochs are visible already; so they are in the past of this one. */
-		for (f = c->first_flush; c->model != MODEL_TSO && f < c->first_mb; f++) {
-			struct agent *other = &c->agents[f];
-			s64 last = other->vcpu == ag->vcpu && f != a ? other->last : -1;
-			while (last >= 0 && c->events[last].dup == b->epoch && c->events[last].op == P_FLUSH) {
-				s64 e = last - 1; /* its event before that one */
-				while (e >= 0 && c->events[e].agent != f)
-					e--;
-				last = e;
-			}
-			if (last >= 0)
-				clk_join(clk, clk_of(c, (u64)last), c->nr_agents);
-		}
+		if (c->model != MODEL_TSO)
+			join_older_epochs(c, ag->vcpu, b->epoch, a, clk);
 	}
 	}
 }
@@ -360,10 +401,14 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 	if (i >= 0) {
 		if (version > v->view[i])
 			v->view[i] = (u16)version;
+		if (version > v->own[i])
+			v->own[i] = (u16)version;
 		if (x)
 			view_join(v->seen, x->view);
 	}
-	if (p->order == KMM_ACQUIRE || p->order == KMM_SEQ_CST)
+	if (p->order == KMM_ACQUIRE)
+		view_join(v->view, x ? x->view : NULL);
+	else if (p->order == KMM_SEQ_CST)
 		power_acquire(v);
 	return value;
 }
@@ -427,6 +472,15 @@ static void mb_perform(struct check *c, struct vcpu *v, u32 e)
 	race_handshake(c, call->sender, v);
 	call->sender->mb_done[v->id] = e;
 	call->sender->mbs_pending--;
+}
+
+/* power: a read-modify-write, x, hands on what it found released. */
+static inline void hand_on(struct check *c, struct word *w, struct access *x)
+{
+	struct access *from = x->view && x->version > 1 ? power_version(c, w, x->version - 1u) : NULL;
+
+	if (from)
+		view_join(x->view, from->view);
 }
 
 /* power: the accesses of its word that x stands in order with and comes after, as one number. */
@@ -496,7 +550,7 @@ static void step(struct check *c, u32 a, u32 choice)
 				power_release(v);
 		}
 		/* simplified: an interrupt is a full barrier of both, when it is sent, handled, and waited for. */
-		if (op == P_IPI_SEND || op == P_IPI_WAIT || op == P_HANDLER)
+		if (op == P_IPI_SEND || op == P_IPI_WAIT || op == P_HANDLER || op == P_MB_WAIT)
 			power_sync(c, v);
 	}
 	ev = &c->events[e];
@@ -553,6 +607,7 @@ static void step(struct check *c, u32 a, u32 choice)
 		if (dpor && e + 1 >= c->replay) {
 			/* Who was tried here, or before, and does not depend on this step, need not be tried after it. */
 			u64 rest = c->bound < 0 ? (node->sleep | node->done) & ~bit(a) : 0; /* a bound and sleep sets do not mix */
+			bool full = op == P_MB || (c->nview_syncs && c->view_syncs[c->nview_syncs - 1].event == e);
 			for (; rest; rest &= rest - 1) {
 				u32 q = (u32)__builtin_ctzll(rest);
 				struct footprint g = footprint_of(c, q);
@@ -564,12 +619,15 @@ static void step(struct check *c, u32 a, u32 choice)
 				if (c->model == MODEL_POWER && ((op == P_MB && q == ag->vcpu)
 								|| (ag->kind == AGENT_VCPU && q == c->first_mb + ag->vcpu)))
 					continue; /* order_mb() */
+				if (full && node->syncs & bit(q))
+					continue; /* sync_races() */
 				if (!footprints_conflict(&f, &g))
 					next_sleep |= bit(q);
 			}
 			c->nodes[e + 1].sleep = next_sleep;
 			c->nodes[e + 1].storers = node->storers & next_sleep;
 			c->nodes[e + 1].lights = node->lights & next_sleep;
+			c->nodes[e + 1].syncs = node->syncs & next_sleep;
 		}
 	}
 	if (op == P_CHOOSE)
@@ -661,11 +719,13 @@ static void step(struct check *c, u32 a, u32 choice)
 		access_check(c, v, b.addr, b.width, 1);
 		if (c->over)
 			break;
-		raw_store(b.addr, b.width, b.value);
+		raw_store(b.addr, b.width, b.add ? raw_load(b.addr, b.width) + b.value : b.value);
 		if (w) {
 			x = access_push(c, w, e, A_WRITE, f.mask);
 			if (c->model == MODEL_POWER)
 				power_store(c, v, w, x, b.rel, b.epoch);
+			if (c->model == MODEL_POWER && b.add)
+				hand_on(c, w, x);
 			x->old = old;
 			x->new = word_value(f.addr);
 			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
@@ -689,11 +749,10 @@ static void step(struct check *c, u32 a, u32 choice)
 		x = access_push(c, w, e, f.kind, f.mask);
 		if (c->model == MODEL_POWER && f.kind == A_WRITE && (op == P_RMW || op == P_STORE || op == P_LOCK || op == P_UNLOCK))
 			power_store(c, v, w, x, v->rel, v->epoch);
-		if (c->model == MODEL_POWER && op == P_RMW && x->view && x->version > 1) {
-			struct access *from = power_version(c, w, x->version - 1u);
-			if (from)
-				view_join(x->view, from->view); /* a read-modify-write hands on what it found released */
-		}
+		if (op == P_RMW && f.kind == A_WRITE)
+			v->epoch_used = 1; /* stores after an smp_wmb() come after it */
+		if (c->model == MODEL_POWER && op == P_RMW)
+			hand_on(c, w, x);
 		if (c->model == MODEL_POWER && op == P_LOCK && f.kind > A_WRITE)
 			power_rwsem(c, v, x);
 	}
@@ -711,8 +770,8 @@ static void step(struct check *c, u32 a, u32 choice)
 			view_join(v->seen, from->view);
 		if (op == P_RMW && p->order == KMM_SEQ_CST)
 			power_sync(c, v);
-		else if (op == P_LOCK || p->order != KMM_RELAXED)
-			power_acquire(v);
+		else if (from && (op == P_LOCK || p->order == KMM_ACQUIRE))
+			view_join(v->view, from->view);
 	}
 	if (ag->kind == AGENT_VCPU)
 		v->drain = 0;

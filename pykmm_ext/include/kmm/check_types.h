@@ -84,7 +84,7 @@ struct buffered {
 	u64 under;                  /* shown: what memory holds beneath it */
 	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
 	u8 width;
-	u8 order;
+	u8 add;                     /* pso, power: atomic_add(): `value` is added when it becomes visible */
 	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
 	s32 answered;               /* loads that it answered: chain through check.answers */
@@ -106,6 +106,9 @@ struct call {
 
 /* A full barrier that smp_mb_heavy() of another vCPU wants here. */
 struct mb_call { struct vcpu *sender; u32 event; };
+
+/* power: a full barrier: what its vCPU had to see without those of others. */
+struct sync { u32 event; u8 vcpu; u16 *gave; };
 
 struct held { void *lock; u8 op; u32 event; };
 
@@ -140,6 +143,7 @@ struct vcpu {
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
+	u16 *own;                   /* power: versions that it has itself read or made */
 	u32 flush_epoch;
 	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL; a ring */
 	/* reports */
@@ -207,6 +211,7 @@ struct node {
 	u64 enabled, backtrack, done, sleep;
 	u64 storers;                /* of those done or asleep: their step was followed by a buffered store */
 	u64 lights;                 /* the same: by smp_mb_light() with such a store before it */
+	u64 syncs;                  /* the same: their step is a full barrier, in an order with others that made a difference */
 	u8 chosen;
 	u8 choice, nchoices;        /* data choices: versions of a load, check_choose() */
 	u8 forced;
@@ -281,6 +286,10 @@ struct check {
 	u32 views_used, views_cap;
 	u16 global_view[CHECK_VIEW];
 	u32 nviews;                 /* words with a view index */
+	u16 **more_views;           /* power: of very long executions: blocks of views_cap */
+	u32 nmore_views, views_block; /* how many; 1 + the one in use, 0 = views */
+	struct sync *view_syncs;    /* power: full barriers, in their order */
+	u32 nview_syncs, view_sync_cap;
 	u64 outcome;
 
 	/* the search */

@@ -133,4 +133,12 @@ static inline void count_strategy(Cpu *cpu, u32 item)
 	__atomic_store_n(&cpu->strategy_count[item], cpu->strategy_count[item] + 1, __ATOMIC_RELAXED);
 }
 
+/*
+ * Primitives that are made of several others (atomic.h, barrier.h) look at cpu->engine once: their body is a function of the engine, which
+ * KMM_ON_ENGINE() calls with a constant NULL on native. So each barrier stands in the source once, for every engine.
+ */
+#define kmm_body static inline __attribute__((always_inline))
+#define KMM_ON_ENGINE(cpu, body, ...)                                                                \
+	(likely(!(cpu)->engine) ? body(NULL, cpu, __VA_ARGS__) : body((cpu)->engine, cpu, __VA_ARGS__))
+
 #endif
