@@ -543,6 +543,8 @@ cdef class PythonStrategy(Strategy):
         self.name = class_text(cls, "name", PythonStrategy)
         if self.name is None:
             raise pykmm_errors().PluginError(f"{cls.__qualname__} has no name: a strategy's class needs name = \"…\"")
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__qualname__}() takes no arguments; a strategy with options needs an __init__() for them")
         doc = inspect.cleandoc(cls.__dict__.get("__doc__") or "a strategy in Python")
         self.description = class_text(cls, "description", PythonStrategy) or doc.partition("\n")[0]
         self.cpus = {}
