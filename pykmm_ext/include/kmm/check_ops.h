@@ -141,6 +141,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->epoch = v->epoch;
 	b->answered = -1;
 	b->origin = keep_origin(c);
+	b->sync = 0;
 	v->epoch_used = 1;
 	v->last_store = c->agents[v->id].last;
 	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */
