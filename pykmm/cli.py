@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 EXAMPLE = "python-threads.perf-trace.txt.xz"
 EXIT_MAPS_DIFFER = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+#: Columns of tables that go to a file.
+WIDE = 400
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,24 +77,42 @@ def _os_error(error: OSError) -> str:
 
 
 def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turns what a user can cause into one line and exit status 2."""
+    """Turns what a user or a plugin can cause into a few lines and exit status 2."""
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         from pykmm.errors import InvariantViolation, PykmmError
 
         try:
             return command(*args, **kwargs)
-        except InvariantViolation:
+        except (InvariantViolation, BrokenPipeError):
             raise
-        except (PykmmError, ValueError) as error:
+        except PykmmError as error:
             raise _fail(str(error)) from None
-        except BrokenPipeError:
+        except (Exception, SystemExit) as error:
+            if (text := _blame(error)) is not None:
+                raise _fail(text) from None
+            if isinstance(error, ValueError):
+                raise _fail(str(error)) from None
+            if isinstance(error, OSError):
+                raise _fail(_os_error(error)) from None
+            if isinstance(error, MemoryError):
+                raise _fail(f"out of memory: {error}; --memory sets the simulated memory") from None
             raise
-        except OSError as error:
-            raise _fail(_os_error(error)) from None
-        except MemoryError as error:
-            raise _fail(f"out of memory: {error}; --memory sets the simulated memory") from None
     return wrapper
+
+
+def _blame(error: BaseException) -> str | None:
+    """What a plugin's code raised, with its own lines only; None: no plugin has to do with it."""
+    import traceback
+
+    from pykmm.blame import plugin_frames
+
+    notes = list(getattr(error, "__notes__", ()))
+    frames = plugin_frames(error)
+    if not frames and not notes:
+        return None
+    what = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    return "\n".join([f"a plugin failed: {what[0]}", *what[1:], *"".join(traceback.format_list(frames)).splitlines()])
 
 
 def _names(text: str) -> list[str]:
@@ -104,8 +125,8 @@ def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=max(console.width, 150))
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(stderr=stderr, highlight=False, width=WIDE)      # a file has no edge
     return console
 
 
@@ -188,6 +209,22 @@ def print_replay(say: Callable[[str], None], tape: Tape, rows: Sequence[Row]) ->
             say(f"maps: {row.strategy} on {row.engine} ended with the {mappings} recorded mappings")
 
 
+def check_writable(*targets: str | os.PathLike[str] | None) -> None:
+    """OSError before anything runs where a file could not be written afterwards. "-" is standard output."""
+    import errno
+
+    for target in targets:
+        if target is None or target == "-":
+            continue
+        path = Path(target)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(target))
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(target))
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(target))
+
+
 def _write_json(target: str, values: Any) -> None:
     import json
 
@@ -234,6 +271,7 @@ def replay(
     check_names("arch", arches)
     if memory is not None:
         parse_size(memory)
+    check_writable(json)
     console = _console()
     found, ok = [], True
     for path in paths:
@@ -291,7 +329,14 @@ def maps(
 
 @app.command("list")
 @_clear_errors
-def list_(json: JsonOption = None) -> None:
+def list_(
+    kinds: Annotated[list[str] | None, typer.Argument(
+        metavar="KIND...",
+        help="strategies, arches, importers, workloads, scenarios, engines, suites; all if not given.")] = None,
+    json: Annotated[str | None, typer.Option(
+        "--json", metavar="FILE", help="Write the list as JSON; - writes it to standard output, instead of the text.")]
+    = None,
+) -> None:
     """List strategies with their options, arch backends, engines, importers, workloads and scenarios.
 
     Each with one line of what it is and, in brackets, where it comes from: built in, or the package that brought it.
@@ -299,11 +344,18 @@ def list_(json: JsonOption = None) -> None:
     \b
     Examples:
       pykmm list
+      pykmm list strategies workloads
       pykmm list --json -
     """
     from pykmm.plugin import inventory
 
     found = inventory()
+    named = {"arches" if title == "arch_backends" else title: title for title in found}
+    for kind in kinds or ():
+        if kind not in named:
+            raise ValueError(f"nothing is called {kind!r}; known: {', '.join(named)}")
+    if kinds:
+        found = {named[kind]: found[named[kind]] for kind in dict.fromkeys(kinds)}
     if json is not None:
         _write_json(json, found)
     if json == "-":
@@ -323,6 +375,20 @@ def list_(json: JsonOption = None) -> None:
             typer.echo("  none")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from pykmm import __version__
+
+        typer.echo(f"pykmm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option(
+        "--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False) -> None:
+    pass
+
+
 app.command("compare")(_clear_errors(compare))
 app.command("check")(_clear_errors(check))
 app.command("conformance")(_clear_errors(conformance))
@@ -337,7 +403,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        typer.echo("pykmm: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

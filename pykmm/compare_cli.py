@@ -68,7 +68,7 @@ def compare(
       pykmm compare recording.perf-trace.txt.xz --engines native,host
       pykmm compare --suite faults --engines native --summary
     """
-    from pykmm.cli import _names, _progress, _write_json
+    from pykmm.cli import _names, _progress, _write_json, check_writable
     from pykmm.comparison import compare as run_comparison
     from pykmm.plugin import get_plugin_manager
     from pykmm.suites import SUITES
@@ -83,6 +83,7 @@ def compare(
     if not wanted:
         raise ValueError("nothing to compare: name recordings or workloads (pykmm list), or --suite")
     draw = _plotter(plot)
+    check_writable(json, plot)
     names = _names(strategies) if strategies else get_plugin_manager().strategies.names()
     with _progress() as progress:
         tapes = [_find(text) for text in wanted]

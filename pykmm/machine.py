@@ -131,6 +131,9 @@ class Machine(binding.Machine):
         manager = get_plugin_manager()
         made_arch = manager.arches.make(arch) if isinstance(arch, str) else arch
         made_strategy = manager.strategies.make(strategy) if isinstance(strategy, str) else strategy
+        if isinstance(made_strategy, type):
+            name = made_strategy.__name__
+            raise TypeError(f"strategy must be a name or an object; {name} is a class: give {name}()")
         super().__init__(made_arch, made_strategy, cpus, parse_size(memory), parse_size(fault_around), quirks)
 
     @property
@@ -426,7 +429,8 @@ def check_names(kind: str, names: Iterable[str]) -> list[str]:
         if registry is not None:
             registry.parse(name)
         elif name not in known:
-            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+            other = f"; {name!r} is the engine of 'pykmm check'" if name in ENGINE_DESCRIPTIONS else ""
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}{other}")
     return found
 
 

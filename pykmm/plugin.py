@@ -8,6 +8,7 @@ entry-point names. Built-in plugins are never turned off.
 """
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.metadata
 import os
@@ -21,7 +22,8 @@ from typing import Any
 import pluggy
 
 from pykmm import hookspecs
-from pykmm.errors import PluginError
+from pykmm.blame import in_words, unknown_name
+from pykmm.errors import PluginError, PykmmError
 
 ENTRY_POINT_GROUP = "pykmm"
 DISABLE_VARIABLE = "PYKMM_DISABLE_PLUGINS"
@@ -49,6 +51,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "scenarios.per_vma_lock",
     "scenarios.plain",
     "scenarios.gup",
+    "scenarios.weak",
 )
 
 
@@ -104,8 +107,9 @@ def split_names(text: str) -> list[str]:
 class Registry:
     """Names of one kind (``kind`` is singular: "strategy") and the factories behind them."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, product: Callable[[], type] | None = None) -> None:
         self.kind = kind
+        self._product = product         # gives the class of what factories make; None: anything
         self.origin: str | None = None  #: the plugin whose hook runs now
         self.distribution = ""          #: and the package that it came with
         self._entries: dict[str, Entry] = {}
@@ -114,8 +118,9 @@ class Registry:
             options: Mapping[str, tuple[str, ...]] | None = None) -> None:
         """Register `factory` as `name`. A name that is taken raises :class:`PluginError` naming both origins.
 
-        ``options`` says which keyword arguments the factory takes from a name such as ``name[option=value]`` (strings;
-        an empty tuple of values: any).
+        ``description``: one line for people; of a class its own ``description``, or the first line of its docstring, if
+        not given. ``options`` says which keyword arguments the factory takes from a name such as
+        ``name[option=value]`` (strings; an empty tuple of values: any).
         """
         if not isinstance(name, str) or not name or name != name.strip() or set(name) & set(",[]="):
             raise PluginError(f"{self.kind} name {name!r}: must be a non-empty string without commas, brackets, equals "
@@ -128,7 +133,8 @@ class Registry:
             package = f" ({self.distribution})" if self.origin and self.distribution else ""
             raise PluginError(f"{self.kind} {name!r} is registered twice: by {old.origin}"
                               + (f" ({old.distribution})" if old.distribution else "") + f" and by {origin}{package}")
-        self._entries[name] = Entry(name, factory, " ".join(description.split()), origin, dict(options or {}),
+        text = " ".join((description or _own_words(factory)).split())
+        self._entries[name] = Entry(name, factory, text, origin, dict(options or {}),
                                     self.distribution if self.origin else "")
 
     def get(self, name: str) -> Callable[..., Any]:
@@ -140,15 +146,20 @@ class Registry:
         try:
             return self._entries[name]
         except (KeyError, TypeError):
-            known = ", ".join(self._entries) or "none"
-            raise ValueError(f"unknown {self.kind} {name!r}; known: {known}") from None
+            kinds = f"{self.kind[:-1]}ies" if self.kind.endswith("y") else f"{self.kind}{'e' * (self.kind == 'arch')}s"
+            raise ValueError(unknown_name(self.kind, name, self._entries, f"pykmm list {kinds}")) from None
 
     def parse(self, text: str) -> tuple[Entry, dict[str, str]]:
         """What "name" or "name[option=value,option=value]" names.
 
-        ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones.
+        ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones. TypeError: no
+        name at all.
         """
-        name, options = split_options(text) if isinstance(text, str) else (text, {})
+        if not isinstance(text, str):
+            plural = {"arch": "arches", "strategy": "strategies"}.get(self.kind, f"{self.kind}s")
+            raise TypeError(f"{self.kind} must be a name, not {text!r}; to give one: "
+                            f"pykmm.get_plugin_manager().{plural}.add(\"name\", factory)")
+        name, options = split_options(text)
         entry = self.entry(name)
         for option, value in options.items():
             if option not in entry.options:
@@ -161,9 +172,26 @@ class Registry:
         return entry, options
 
     def make(self, text: str) -> Any:
-        """A new object of the factory that :meth:`parse` finds, made with the options. Errors as there."""
+        """A new object of the factory that :meth:`parse` finds, made with the options. Errors as there.
+
+        PluginError names the plugin whose factory raises something, or makes something else.
+        """
         entry, options = self.parse(text)
-        return entry.factory(**options)
+        return self.call(entry, options)
+
+    def call(self, entry: Entry, options: Mapping[str, Any]) -> Any:
+        """What the factory of an entry makes; PluginError as of :meth:`make`."""
+        try:
+            made = entry.factory(**options)
+        except PykmmError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{self.kind} {entry.name!r} ({entry.source}) cannot be made: {in_words(error)}",
+                              entry.origin) from error
+        if self._product is not None and not isinstance(made, product := self._product()):
+            raise PluginError(f"{self.kind} {entry.name!r} ({entry.source}): its factory made a "
+                              f"{type(made).__name__}, and no {product.__module__}.{product.__name__}", entry.origin)
+        return made
 
     def names(self) -> list[str]:
         """The names in the order of their registration."""
@@ -179,17 +207,51 @@ class Registry:
         return len(self._entries)
 
 
+def _own_words(factory: Callable[..., Any]) -> str:
+    """How a class describes itself."""
+    if not isinstance(factory, type):
+        return ""
+    found = getattr(factory, "description", None)
+    if isinstance(found, str) and found:
+        return found
+    return (factory.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
+
+
+def _strategy() -> type:
+    from pykmm_ext.strategy import Strategy
+
+    return Strategy
+
+
+def _arch() -> type:
+    from pykmm_ext.arch import Arch
+
+    return Arch
+
+
+def _tape() -> type:
+    from pykmm.tape import Tape
+
+    return Tape
+
+
+def _scenario() -> type:
+    from pykmm.checking.scenario import Scenario
+
+    return Scenario
+
+
 class PluginManager(pluggy.PluginManager):
     """pluggy's manager with pykmm's hooks, registries, and an error where pluggy says nothing."""
 
     def __init__(self) -> None:
         super().__init__(hookspecs.PROJECT_NAME)
         self.add_hookspecs(hookspecs)
-        self.strategies = Registry("strategy")
-        self.arches = Registry("arch")
+        self.strategies = Registry("strategy", _strategy)
+        self.arches = Registry("arch", _arch)
         self.importers = Registry("importer")
-        self.workloads = Registry("workload")
-        self.scenarios = Registry("scenario")
+        self.workloads = Registry("workload", _tape)
+        self.scenarios = Registry("scenario", _scenario)
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
         """As pluggy's, but a plugin without a single hook is a :class:`PluginError`.
@@ -203,7 +265,7 @@ class PluginManager(pluggy.PluginManager):
         except pluggy.PluginValidationError as error:
             if self.is_registered(plugin):
                 self.unregister(plugin)
-            raise PluginError(str(error)) from error
+            raise PluginError(_wrong_hook(error)) from error
         if canonical is not None and not self.get_hookcallers(plugin):
             self.unregister(plugin)
             raise PluginError(
@@ -249,6 +311,17 @@ class PluginManager(pluggy.PluginManager):
         }
 
 
+def _wrong_hook(error: pluggy.PluginValidationError) -> str:
+    """pluggy's words in one line, and the hooks that there are."""
+    text = " ".join(str(error).split())
+    hooks = sorted(name for name in vars(hookspecs) if name.startswith("pykmm_"))
+    wrong = re.search(r"unknown hook '(\w+)'", text)
+    close = difflib.get_close_matches(wrong[1], hooks, n=1) if wrong else []
+    if wrong is not None:
+        text = f"unknown hook {wrong[1]!r}"
+    return text + (f"; did you mean {close[0]}?" if close else "") + f" The hooks are {', '.join(hooks)}"
+
+
 def _third_party(manager: PluginManager) -> None:
     disabled = os.environ.get(DISABLE_VARIABLE, "").strip()
     if disabled in ("1", "all"):
@@ -262,11 +335,10 @@ def _third_party(manager: PluginManager) -> None:
         origin += f" of {distribution})" if point.dist is not None else ")"
         try:
             manager.add_plugin(_load(point), point.name, distribution=distribution)
-        except Exception as error:
-            raise PluginError(
-                f"{origin} cannot be loaded: {type(error).__name__}: {error}; "
-                f"{_stale(error)}{DISABLE_VARIABLE}={point.name} leaves it out"
-            ) from error
+        except (Exception, SystemExit) as error:
+            what = str(error) if isinstance(error, PykmmError) else in_words(error)
+            raise PluginError(f"{origin} cannot be loaded: {what}; "
+                              f"{_stale(error)}{DISABLE_VARIABLE}={point.name} leaves it out", point.name) from error
 
 
 #: What Cython says when a compiled module meets another version of what it was compiled against.
@@ -309,6 +381,20 @@ def get_plugin_manager() -> PluginManager:
             if _manager is None:
                 _manager = make_plugin_manager()
     return _manager
+
+
+def registered_packages() -> frozenset[str]:
+    """Top-level names of the modules that plugins of other packages, and those of programs, come from."""
+    if _manager is None:
+        return frozenset()
+    found = set()
+    for name, plugin in _manager.list_name_plugin():
+        if plugin is not None and name not in DEFAULT_PLUGINS:
+            found.add(str(getattr(plugin, "__name__", None) or type(plugin).__module__).partition(".")[0])
+    for registry in _manager._registries().values():
+        found.update(str(getattr(entry.factory, "__module__", "")).partition(".")[0] for entry in registry
+                     if entry.distribution != BUILT_IN)
+    return frozenset(found - {"", "pykmm", "pykmm_ext", "pykmm_plugins", "functools", "builtins"})
 
 
 def inventory() -> dict[str, list[dict[str, Any]]]:

@@ -11,11 +11,13 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pykmm.errors import TapeError
+from pykmm.blame import in_words
+from pykmm.errors import PluginError, PykmmError, TapeError
 
 if TYPE_CHECKING:
+    from pykmm.plugin import Entry
     from pykmm.tape import MapsLine, Tape
 
 __all__ = ["Importer", "import_recording", "maps_beside", "read_lines"]
@@ -76,9 +78,25 @@ def maps_beside(path: str, which: str) -> list[MapsLine] | None:
     return None
 
 
+def _asked(entry: Entry, method: str, importer: Importer, *arguments: Any) -> Any:
+    """What a method of an importer returns. What another package's raises by mistake is a PluginError that names it."""
+    from pykmm.plugin import BUILT_IN
+
+    try:
+        return getattr(importer, method)(*arguments)
+    except PykmmError:
+        raise
+    except Exception as error:
+        if entry.distribution == BUILT_IN:
+            raise
+        raise PluginError(f"importer {entry.name!r} ({entry.source}): {method}(): {in_words(error)}",
+                          entry.origin) from error
+
+
 def import_recording(path: str) -> Tape:
     """What ``Tape.load`` does with everything that is not an ``.npz``."""
     from pykmm.plugin import get_plugin_manager
+    from pykmm.tape import Tape
 
     lines = read_lines(path)
     if not any(line.strip() for line in lines):
@@ -86,10 +104,13 @@ def import_recording(path: str) -> Tape:
     registry = get_plugin_manager().importers
     names = registry.names()
     for name in names:
-        importer: Importer = registry.get(name)()
-        if importer.sniff(lines[:_SNIFFED], path):
-            tape = importer.load(path, lines)
-            tape.importer, tape.source = importer.name, path
+        importer: Importer = registry.make(name)
+        if _asked(registry.entry(name), "sniff", importer, lines[:_SNIFFED], path):
+            tape = _asked(registry.entry(name), "load", importer, path, lines)
+            if not isinstance(tape, Tape):
+                raise PluginError(f"importer {name!r} ({registry.entry(name).source}): load() returned a "
+                                  f"{type(tape).__name__}, and no pykmm.tape.Tape", name)
+            tape.importer, tape.source = name, path
             tape.validate()
             return tape
     first = next(i for i, line in enumerate(lines, 1) if line.strip())

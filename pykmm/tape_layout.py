@@ -14,7 +14,6 @@ from pykmm.flags import MADV, MAP, MREMAP
 __all__ = ["Layout", "Piece"]
 
 PAGE = 4096
-END = 1 << 64
 #: MAP_* bits that stay visible in a VMA and so decide about merging.
 KEPT = MAP["MAP_SHARED"] | MAP["MAP_GROWSDOWN"] | MAP["MAP_LOCKED"] | MAP["MAP_NORESERVE"] | MAP["MAP_HUGETLB"]
 #: advice -> (bits cleared, bits set) of Piece.advice

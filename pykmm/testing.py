@@ -68,7 +68,7 @@ def assert_checked(report: CheckReport, *, complete: bool = True) -> None:
     `complete`: a search that has not seen every schedule (or every one up to the bound asked for) fails, too.
     """
     if not report.ok:
-        _fail(str(report))
+        _fail(f"{', '.join(dict.fromkeys(violation.kind for violation in report.violations))}\n{report}")
     if complete and not (report.complete or report.bounded_complete):
         _fail(f"{report.title}: {report.footer}")
 

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pykmm.errors import PluginError
 from pykmm.machine import parse_size
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def make(text: str, threads: int | None = None, page: int = PAGE) -> Tape:
     """
     from pykmm.plugin import get_plugin_manager
 
-    entry, options = get_plugin_manager().workloads.parse(text)
+    workloads = get_plugin_manager().workloads
+    entry, options = workloads.parse(text)
     given: dict[str, Any] = dict(options)
     if threads is not None:
         if "threads" in given:
@@ -81,13 +83,15 @@ def make(text: str, threads: int | None = None, page: int = PAGE) -> Tape:
                              "parameter `page`")
         given["page"] = page
     try:
-        tape = entry.factory(**given)
-    except ValueError as error:
-        raise ValueError(f"{text}: {error}") from None
+        tape: Tape = workloads.call(entry, given)
+    except PluginError as error:
+        if isinstance(error.__cause__, ValueError):     # what is wrong with a parameter
+            raise ValueError(f"{text}: {error.__cause__}") from None
+        raise
     if tape.work is None:
         raise ValueError(f"{text}: a workload says what it counts (pykmm.workload.finish), this one does not")
     tape.source = text
-    return tape  # type: ignore[no-any-return]
+    return tape
 
 
 # -- what plugins use ----------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from pykmm_ext.arch import Arch
 from pykmm_ext.handle import File as File
 from pykmm_ext.handle import MachineHandle
 from pykmm_ext.mm_binding import MmStruct as MmStruct
-from pykmm_ext.mm_binding import Vma as Vma
 from pykmm_ext.strategy import Strategy
+from pykmm_ext.vma_binding import Vma as Vma
 
 MAX_CPUS: int
 QUIRKS: dict[str, int]

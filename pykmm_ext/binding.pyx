@@ -14,8 +14,8 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.handle cimport File as file_object
 from pykmm_ext.handle cimport (
-    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_get, machine_leave, machine_put,
-    machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
+    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_forget, machine_get, machine_leave,
+    machine_put, machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.machine.cpu cimport (
@@ -46,7 +46,8 @@ from pykmm_ext.strategy cimport Strategy, strategy_check_ops
 
 # Public names of this module. (A cimported name alone is none: hence the other names for the types above.)
 from pykmm_ext.handle import File  # no-cython-lint
-from pykmm_ext.mm_binding import MmStruct, Vma  # no-cython-lint
+from pykmm_ext.mm_binding import MmStruct  # no-cython-lint
+from pykmm_ext.vma_binding import Vma  # no-cython-lint
 
 MAX_CPUS = 4096
 #: Names of enum kmm_quirk (include/kmm/quirks.h says what each takes back).
@@ -449,6 +450,7 @@ cdef object _shut(Machine self, machine_leaks *leaks):
         Py_DECREF(<object>m.poison)
         if poison != NULL:
             error = None    # whoever uses the machine has heard of it
+    machine_forget(self.strategy_object, m)
     with nogil:
         machine_destroy(m, leaks)
     return error

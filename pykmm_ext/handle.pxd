@@ -22,6 +22,15 @@ cdef class File:
     cdef readonly str name
     cdef object __weakref__
 
+# Context: GIL held. A method of a strategy in Python begins on this thread, called by machine `m`: until it ends, the thread
+# gets a RuntimeError from every call into that machine (it would wait for itself). What callback_leave() wants.
+cdef void *callback_enter(machine_t *m) noexcept
+cdef void callback_leave(void *outer) noexcept
+# Context: GIL held, nobody uses the machine, which is about to go: what the strategy remembers of it is forgotten.
+ctypedef void (*forget_function)(object strategy, machine_t *m) noexcept
+cdef void machine_forget(object strategy, machine_t *m) noexcept
+cdef void set_forget(forget_function function) noexcept
+
 # Context of these: GIL held. `what` names the argument in a TypeError or ValueError.
 cdef unsigned long as_ulong(object value, str what) except? 0xdead0
 cdef int as_int(object value, str what) except? -7

@@ -62,6 +62,39 @@ cdef int raise_alloc(int err, str what) except -1:
     return raise_errno(err)
 
 
+# ---- strategies in Python ----
+
+cdef extern from *:
+    """
+    static __thread void *kmm_calling; /* the machine that a strategy's method runs for, or NULL */
+    """
+    void *kmm_calling
+
+cdef forget_function forget = NULL
+
+
+cdef void *callback_enter(machine_t *m) noexcept:
+    global kmm_calling
+    cdef void *outer = kmm_calling
+    kmm_calling = m
+    return outer
+
+
+cdef void callback_leave(void *outer) noexcept:
+    global kmm_calling
+    kmm_calling = outer
+
+
+cdef void machine_forget(object strategy, machine_t *m) noexcept:
+    if forget != NULL:
+        forget(strategy, m)
+
+
+cdef void set_forget(forget_function function) noexcept:
+    global forget
+    forget = function
+
+
 # ---- ownership of machines and Cpus ----
 
 @cython.no_gc_clear
@@ -81,6 +114,9 @@ cdef int machine_get(MachineHandle self) except -1:
     with cython.critical_section(self):
         if self.m == NULL:
             raise ValueError("the machine is closed")
+        if kmm_calling == self.m:
+            raise RuntimeError("a method of a strategy may not use the machine that has called it: it has kernel functions "
+                               "(pykmm.kernel)")
         if self.m.poison != NULL:
             raise_poison(<object>self.m.poison)
         self.users += 1
@@ -88,8 +124,12 @@ cdef int machine_get(MachineHandle self) except -1:
 
 
 cdef int raise_poison(object error) except -1:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:       # its own __str__()
+        text = type(error).__name__
     raise pykmm_errors().PluginError(
-        f"this machine can only be closed: its strategy has raised {type(error).__name__}: {error}; "
+        f"this machine can only be closed: its strategy has raised {text}; "
         f"{'; '.join(getattr(error, '__notes__', ()))}") from error
 
 

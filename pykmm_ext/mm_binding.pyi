@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The Python face of an address space: MmStruct and Vma."""
+"""The Python face of an address space: MmStruct."""
 from collections.abc import Iterable
 from typing import SupportsIndex
 
@@ -8,28 +8,7 @@ from typing_extensions import Buffer, disjoint_base
 from pykmm_ext.binding import Machine
 from pykmm_ext.handle import File
 from pykmm_ext.pin import Pin
-
-@disjoint_base
-class Vma:
-    start: int
-    end: int
-    vm_flags: int
-    offset: int
-    ino: int
-    prot: int
-    shared: bool
-    dev_major: int
-    dev_minor: int
-    name: str
-    def __init__(self) -> None: ...
-    @property
-    def flags(self) -> int: ...
-    @property
-    def file(self) -> str | None: ...
-    @property
-    def perms(self) -> str: ...
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
+from pykmm_ext.vma_binding import Vma
 
 @disjoint_base
 class MmStruct:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # A strategy written in Python. Not part of the plugin C API: for the modules that run machines.
-from pykmm_ext.mm.mm_types cimport strategy_ops
+from pykmm_ext.mm.mm_types cimport machine, strategy_ops
 from pykmm_ext.strategy cimport Strategy
 
 cdef class PythonStrategy(Strategy):
@@ -11,5 +11,6 @@ cdef class PythonStrategy(Strategy):
     cdef dict counter_index             # name: index into Cpu.strategy_count
     cdef dict cpus                      # address of a Cpu: its CpuState
 
-# Context: GIL held; nobody runs. What Cpus held is forgotten: their memory is put back to an earlier state.
-cdef void python_strategy_reset(PythonStrategy s) noexcept
+# Context: GIL held; nobody runs on the machine. What its Cpus held is forgotten: their memory is put back to an earlier
+# state.
+cdef void python_strategy_reset(PythonStrategy s, machine *m) noexcept

@@ -7,7 +7,8 @@ success.
 
 An exception in Python code
     native        is kept in Cpu.py_exception and raised by whoever drives the Cpu, when the call into the machine ends
-                  (pykmm_ext.handle); the fault itself ends with VM_FAULT_SIGBUS. What the callback took through
+                  (pykmm_ext.handle), or by the kernel function that Python code had called and that has led to the
+                  callback; the fault itself ends with VM_FAULT_SIGBUS. What the callback took through
                   pykmm_ext.pykernel is given back. In a writer's or a lifecycle member it also poisons the machine:
                   nobody can know in which state the strategy's protocol is. A poisoned machine calls no Python any more,
                   takes mmap_sem for every change, and can only be closed.
@@ -20,25 +21,31 @@ check engine neither sees nor puts back between two executions. Lasting state be
 No caller holds the GIL while it waits, except on the check engine, where the scheduler gives it up (kmm/check_thread.h).
 """
 cimport cython
-from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_Check, PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport ENOMEM
 
 import inspect
 
 from pykmm_ext.engine.check cimport CHECK_EXCEPTION, CHECK_LOCK_HELD, check_fail
-from pykmm_ext.handle cimport pykmm_errors
-from pykmm_ext.kernel.primitives cimport copy_error
+from pykmm_ext.handle cimport callback_enter, callback_leave, pykmm_errors, set_forget
+from pykmm_ext.kernel.cpuset cimport copy_error
+from pykmm_ext.kernel.rwsem cimport down_read, downgrade_write
 from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
+from pykmm_ext.mm.gup cimport unpin_user_pages
 from pykmm_ext.mm.mm_types cimport (
-    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_RETRY,
-    VM_FAULT_SIGBUS, machine, machine_of, mm_struct, vm_area_struct, vm_fault_t,
+    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS, machine, machine_of, mm_struct, page, vm_area_struct, vm_fault, vm_fault_t,
 )
 from pykmm_ext.mm.speculative cimport spf_free_vma
-from pykmm_ext.pykernel cimport (
-    CpuHandle, KernelFunction, VmaHandle, cpu_handle, held_locks, held_words, holds_mmap_write, machine_ref, mm_handle,
-    release_held, take_mmap_write, vma_handle,
+from pykmm_ext.pykernel.call cimport (
+    HELD_MMAP_READ, HELD_MMAP_WRITE, HELD_PAGE, HELD_PTL, CpuHandle, cpu_handle, held_locks, held_words, holds,
+    machine_ref, release_held, take_mmap_write, unhold,
 )
+from pykmm_ext.pykernel.gup cimport PageArray, page_array
+from pykmm_ext.pykernel.handles cimport VmaHandle, mm_handle, vma_handle
+from pykmm_ext.pykernel.memory cimport PageHandle, VmFault
+from pykmm_ext.pykernel.mmap cimport KernelFunction
 
 from pykmm_ext.kernel.primitives import Abandoned
 
@@ -73,10 +80,18 @@ cdef enum:
     TAKES_VMA
     TAKES_SECTION           # vma, subclass
     TAKES_MACHINE
+    TAKES_VMF
+    TAKES_PAGES             # mm, start, nr_pages, gup_flags, pages
 cdef enum:
     GIVES_NOTHING
     GIVES_FAULT
     GIVES_ERRNO
+    GIVES_BOOL
+    GIVES_COUNT
+    GIVES_PAGE              # a PageHandle, or VM_FAULT_ bits
+
+cdef tuple PARAMETERS = (("mm", "address", "flags"), ("mm", "start", "end"), ("mm",), ("vma",), ("vma", "subclass"),
+                         ("machine",), ("vmf",), ("mm", "start", "nr_pages", "gup_flags", "pages"))
 
 cdef struct member_t:
     const char *name
@@ -93,6 +108,10 @@ cdef struct frame:
     const char *kind        # check engine: the violation that this call is
     long result             # negative where the member returns nothing: it has failed
     bint freed              # the VmaHandle was handed to something that frees it
+    unsigned int gup_flags  # TAKES_PAGES
+    page **pages
+    page *found             # GIVES_PAGE
+    bint major
     char text[ERROR_TEXT]
 
 
@@ -117,10 +136,24 @@ cdef cpu_state *state_of(PythonStrategy s, Cpu *cpu) except NULL:
     return &state.s
 
 
-cdef void python_strategy_reset(PythonStrategy s) noexcept:
+cdef void python_strategy_reset(PythonStrategy s, machine *m) noexcept:
     cdef CpuState state
-    for state in s.cpus.values():
-        state.s.held.n = state.s.nested = 0
+    cdef u32 i
+    for i in range(m.nr_cpus):
+        state = s.cpus.get(<size_t>m.cpus[i])
+        if state is not None:
+            state.s.held.n = state.s.nested = 0
+
+
+# Context: GIL held, nobody uses the machine: another one's Cpus may lie at these addresses later.
+cdef void forget_machine(object strategy, machine *m) noexcept:
+    cdef u32 i
+    if isinstance(strategy, PythonStrategy):
+        for i in range(m.nr_cpus):
+            (<PythonStrategy>strategy).cpus.pop(<size_t>m.cpus[i], None)
+
+
+set_forget(forget_machine)
 
 
 # ---- calls ----
@@ -142,27 +175,55 @@ cdef inline long as_result(PythonStrategy s, int m, object value) except? -1:
     if gives == GIVES_NOTHING:
         if value is None:
             return 0
-    elif PyLong_CheckExact(value):
+    elif gives == GIVES_BOOL:
+        if value is True:
+            return 1
+        if value is False:
+            return 0
+    elif PyLong_CheckExact(value) or (PyLong_Check(value) and not isinstance(value, bool)):
         number = PyLong_AsLongAndOverflow(value, &overflow)
-        if not overflow and (not number & ~FAULT_RESULTS if gives == GIVES_FAULT else -4096 < number <= 0):
+        if overflow:
+            pass
+        elif gives == GIVES_FAULT:
+            if not number & ~FAULT_RESULTS:
+                return number
+        elif gives == GIVES_ERRNO:
+            if -4096 < number <= 0:
+                return number
+        elif gives == GIVES_COUNT:
+            if number >= 0:
+                return number
+        elif number and not number & ~PAGE_RESULTS:
             return number
     raise nonsense(s, m, value)
+
+
+# What filemap_fault() may return in place of a page.
+cdef long PAGE_RESULTS = VM_FAULT_RETRY | VM_FAULT_SIGBUS | VM_FAULT_OOM
+cdef tuple WANTED = ("None", "an int of VM_FAULT_ bits, 0 = resolved", "an int: 0 or a negative errno", "True or False",
+                     "how many pages it has pinned", "a PageHandle, or VM_FAULT_RETRY, VM_FAULT_SIGBUS or VM_FAULT_OOM")
 
 
 cdef object nonsense(PythonStrategy s, int m, object value):
     cdef int gives = members[m].gives
     cdef str what = members[m].name.decode() + "()"
-    if gives == GIVES_NOTHING:
-        return plugin_error(s, f"{what} returned {value!r}; it has to return None")
-    if not isinstance(value, int) or isinstance(value, bool):
-        return plugin_error(s, f"{what} returned {value!r}; it has to return an int of "
-                            + ("VM_FAULT_ bits, 0 = resolved" if gives == GIVES_FAULT else "0 or a negative errno"))
-    if gives == GIVES_ERRNO:
-        return plugin_error(s, f"{what} returned {value}; it has to return 0 or a negative errno")
-    if value >= 0 and value & ~<object>FAULT_RESULTS == VM_FAULT_RETRY:
-        return plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
-                            "handle_fault_mmap_sem()")
-    return plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
+    if gives == GIVES_FAULT and isinstance(value, int) and not isinstance(value, bool):
+        if value >= 0 and value & ~<object>FAULT_RESULTS == VM_FAULT_RETRY:
+            return plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
+                                "handle_fault_mmap_sem()")
+        return plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
+    try:
+        words = repr(value)
+    except Exception as error:
+        words = f"a {type(value).__name__}, whose __repr__() raises {type(error).__name__}"
+    return plugin_error(s, f"{what} returned {words}; it has to return {WANTED[gives]}")
+
+
+# Context: GIL held. The same exception may come again and again.
+cdef int add_note(object error, str note) except -1:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return 0
 
 
 # The exception `error` left the method. Context: GIL held; as invoke().
@@ -174,12 +235,12 @@ cdef int fail(PythonStrategy s, frame *f, int m, u32 before, object error) excep
             f.kind = CHECK_EXCEPTION if getattr(error, "lock_held", None) is None else CHECK_LOCK_HELD
             copy_error(f.text, ERROR_TEXT, where, error)
         return 0
-    error.add_note(f"in {where}")
+    add_note(error, f"in {where}")
     if members[m].contained or f.held.n > before:
         with nogil:
             release_held(f.cpu, f.held, before)
     if not members[m].contained and kmm_poison_of(mc) == NULL:
-        error.add_note("the machine is poisoned: it can only be closed")
+        add_note(error, "the machine is poisoned: it can only be closed")
         Py_INCREF(error)
         kmm_poison(mc, <PyObject *>error)
     if f.cpu.py_exception == NULL:
@@ -197,15 +258,73 @@ cdef int must_be_balanced(PythonStrategy s, frame *f, int m, u32 before) except 
     return 0
 
 
+# Context: GIL held. The method gives what it holds to its caller, and nothing else is left. False: it does not hold it.
+cdef int hand_over(PythonStrategy s, frame *f, int m, u32 before, u32 kind, void *lock, long index) except -1:
+    if not unhold(f.held, kind, lock, index):
+        return False
+    try:
+        must_be_balanced(s, f, m, before)
+    except BaseException:
+        f.held.locks[f.held.n].kind = kind      # it goes back with the rest
+        f.held.locks[f.held.n].lock = lock
+        f.held.locks[f.held.n].index = index
+        f.held.n += 1
+        raise
+    return True
+
+
+# Context: GIL held. The end of what mmap_write_lock() of this Cpu has begun: what was held before that.
+cdef u32 end_nested(cpu_state *state) noexcept:
+    if state.nested == 0:
+        return 0
+    state.nested -= 1
+    return state.before[state.nested] if state.nested < MAX_NESTED else MAX_NESTED * MAX_NESTED
+
+
+# Context: GIL held. `result` is what the method may return: does what the Cpu holds go with it?
+cdef int settle(PythonStrategy s, frame *f, int m, void *x, u32 before, cpu_state *state, object result) except -1:
+    cdef PageHandle found
+    if m == M_PTE_MAP_LOCK or m == M_PTE_SPINLOCK:
+        if f.result and not hand_over(s, f, m, before, HELD_PTL, (<vm_fault *>x).ptl, 0):
+            raise plugin_error(s, f"{members[m].name.decode()}() returned True on CPU {f.cpu.id} and does not hold the "
+                               "page-table lock of its VmFault: pte_trylock() takes it")
+    elif m == M_FILEMAP_FAULT and isinstance(result, PageHandle):
+        found = result
+        if not found.refs or not hand_over(s, f, m, before, HELD_PAGE, found.pg, found.refs):
+            raise plugin_error(s, "filemap_fault() returned a page without a reference: find_get_page() and "
+                               "filemap_fault() of pykmm.kernel take one")
+        found.refs = 0
+        f.found = found.pg
+        f.major = found.major
+    elif m == M_MMAP_WRITE_UNLOCK:
+        before = end_nested(state)
+    elif m == M_MMAP_WRITE_DOWNGRADE:
+        before = end_nested(state)
+        if not hand_over(s, f, m, before, HELD_MMAP_READ, x, 0):
+            raise plugin_error(s, f"mmap_write_downgrade() returned on CPU {f.cpu.id} and does not hold mmap_sem for "
+                               "reading: downgrade_write() does that")
+    elif m == M_FREE_VMA and not f.freed:
+        raise plugin_error(s, "free_vma() returned without having freed the VMA, at once or after a grace period")
+    elif m in (M_MMAP_WRITE_LOCK, M_VMA_WRITE_BEGIN, M_VMA_WRITE_END, M_TREE_WRITE_BEGIN, M_TREE_WRITE_END,
+               M_VMA_START_WRITE):
+        return 0            # what it has taken may be for the writer's next callback
+    return must_be_balanced(s, f, m, before)
+
+
 # Context: GIL held; the Cpu's thread. Calls method `m` with handles of x (and a, b); f.result is a failure until it has
 # returned something that it may return.
 cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noexcept:
-    cdef PythonStrategy s = <PythonStrategy>machine_of(f.cpu).strategy_priv
+    cdef machine *mc = machine_of(f.cpu)
+    cdef PythonStrategy s = <PythonStrategy>mc.strategy_priv
     cdef cpu_state *state
     cdef CpuHandle on = None
+    cdef CpuHandle outer = None
     cdef VmaHandle vma = None
+    cdef VmFault fault = None
+    cdef PageArray pages = None
     cdef u32 before = 0
     cdef int takes = members[m].takes
+    cdef void *calling = callback_enter(mc)
     try:
         state = state_of(s, f.cpu)
         f.held = &state.held
@@ -230,214 +349,181 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
             result = method(s, on, mm_handle(on, <mm_struct *>x))
         elif takes == TAKES_MACHINE:
             result = method(s, on, machine_ref(on, <machine *>x))
+        elif takes == TAKES_VMF:
+            fault = <VmFault>(<vm_fault *>x).strategy_data
+            outer = fault.on
+            fault.on = on
+            result = method(s, on, fault)
+        elif takes == TAKES_PAGES:
+            pages = page_array(on, f.pages, b, f.gup_flags)
+            result = method(s, on, mm_handle(on, <mm_struct *>x), a, b, f.gup_flags, pages)
         else:
             vma = vma_handle(on, <vm_area_struct *>x)
             result = method(s, on, vma, a) if takes == TAKES_SECTION else method(s, on, vma)
             f.freed = vma.freed
-        f.result = as_result(s, m, result)
-        if members[m].contained:
-            must_be_balanced(s, f, m, before)
-        elif m == M_MMAP_WRITE_UNLOCK and state.nested:
-            state.nested -= 1
-            if state.nested < MAX_NESTED:
-                must_be_balanced(s, f, m, state.before[state.nested])
-        elif m == M_FREE_VMA and not f.freed:
-            raise plugin_error(s, "free_vma() returned without having freed the VMA, at once or after a grace period")
+        if members[m].gives == GIVES_PAGE and isinstance(result, PageHandle):
+            f.result = 0
+        else:
+            f.result = as_result(s, m, result)
+        if pages is not None and <unsigned long>f.result != pages.n:
+            raise plugin_error(s, f"gup_fast() returned {result}, and there are {pages.n} pages in the array")
+        settle(s, f, m, x, before, state, result)
     except BaseException as error:
         f.result = VM_FAULT_SIGBUS if members[m].gives == GIVES_FAULT else -1
         try:
+            if pages is not None and pages.n and f.cpu.engine == NULL:
+                with nogil:
+                    unpin_user_pages(f.cpu, f.pages, pages.n, f.gup_flags, False)
             fail(s, f, m, before, error)
         except BaseException as second:     # no memory even for that
             if f.cpu.engine == NULL and f.cpu.py_exception == NULL:
                 Py_INCREF(second)
                 f.cpu.py_exception = <PyObject *>second
+    if fault is not None:
+        fault.on = outer
     if on is not None:
         on.cpu = NULL
+    callback_leave(calling)
 
 
-# Context: the mm's, GIL not held (on the check engine it may be). False: the machine is poisoned, no Python is called.
-cdef inline bint begin(frame *f, Cpu *cpu) noexcept nogil:
-    if unlikely(kmm_poison_of(machine_of(cpu)) != NULL):
-        return False
-    f.cpu = cpu
+# Context: the mm's, GIL not held (on the check engine it may be). The method's f.result; False: the machine is poisoned, no
+# Python is called, and nothing but f.held is there. Does not return on the check engine when the execution is over.
+cdef inline bint call(frame *f, Cpu *cpu, int m, void *x, unsigned long a, unsigned long b) noexcept nogil:
     f.held = NULL
-    f.kind = NULL
     f.result = -1
     f.freed = False
+    f.found = NULL
+    if unlikely(kmm_poison_of(machine_of(cpu)) != NULL):
+        with gil:
+            f.held = held_of(cpu)
+        return False
+    f.cpu = cpu
+    f.kind = NULL
     f.mark = kmm_python_unwind(cpu, NULL) if cpu.engine != NULL else NULL
+    with gil:
+        invoke(f, m, x, a, b)
+    if cpu.engine != NULL:
+        kmm_python_unwind(cpu, f.mark)
+        if f.kind != NULL:
+            check_fail(cpu, f.kind, f.text)
     return True
 
 
-# Context: the same. Does not return on the check engine when the execution is over.
-cdef inline void end(frame *f) noexcept nogil:
-    if f.cpu.engine != NULL:
-        kmm_python_unwind(f.cpu, f.mark)
-        if f.kind != NULL:
-            check_fail(f.cpu, f.kind, f.text)
+# Context: the same. For members that return nothing.
+cdef inline void notify(Cpu *cpu, int m, void *x, unsigned long a) noexcept nogil:
+    cdef frame f
+    call(&f, cpu, m, x, a, 0)
 
 
 # ---- the members ----
 
 # A new member: a function like these, an M_ constant, and a line with add() below.
 
+# Context: as strategy_ops.vma_write_begin.
+cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
+    notify(cpu, M_VMA_WRITE_BEGIN, vma, <unsigned long>subclass)
+
+
+# Contexts: as the members of strategy_ops of these names.
+cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil: notify(cpu, M_VMA_WRITE_END, vma, 0)  # as there
+cdef void tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil: notify(cpu, M_TREE_WRITE_BEGIN, mm, 0)  # as there
+cdef void tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil: notify(cpu, M_TREE_WRITE_END, mm, 0)  # as there
+cdef void vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil: notify(cpu, M_VMA_INIT, vma, 0)  # as there
+cdef void mm_exit(Cpu *cpu, mm_struct *mm) noexcept nogil: notify(cpu, M_MM_EXIT, mm, 0)  # as there
+cdef void quiesce(Cpu *cpu, machine *m) noexcept nogil: notify(cpu, M_QUIESCE, m, 0)  # as there
+cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil: notify(cpu, M_VMA_START_WRITE, vma, 0)  # as there
+cdef void vma_mark_attached(Cpu *cpu, vm_area_struct *vma) noexcept nogil: notify(cpu, M_VMA_MARK_ATTACHED, vma, 0)  # as there
+cdef void vma_mark_detached(Cpu *cpu, vm_area_struct *vma) noexcept nogil: notify(cpu, M_VMA_MARK_DETACHED, vma, 0)  # as there
+
+
 # Context: as strategy_ops.handle_fault.
 cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
     cdef frame f
-    if not begin(&f, cpu):
-        return VM_FAULT_SIGBUS
-    with gil:
-        invoke(&f, M_HANDLE_FAULT, mm, address, flags)
-    end(&f)
+    call(&f, cpu, M_HANDLE_FAULT, mm, address, flags)
     return <vm_fault_t>f.result if f.result >= 0 else VM_FAULT_SIGBUS
+
+
+# Context: as strategy_ops.pte_map_lock. Poisoned, or Python has failed: refused.
+cdef int pte_map_lock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
+    cdef frame f
+    call(&f, cpu, M_PTE_MAP_LOCK, vmf, 0, 0)
+    return f.result == 1
+
+
+# Context: as strategy_ops.pte_spinlock.
+cdef int pte_spinlock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
+    cdef frame f
+    call(&f, cpu, M_PTE_SPINLOCK, vmf, 0, 0)
+    return f.result == 1
+
+
+# Context: as strategy_ops.gup_fast. Poisoned, or Python has failed: none, and the slow path does it.
+cdef long gup_fast(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long nr_pages, unsigned int gup_flags,
+                   page **pages) noexcept nogil:
+    cdef frame f
+    f.gup_flags = gup_flags
+    f.pages = pages
+    call(&f, cpu, M_GUP_FAST, mm, start, nr_pages)
+    return f.result if f.result >= 0 else 0
+
+
+# Context: as strategy_ops.filemap_fault.
+cdef page *filemap_fault(Cpu *cpu, vm_fault *vmf, vm_fault_t *ret) noexcept nogil:
+    cdef frame f
+    call(&f, cpu, M_FILEMAP_FAULT, vmf, 0, 0)
+    if f.found == NULL:
+        ret[0] = <vm_fault_t>f.result if f.result > 0 else VM_FAULT_RETRY
+    elif f.major:
+        ret[0] |= VM_FAULT_MAJOR
+    return f.found
 
 
 # Context: as strategy_ops.mmap_write_lock. Poisoned, or when Python has failed: mmap_sem, so that the change that comes is alone.
 cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long last) noexcept nogil:
     cdef frame f
-    cdef held_locks *held = NULL
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_MMAP_WRITE_LOCK, mm, start, last)
-        end(&f)
-        held = f.held
-        if f.result >= 0 or cpu.engine != NULL:
-            return
-    else:
-        with gil:
-            held = held_of(cpu)
-    if held != NULL and not holds_mmap_write(held, mm):
-        take_mmap_write(cpu, held, mm)
+    if call(&f, cpu, M_MMAP_WRITE_LOCK, mm, start, last) and (f.result >= 0 or cpu.engine != NULL):
+        return
+    if f.held != NULL and not holds(f.held, HELD_MMAP_WRITE, mm):
+        take_mmap_write(cpu, f.held, mm)
 
 
 # Context: as strategy_ops.mmap_write_unlock.
 cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
-    cdef held_locks *held = NULL
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_MMAP_WRITE_UNLOCK, mm, 0, 0)
-        end(&f)
-        held = f.held
-        if f.result >= 0 or cpu.engine != NULL:
-            return
-    else:
-        with gil:
-            held = held_of(cpu)
-    if held != NULL:
-        release_held(cpu, held, 0)
+    if call(&f, cpu, M_MMAP_WRITE_UNLOCK, mm, 0, 0) and (f.result >= 0 or cpu.engine != NULL):
+        return
+    if f.held != NULL:
+        release_held(cpu, f.held, 0)
 
 
-# Context: as strategy_ops.vma_write_begin.
-cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
+# Context: as strategy_ops.mmap_write_downgrade. Poisoned, or when Python has failed: what downgrade_write() would have
+# done; the caller releases it.
+cdef void mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_VMA_WRITE_BEGIN, vma, <unsigned long>subclass, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.vma_write_end.
-cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_VMA_WRITE_END, vma, 0, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.tree_write_begin.
-cdef void tree_write_begin(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_TREE_WRITE_BEGIN, mm, 0, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.tree_write_end.
-cdef void tree_write_end(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_TREE_WRITE_END, mm, 0, 0)
-        end(&f)
+    if call(&f, cpu, M_MMAP_WRITE_DOWNGRADE, mm, 0, 0) and (f.result >= 0 or cpu.engine != NULL):
+        return
+    if f.held == NULL:
+        return
+    if unhold(f.held, HELD_MMAP_WRITE, mm, 0):
+        downgrade_write(cpu, &mm.mmap_sem)
+    elif not unhold(f.held, HELD_MMAP_READ, mm, 0):
+        down_read(cpu, &mm.mmap_sem)
+    release_held(cpu, f.held, 0)
 
 
 # Context: as strategy_ops.free_vma. Poisoned, or when Python has not freed it: after a grace period of vma_srcu.
 cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_FREE_VMA, vma, 0, 0)
-        end(&f)
-        if f.freed:
-            return
-    spf_free_vma(cpu, vma)
-
-
-# Context: as strategy_ops.vma_init.
-cdef void vma_init(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_VMA_INIT, vma, 0, 0)
-        end(&f)
+    call(&f, cpu, M_FREE_VMA, vma, 0, 0)
+    if not f.freed:
+        spf_free_vma(cpu, vma)
 
 
 # Context: as strategy_ops.mm_init.
 cdef int mm_init(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
-    if not begin(&f, cpu):
-        return -ENOMEM
-    with gil:
-        invoke(&f, M_MM_INIT, mm, 0, 0)
-    end(&f)
+    call(&f, cpu, M_MM_INIT, mm, 0, 0)
     return -ENOMEM if f.result == -1 else <int>f.result
-
-
-# Context: as strategy_ops.mm_exit.
-cdef void mm_exit(Cpu *cpu, mm_struct *mm) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_MM_EXIT, mm, 0, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.quiesce.
-cdef void quiesce(Cpu *cpu, machine *m) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_QUIESCE, m, 0, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.vma_start_write.
-cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_VMA_START_WRITE, vma, 0, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.vma_mark_attached.
-cdef void vma_mark_attached(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_VMA_MARK_ATTACHED, vma, 0, 0)
-        end(&f)
-
-
-# Context: as strategy_ops.vma_mark_detached.
-cdef void vma_mark_detached(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    cdef frame f
-    if begin(&f, cpu):
-        with gil:
-            invoke(&f, M_VMA_MARK_DETACHED, vma, 0, 0)
-        end(&f)
 
 
 # Context: GIL held. NULL: no memory.
@@ -451,7 +537,7 @@ cdef held_locks *held_of(Cpu *cpu) noexcept:
 cdef enum:
     M_HANDLE_FAULT, M_MMAP_WRITE_LOCK, M_MMAP_WRITE_UNLOCK, M_VMA_WRITE_BEGIN, M_VMA_WRITE_END, M_TREE_WRITE_BEGIN
     M_TREE_WRITE_END, M_FREE_VMA, M_VMA_INIT, M_MM_INIT, M_MM_EXIT, M_QUIESCE, M_VMA_START_WRITE, M_VMA_MARK_ATTACHED
-    M_VMA_MARK_DETACHED, NR_MEMBERS
+    M_VMA_MARK_DETACHED, M_PTE_MAP_LOCK, M_PTE_SPINLOCK, M_GUP_FAST, M_FILEMAP_FAULT, M_MMAP_WRITE_DOWNGRADE, NR_MEMBERS
 
 cdef member_t members[NR_MEMBERS]
 
@@ -483,12 +569,17 @@ add(M_VMA_START_WRITE, "vma_start_write", <size_t>&no.vma_start_write, <void *>v
 add(M_VMA_MARK_ATTACHED, "vma_mark_attached", <size_t>&no.vma_mark_attached, <void *>vma_mark_attached, TAKES_VMA)
 add(M_VMA_MARK_DETACHED, "vma_mark_detached", <size_t>&no.vma_mark_detached, <void *>vma_mark_detached, TAKES_VMA)
 
-# Members of which a strategy has both or none.
+add(M_PTE_MAP_LOCK, "pte_map_lock", <size_t>&no.pte_map_lock, <void *>pte_map_lock, TAKES_VMF, GIVES_BOOL, True)
+add(M_PTE_SPINLOCK, "pte_spinlock", <size_t>&no.pte_spinlock, <void *>pte_spinlock, TAKES_VMF, GIVES_BOOL, True)
+add(M_GUP_FAST, "gup_fast", <size_t>&no.gup_fast, <void *>gup_fast, TAKES_PAGES, GIVES_COUNT, True)
+add(M_FILEMAP_FAULT, "filemap_fault", <size_t>&no.filemap_fault, <void *>filemap_fault, TAKES_VMF, GIVES_PAGE, True)
+add(M_MMAP_WRITE_DOWNGRADE, "mmap_write_downgrade", <size_t>&no.mmap_write_downgrade, <void *>mmap_write_downgrade,
+    TAKES_MM)
+
+# Members of which a strategy has both or none; and those that need another one.
 cdef list PAIRS = [("mmap_write_lock", "mmap_write_unlock"), ("vma_write_begin", "vma_write_end"),
-                   ("tree_write_begin", "tree_write_end")]
-# Members that Python cannot fill.
-cdef tuple COMPILED_ONLY = ("pte_map_lock", "pte_spinlock", "gup_fast", "filemap_fault", "mmap_write_downgrade",
-                            "vma_typesafe")
+                   ("tree_write_begin", "tree_write_end"), ("pte_map_lock", "pte_spinlock")]
+cdef list NEEDS = [("mmap_write_downgrade", "mmap_write_lock"), ("filemap_fault", "pte_map_lock")]
 
 MEMBERS = tuple([members[i].name.decode() for i in range(NR_MEMBERS)])
 
@@ -500,14 +591,19 @@ cdef class PythonStrategy(Strategy):
     """A fault strategy in Python: subclass it and define the members of ``strategy_ops`` that the strategy needs.
 
     Class attributes: ``name``; ``description``, one line (the first line of the docstring if not given); ``counters``, a
-    tuple of names for :func:`pykmm.kernel.count` beside the automatic attempts, successes and retried.
+    tuple of names for :func:`pykmm.kernel.count` beside the automatic attempts, successes and retried; ``vma_typesafe``,
+    True for VMAs that are recycled at once. Every other member is a method.
 
     Methods get a :class:`pykmm.kernel.CpuHandle` first, and handles of what the C function gets; :mod:`pykmm.kernel` has
     the kernel functions that they call. Only ``handle_fault(self, cpu, mm, address, flags)`` is required. In place of a
     method a class may name a compiled function: ``free_vma = pykmm.kernel.spf_free_vma``. A fault may run on several CPUs
     at once: state lives in ``strategy_data`` of address spaces and VMAs, not in attributes of the object.
 
-    :class:`pykmm.PluginError`: a class that cannot work (no handle_fault, half of a pair, a member that is no method).
+    An exception of a method comes out of the call into the machine that has led to it, and through the kernel function that
+    called the method in its turn.
+
+    :class:`pykmm.PluginError`: a class that cannot work (no handle_fault, half of a pair, a member that is no method, or a
+    method with other parameters).
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -522,13 +618,18 @@ cdef class PythonStrategy(Strategy):
         self.cpus = {}
         self.methods = []
         self.texts = []
-        for name in COMPILED_ONLY:
-            if inspect.getattr_static(cls, name, None) is not None:
-                raise plugin_error(self, f"{name} takes a compiled strategy")
+        defined = {name for name in MEMBERS if inspect.getattr_static(cls, name, None) is not None}
         for pair in PAIRS:
-            there = [name for name in pair if inspect.getattr_static(cls, name, None) is not None]
+            there = [name for name in pair if name in defined]
             if len(there) == 1:
                 raise plugin_error(self, f"it defines {there[0]} and not {pair[1 - pair.index(there[0])]}")
+        for name, needed in NEEDS:
+            if name in defined and needed not in defined:
+                raise plugin_error(self, f"it defines {name} and not {needed}, without which that is never called")
+        typesafe = getattr(cls, "vma_typesafe", False)
+        if not isinstance(typesafe, bool):
+            raise plugin_error(self, f"vma_typesafe must be True or False, not {typesafe!r}")
+        self.table.vma_typesafe = typesafe
         count_names(self, cls)
         self.table.size = sizeof(strategy_ops)
         self.table.name = keep(self, self.name)
@@ -548,6 +649,7 @@ cdef class PythonStrategy(Strategy):
             elif isinstance(attribute, (staticmethod, classmethod, property)) or not callable(attribute):
                 raise plugin_error(self, f"{name} is a {type(attribute).__name__}; it has to be a method")
             else:
+                check_method(self, i, attribute)
                 self.methods[i] = attribute
                 (<void **>(<char *>&self.table + members[i].offset))[0] = members[i].trampoline
         if self.methods[M_HANDLE_FAULT] is None:
@@ -556,9 +658,28 @@ cdef class PythonStrategy(Strategy):
         self.priv = <void *>self
 
 
+# Context: GIL held. Can the adapter call it?
+cdef int check_method(PythonStrategy self, int m, object method) except -1:
+    cdef str name = members[m].name.decode()
+    cdef tuple parameters = <tuple>PARAMETERS[members[m].takes]
+    if (inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method)
+            or inspect.isasyncgenfunction(method)):
+        raise plugin_error(self, f"{name}() is a coroutine or a generator: calling it would run nothing")
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):     # a builtin: the call will tell
+        return 0
+    try:
+        signature.bind(self, None, *parameters)
+    except TypeError:
+        raise plugin_error(self, f"{name}{signature}: it has to take (self, cpu, {', '.join(parameters)})") from None
+    return 0
+
+
 cdef int count_names(PythonStrategy self, cls) except -1:
     counters = getattr(cls, "counters", ())
-    if isinstance(counters, str) or not all([isinstance(name, str) and name for name in counters]):
+    if not isinstance(counters, (tuple, list)) or not all(
+            [isinstance(name, str) and name and name.isprintable() for name in counters]):
         raise plugin_error(self, "counters must be a tuple of names")
     names = ["attempts", "successes", "retried", *counters]
     if len(set(names)) != len(names):
@@ -587,7 +708,8 @@ cdef str class_text(cls, str name):
             return None
         if name in base.__dict__:
             value = base.__dict__[name]
-            if not isinstance(value, str) or not value:
-                raise pykmm_errors().PluginError(f"{cls.__qualname__}.{name} must be a string, not {value!r}")
+            if not isinstance(value, str) or not value.isprintable() or not value:
+                raise pykmm_errors().PluginError(f"{cls.__qualname__}.{name} must be a string of printable characters, "
+                                                 f"not {value!r}")
             return value
     return None

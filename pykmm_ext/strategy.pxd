@@ -21,3 +21,7 @@ cdef const strategy_ops *strategy_get_ops(Strategy s) noexcept
 # Context: GIL held. The same for a machine that is to be made: PluginError for a table that cannot work, or that was compiled
 # against another pykmm. A table that ends before this pykmm's does comes back as a copy whose last members are NULL.
 cdef const strategy_ops *strategy_check_ops(Strategy s) except NULL
+# Context: GIL held; __cinit__ of a strategy with options. `known`: option -> its values, the default first, as Registry.add()
+# gets them; `given`: what the constructor got. Index of the value of every known option; sets s.name, "name[option=value]".
+# ValueError for an option or a value that is not known, with those that are.
+cdef dict strategy_parse_options(Strategy s, str name, dict known, dict given)

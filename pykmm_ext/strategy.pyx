@@ -72,6 +72,18 @@ cdef const strategy_ops *strategy_get_ops(Strategy s) noexcept:
     return s.ops
 
 
+cdef dict strategy_parse_options(Strategy s, str name, dict known, dict given):
+    cdef dict index = dict.fromkeys(known, 0)
+    for option, value in given.items():
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; known: {', '.join(known)}")
+        if value not in known[option]:
+            raise ValueError(f"{name}: {option} is {' or '.join(known[option])}, not {value!r}")
+        index[option] = known[option].index(value)
+    s.name = f"{name}[{','.join(f'{option}={value}' for option, value in given.items())}]" if given else name
+    return index
+
+
 # Members of which a table has both or none. (mmap_write_unlock alone is possible: down_write() and what it undoes.)
 cdef int half_of_a_pair(const strategy_ops *ops, str name) except -1:
     cdef list halves = [

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Pins: lockless walks against whoever changes page tables, and what a pin promises.
 
-A ``pin`` stands for a driver that hands pages to a device, ``unpin`` for the end of its transfer: it says what the
-device must read from the pages, or what it writes to them. R19 is not here: nothing reaches the page tables of an
-address space without a lock from a CPU that is not in its ``mm_cpumask`` (there are no huge pages of files, and pins of
-another process take mmap_sem).
+R19 is not here: nothing reaches the page tables of an address space without a lock from a CPU that is not in its
+``mm_cpumask`` (there are no huge pages of files, and pins of another process take mmap_sem).
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
-from pykmm.tape import Address, OpStream, Tape
-from pykmm_plugins.scenarios.races import PAGE, PMD
+from pykmm_plugins.scenarios._gup import against, pin_collapse, pin_cow, pin_fork, pin_mremap, pin_munmap, pin_pin
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -31,135 +27,39 @@ def _paravirt(*options: str) -> Config:
     return _gup(*options, arch="x86-paravirt", quirks=_EAGER)
 
 
-def pin_munmap(page: int = PAGE) -> Tape:
-    """A page is pinned while its mapping and its page table go: the device reads what was there, or there is no pin."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page)
-    x.unpin(a, page, expect=b"A")
-    t.thread().munmap(a, page, expect_errno=0)
-    return t
-
-
-def pin_collapse(page: int = PAGE) -> Tape:
-    """A page is pinned for writing while a collapse looks whether anybody uses the pages of its page table."""
-    t = Tape()
-    a = t.setup.mmap(PMD, fixed=0x40000000)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True, expect_errno=0)
-    x.unpin(a, page, write=b"B")
-    t.thread().madvise(a, PMD, "COLLAPSE")
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
-def pin_fork(page: int = PAGE) -> Tape:
-    """A page is pinned for writing while the process forks: the device's data is the parent's, not the child's."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True, expect_errno=0)
-    x.store(a, b"B", expect_errno=0)
-    x.unpin(a, page, expect=b"B")
-    t.thread().fork(expect_errno=0)
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
-def _against(writer: Callable[[OpStream, Address, int], object], *, write: bool = False) -> Callable[[int], Tape]:
-    """One page is pinned and given up, against `writer`."""
-    def build(page: int = PAGE) -> Tape:
-        t = Tape()
-        a = t.setup.mmap(2 * page)
-        t.setup.store(a, b"A")
-        x = t.thread()
-        x.pin(a, page, write=write)
-        if write:
-            x.unpin(a, page, write=b"B")
-        else:
-            x.unpin(a, page)
-        writer(t.thread(), a, page)
-        return t
-    return build
-
-
-def pin_cow(page: int = PAGE) -> Tape:
-    """A shared page is pinned for reading by the parent, while the child writes it: each keeps its own."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    child = t.setup.fork()
-    x = t.thread()
-    x.pin(a, page, expect_errno=0)
-    x.store(a, b"B", expect_errno=0)
-    x.unpin(a, page, expect=b"B")
-    child.store(a, b"C", expect_errno=0)
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
-def pin_mremap(page: int = PAGE) -> Tape:
-    """The mapping moves while it is pinned: the page that the device writes moves with it, if there is a pin."""
-    t = Tape()
-    a = t.setup.mmap(page, fixed=0x30000000)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True)
-    x.unpin(a, page, write=b"B")
-    t.thread().mremap(a, page, page, "MAYMOVE|FIXED", 0x30400000, expect_errno=0)
-    return t
-
-
-def pin_pin(page: int = PAGE) -> Tape:
-    """Two threads pin the same page, one for writing: both hold the page that is mapped."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.setup.store(a, b"A")
-    x = t.thread()
-    x.pin(a, page, write=True, expect_errno=0)
-    x.unpin(a, page, write=b"B")
-    y = t.thread()
-    y.pin(a, page, expect_errno=0)
-    y.unpin(a, page)
-    t.final.load(a, 1, expect=b"B")
-    return t
-
-
 _LOST = frozenset({"pinned-page", "wrong-value"})
 _GONE = frozenset({"use-after-free"})
+_RCU = frozenset({"rcu-tables"})
 
 SCENARIOS = (
     Scenario(
         "R17-walk-counter", "the count of a lockless walk in the store buffer, while it reads a page table", pin_munmap,
         _paravirt("monitor=percpu"), _paravirt("monitor=percpu", "order=none"), _GONE, "R17", _THREAD,
-        others=(_paravirt("monitor=atomic"), _paravirt("monitor=percpu", "serialize=ipi"))),
+        others=(_paravirt("monitor=atomic"), _paravirt("monitor=percpu", "serialize=ipi")), needs=_RCU),
     Scenario(
         "R17-walk-counter-atomic", "the same with an atomic count, where that is no barrier (ppc64)", pin_munmap,
         _gup("monitor=atomic", arch="ppc64", quirks=_EAGER),
         _gup("monitor=atomic", "order=none", arch="ppc64", quirks=_EAGER), _GONE, "R17", _THREAD,
-        others=(_gup("monitor=percpu", arch="ppc64", quirks=_EAGER),)),
+        others=(_gup("monitor=percpu", arch="ppc64", quirks=_EAGER),), needs=frozenset({"weak-memory"})),
     Scenario(
         "R17-walk-counter-collapse", "the same against a collapse, which then does not wait", pin_collapse,
         _paravirt("monitor=percpu", "recheck=pte"), _paravirt("monitor=percpu", "recheck=pte", "order=none"), _LOST,
-        "R17", _THREAD),
+        "R17", _THREAD, needs=_RCU),
     Scenario(
         "R18-tables-freed-at-once", "page tables are freed and nobody has waited for lockless walks", pin_munmap,
         _paravirt("serialize=rcu"), _paravirt("serialize=none"), _GONE, "R18", _THREAD,
-        others=(_paravirt("serialize=ipi"), _gup("serialize=rcu"))),
+        others=(_paravirt("serialize=ipi"), _gup("serialize=rcu")), needs=_RCU),
     Scenario(
         "R18-walk-irqs-on", "a lockless walk that keeps IRQs on: no flush waits for it", pin_munmap,
-        _gup(), _gup("walk=open"), _GONE, "R18", "mm/gup.c: get_user_pages_fast()"),
+        _gup(quirks=_EAGER), _gup("walk=open", quirks=_EAGER), _GONE, "R18", "mm/gup.c: get_user_pages_fast()"),
     Scenario(
         "R18-collapse", "a collapse that does not wait for who has found the page table before", pin_collapse,
-        _paravirt("recheck=pte", "serialize=ipi"), _paravirt("recheck=pte", "serialize=none"), _LOST, "R18", _THREAD),
+        _paravirt("recheck=pte", "serialize=ipi"), _paravirt("recheck=pte", "serialize=none"), _LOST, "R18", _THREAD,
+        needs=_RCU),
     Scenario(
         "R20-detached-table", "a page taken from a page table that is not linked any more: the pmd is not read again",
         pin_collapse, _paravirt("serialize=none"), _paravirt("recheck=pte", "serialize=none"), _LOST, "R20",
-        "mm: gup: fix the fast GUP race against THP collapse (2022)"),
+        "mm: gup: fix the fast GUP race against THP collapse (2022)", needs=_RCU),
     Scenario(
         "gup-fork-seq", "a lockless pin that fork has not seen: the parent's next write leaves the pinned page",
         pin_fork, _gup(), _gup("fork=none"), frozenset({"wrong-value"}), "",
@@ -168,11 +68,11 @@ SCENARIOS = (
     Scenario("gup-munmap", "a pin against munmap of the mapping and its page table", pin_munmap, _gup(),
              others=(_paravirt(), _gup("monitor=atomic"), _gup(arch="ppc64", quirks=_EAGER))),
     Scenario("gup-dontneed", "a pin for reading against MADV_DONTNEED",
-             _against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0)), _gup()),
+             against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0)), _gup()),
     Scenario("gup-dontneed-write", "a pin for writing against MADV_DONTNEED: the write requirement is kept (R21)",
-             _against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0), write=True), _gup()),
+             against(lambda s, a, page: s.madvise(a, page, "DONTNEED", expect_errno=0), write=True), _gup()),
     Scenario("gup-mprotect", "a pin for writing against mprotect",
-             _against(lambda s, a, page: s.mprotect(a, page, "r", expect_errno=0), write=True), _gup()),
+             against(lambda s, a, page: s.mprotect(a, page, "r", expect_errno=0), write=True), _gup()),
     Scenario("gup-mremap", "a pin against mremap", pin_mremap, _gup()),
     Scenario("gup-cow", "a pin for reading of a page that a child shares and writes (R22)", pin_cow, _gup()),
     Scenario("gup-collapse", "a pin against a collapse", pin_collapse, _gup()),

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import OpStream, Tape
-from pykmm_plugins.scenarios import races, speculative
-from pykmm_plugins.scenarios.races import PAGE
+from pykmm_plugins.scenarios import _races as races
+from pykmm_plugins.scenarios import _speculative as speculative
+from pykmm_plugins.scenarios._races import PAGE
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -174,9 +175,11 @@ def mbind_fault(page: int = PAGE) -> Tape:
 
 
 def _race(name: str, title: str, build: Callable[..., Tape], wrong: str, expected: frozenset[str], race: str,
-          source: str, *, strategy: str = RWSEM, config: Config | None = None) -> Scenario:
+          source: str, *, strategy: str = RWSEM, config: Config | None = None,
+          needs: frozenset[str] = frozenset()) -> Scenario:
     fixed = replace(config or Config(), strategy=strategy)
-    return Scenario(name, title, build, fixed, replace(fixed, strategy=f"{strategy}[{wrong}]"), expected, race, source)
+    return Scenario(name, title, build, fixed, replace(fixed, strategy=f"{strategy}[{wrong}]"), expected, race, source,
+                    needs=needs)
 
 
 RACES = (
@@ -201,7 +204,7 @@ RACES = (
           _GONE, "", "mm: fix a UAF when vma->mm is freed after vma->vm_refcnt got dropped (6.16)", strategy=REFCOUNT),
     _race("per-vma-bulk-unlock", "the end of all write locks overtakes what was written under them", unlock_order,
           "bulk_unlock=relaxed", _GONE, "", "mm: fix memory ordering for mm_lock_seq and vm_lock_seq (6.5)",
-          config=Config(arch="ppc64-4k")),
+          config=Config(arch="ppc64-4k"), needs=frozenset({"weak-memory"})),
     Scenario("per-vma-fork-unlocked", "fork without locking the parent's VMAs: a lost write", speculative.fork_cow,
              Config(RWSEM), Config(RWSEM, quirks=("fork-no-section",)),
              frozenset({"wrong-value", "assertion", "stale-tlb"}), "",

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Races of speculative faults that are known from the discussion of the series: each with and without its fix.
-
-Addresses are fixed only where a race needs them. Setup runs on the CPU of the first thread, which keeps its
-translations; so the thread that shall fault touches pages that setup has left alone, in a page table that setup has
-made (speculative faults populate none), of a VMA whose anon_vma exists (they make none).
-"""
+"""Races of speculative faults that are known from the discussion of the series: each with and without its fix."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
-from pykmm.tape import Tape
+from pykmm_plugins.scenarios._races import (
+    collapse_fault,
+    instantiate_tables,
+    merge_fault,
+    mprotect_fault,
+    mprotect_locked,
+    munmap_fault,
+    rotation,
+    spin_on_ptl,
+    truncate_split,
+    vmacache_wrap,
+)
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
-
-PAGE = 0x1000       # of a tape that is built without saying for which pages
-PMD = 0x200000      # what a PTE table maps, on every arch so far
 
 _V5 = "RFC v5, Speculative page faults, linux-mm, June 2017"
 #: The series with everything corrected: what the buggy variants differ from in one point.
@@ -28,124 +31,14 @@ def _rfc5(options: str) -> str:
     return f"spf-rfc5[fixes=all,{options}]"
 
 
-def munmap_fault(page: int = PAGE) -> Tape:
-    """One thread writes a page that was never touched, another unmaps the mapping; its page table goes too."""
-    t = Tape()
-    a = t.setup.mmap(2 * page)
-    t.setup.store(a + page, b"A")
-    t.thread().store(a, b"B")
-    t.thread().munmap(a, 2 * page)
-    return t
-
-
-def spin_on_ptl(page: int = PAGE) -> Tape:
-    """Zapping a dirty page of a shared file flushes under the PTL, while the other thread wants that PTL."""
-    t = Tape()
-    t.file("f", size=2 * page)
-    a = t.setup.mmap(2 * page, shared=True, file="f")
-    t.setup.store(a, b"A")
-    t.thread().touch(a + page, access="read")
-    t.thread().madvise(a, page, "DONTNEED", expect_errno=0)
-    return t
-
-
-def truncate_split(page: int = PAGE) -> Tape:
-    """Truncation zaps under i_mmap_rwsem; splitting a VMA of the file takes i_mmap_rwsem."""
-    t = Tape()
-    t.file("f", size=2 * page)
-    a = t.setup.mmap(2 * page, shared=True, file="f")
-    t.setup.touch(a + page)
-    t.thread().truncate("f", page, expect_errno=0)
-    t.thread().mprotect(a, page, "r", expect_errno=0)
-    t.final.load(a + page, 1, expect_errno="EFAULT")
-    return t
-
-
-def instantiate_tables(page: int = PAGE) -> Tape:
-    """The mapping has no page table yet when one thread reads it and the other unmaps it."""
-    t = Tape()
-    a = t.setup.mmap(page)
-    t.thread().touch(a, access="read")
-    t.thread().munmap(a, page)
-    return t
-
-
-def rotation(page: int = PAGE) -> Tape:
-    """The third VMA makes the tree rotate around the root; the reader's VMA is there all the time."""
-    t = Tape()
-    t.setup.mmap(page, fixed=0x30000000)
-    b = t.setup.mmap(page, fixed=0x20000000)
-    t.thread().load(b, 1, expect=b"\0", expect_errno=0)
-    t.thread().mmap(page, fixed=0x10000000)
-    return t
-
-
-def mprotect_fault(page: int = PAGE) -> Tape:
-    """One thread writes a page, another takes the permission away; afterwards nobody may write."""
-    t = Tape()
-    a = t.setup.mmap(2 * page)
-    t.setup.store(a + page, b"A")
-    t.thread().store(a, b"B")
-    t.thread().mprotect(a, 2 * page, "r", expect_errno=0)
-    t.final.store(a, b"C", expect_errno="EFAULT")
-    return t
-
-
-def merge_fault(page: int = PAGE) -> Tape:
-    """Giving a page its permission back merges two VMAs: one of them goes."""
-    t = Tape()
-    a = t.setup.mmap(2 * page)
-    t.setup.mprotect(a, page, "r")
-    t.thread().touch(a + page)
-    t.thread().mprotect(a, page, "rw", expect_errno=0)
-    return t
-
-
-def collapse_fault(page: int = PAGE) -> Tape:
-    """One thread writes a page, another tries to collapse the page table that it belongs to."""
-    t = Tape()
-    a = t.setup.mmap(PMD, fixed=0x40000000)
-    t.setup.store(a, b"A")
-    t.thread().store(a + page, b"B", expect_errno=0)
-    t.thread().madvise(a, PMD, "COLLAPSE", expect_errno="ENOMEM")
-    t.final.load(a, 1, expect=b"A")
-    t.final.load(a + page, 1, expect=b"B")
-    return t
-
-
-def mprotect_locked(page: int = PAGE) -> Tape:
-    """Making a locked mapping writable faults its pages in; splitting it takes the locks in their order."""
-    t = Tape()
-    a = t.setup.mmap(2 * page, "r")
-    t.setup.mlock(a, 2 * page)
-    t.thread().touch(a, access="read")
-    y = t.thread()
-    y.mprotect(a, 2 * page, "rw", expect_errno=0)
-    y.munmap(a, page, expect_errno=0)
-    return t
-
-
-def vmacache_wrap(page: int = PAGE) -> Tape:
-    """A CPU has a VMA in its cache; two changes of the layout later it asks for the same address."""
-    t = Tape()
-    a = t.setup.mmap(page, fixed=0x30000000)
-    b = t.setup.mmap(page, fixed=0x20000000)
-    y = t.thread()
-    y.munmap(a, page, expect_errno=0)
-    y.munmap(b, page, expect_errno=0)
-    x = t.thread()
-    x.touch(a)
-    x.touch(a)
-    return t
-
-
 _GONE = frozenset({"use-after-free", "broken-structure", "leak"})
 _EAGER = ("eager-callbacks",)
 
 SCENARIOS = (
     Scenario(
         "R1-ptl-spin", "spinning on the PTL with IRQs off, against a flush under that PTL", spin_on_ptl,
-        Config(FIXED), Config(_rfc5("ptl=spin")), frozenset({"deadlock", "lock-order"}), "R1", f"{_V5}: patch 09"),
+        Config(FIXED), Config(_rfc5("ptl=spin")), frozenset({"deadlock", "lock-order"}), "R1", f"{_V5}: patch 09",
+        needs=frozenset({"flush-ipi"})),
     Scenario(
         "R2-i-mmap-order", "vm_sequence and i_mmap_rwsem: __vma_adjust() against truncation", truncate_split,
         Config(_rfc5("seq=plain")), Config(_rfc5("seq=plain"), quirks=("vma-adjust-order",)),
@@ -158,7 +51,7 @@ SCENARIOS = (
         "R4-irqs-off-walk", "a walk with IRQs off only, where page tables are freed by RCU", munmap_fault,
         Config(FIXED, arch="x86-paravirt", quirks=_EAGER),
         Config(_rfc5("walk=irq"), arch="x86-paravirt", quirks=_EAGER), _GONE, "R4",
-        "arch/x86: MMU_GATHER_RCU_TABLE_FREE for paravirtualised flushes"),
+        "arch/x86: MMU_GATHER_RCU_TABLE_FREE for paravirtualised flushes", needs=frozenset({"rcu-tables"})),
     Scenario(
         "R5-vma-freed-at-once", "munmap frees the VMA that a lockless lookup holds", munmap_fault,
         Config(FIXED, quirks=_EAGER), Config(_rfc5("free=now")), _GONE, "R5", f"{_V5}: patch 07"),

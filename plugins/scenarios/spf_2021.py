@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Address, OpStream, Tape
-from pykmm_plugins.scenarios import races, speculative
-from pykmm_plugins.scenarios.races import PAGE
+from pykmm_plugins.scenarios import _races as races
+from pykmm_plugins.scenarios import _speculative as speculative
+from pykmm_plugins.scenarios._races import PAGE
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -112,15 +113,6 @@ def truncate_cow(page: int = PAGE) -> Tape:
     t.thread().store(a + 2 * page, b"B")
     t.thread().truncate("f", page, expect_errno=0)
     t.final.load(a + 2 * page, 1, expect_errno="EFAULT")
-    return t
-
-
-def truncate_munmap_file(page: int = PAGE) -> Tape:
-    """As truncate_file, and the mapping goes meanwhile."""
-    t, a = cached(True, page)
-    t.thread().load(a + 2 * page, 1)
-    t.thread().truncate("f", page, expect_errno=0)
-    t.thread().munmap(a, 3 * page, expect_errno=0)
     return t
 
 
@@ -222,15 +214,16 @@ def _both(name: str, title: str, build: Callable[[int], Tape], **more: object) -
 _RACES = (
     Scenario(
         "spf-2021-ptl-spin", "spinning on the PTL with IRQs off, against a flush under that PTL", flush_under_ptl,
-        _config("ptl=loop"), _config("ptl=spin"), frozenset({"deadlock", "lock-order"}), "R1", _SERIES),
+        _config("ptl=loop"), _config("ptl=spin"), frozenset({"deadlock", "lock-order"}), "R1", _SERIES,
+        needs=frozenset({"flush-ipi", "irqs-off-keep-tables"})),
     Scenario(
         "spf-2021-ptl-spin-paravirt", "spinning on the PTL where a walk leaves IRQs on", flush_under_ptl,
         _config("ptl=spin", GUEST), _config("ptl=spin,walk=irq", GUEST), frozenset({"deadlock", "lock-order"}), "R1",
-        _SERIES),
+        _SERIES, needs=frozenset({"flush-ipi"})),
     Scenario(
         "spf-2021-irqs-off-walk", "a walk with IRQs off only, where page tables are freed by RCU", races.munmap_fault,
         _config(arch=GUEST, quirks=_EAGER), _config("walk=irq", GUEST, quirks=_EAGER), _GONE, "R4",
-        f"{_SERIES}: A. Lutomirski on patch 13"),
+        f"{_SERIES}: A. Lutomirski on patch 13", needs=frozenset({"rcu-tables"})),
     Scenario(
         "spf-2021-vma-freed-at-once", "munmap frees the VMA that a lockless lookup holds", races.munmap_fault,
         _config(quirks=_EAGER), _config("free=now"), _GONE, "R5", _SERIES),
@@ -243,7 +236,7 @@ _RACES = (
         frozenset({"assertion", "broken-structure", "stale-tlb", "wrong-value"}), "R7", _SERIES),
     Scenario(
         "spf-2021-recheck-before", "the PTL of a page table that is gone", races.munmap_fault,
-        _config(quirks=_EAGER), _config("recheck=under"), _GONE, "R3", _SERIES),
+        _config(quirks=_EAGER), _config("recheck=under", quirks=_EAGER), _GONE, "R3", _SERIES),
     Scenario(
         "spf-2021-odd", "a fault that begins while a writer is there, and sees the count not move", races.munmap_fault,
         _config(), _config("odd=ignore"), _GONE, source=_SERIES),

@@ -28,7 +28,7 @@ from pykmm_ext.mm.mm_types cimport (
     KMM_SERIALIZE_ARCH, KMM_WALK_ATOMIC, KMM_WALK_PERCPU, VM_FAULT_ERROR, machine_of, mm_struct, page, strategy_ops,
     vm_fault_t,
 )
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 # Cpu.strategy_count: faults, then pins; WALK_SERIALIZED and WALK_SKIPPED follow.
 cdef enum:
@@ -125,20 +125,12 @@ cdef class LocklessGup(Strategy):
     cdef gup_options o
 
     def __cinit__(self, **options: str) -> None:
-        cdef dict index = {}
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"lockless_gup has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"lockless_gup: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-            index[option] = OPTIONS[option].index(value)
-        self.o.monitor = index.get("monitor", 0)
-        self.o.serialize = index.get("serialize", 0)    # in the order of enum kmm_walk_serialize
-        self.o.unordered = index.get("order", 0)
-        self.o.study = ((GUP_NO_PMD_RECHECK if index.get("recheck") else 0)
-                        | (GUP_NO_FORK_SEQ if index.get("fork") else 0) | (GUP_IRQS_ON if index.get("walk") else 0))
+        cdef dict index = strategy_parse_options(self, "lockless_gup", OPTIONS, options)
+        self.o.monitor = index["monitor"]
+        self.o.serialize = index["serialize"]    # in the order of enum kmm_walk_serialize
+        self.o.unordered = index["order"]
+        self.o.study = ((GUP_NO_PMD_RECHECK if index["recheck"] else 0)
+                        | (GUP_NO_FORK_SEQ if index["fork"] else 0) | (GUP_IRQS_ON if index["walk"] else 0))
         self.ops = &ops
         self.priv = &self.o
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"lockless_gup[{given}]" if given else "lockless_gup"
         self.description = "pins (get_user_pages_fast) without mmap_sem; faults under it"

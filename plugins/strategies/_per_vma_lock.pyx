@@ -19,8 +19,8 @@ Differences from 6.4, all from later kernels
 
 Who runs against whom, beyond mm/vma_lock
     vma_start_read        RCU read section; vm_lock by trylock, so a fault waits for nobody
-    vma_end_read          the last access to the VMA: up_read() may look at its waiters after a writer has got in, unmapped
-                          and freed the VMA. Hence inside an RCU read section
+    vma_end_read          if counted, the last access to the VMA: up_read() may look at its waiters after a writer has
+                          got in, unmapped and freed the VMA. Hence inside an RCU read section
     free_vma              by RCU
 
 Options make it wrong in one point each (see the scenarios): ``new_vma=unlocked``, ``anon_vma=early``,
@@ -28,41 +28,51 @@ Options make it wrong in one point each (see the scenarios): ``new_vma=unlocked`
 """
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_32
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
-from pykmm_ext.kernel.rwsem cimport down_read_trylock, down_write, init_rwsem, up_read, up_write
+from pykmm_ext.kernel.rwsem cimport down_read_trylock_inline, down_write, init_rwsem, up_read_inline, up_write
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.mm_types cimport VM_FAULT_ERROR, VM_FAULT_RETRY, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
 from pykmm_ext.mm.vma cimport find_vma_rcu
 from pykmm_ext.mm.vma_lock cimport (
     VMA_LOCK_ABORT, VMA_LOCK_ANON_EARLY, VMA_LOCK_ATTEMPTS, VMA_LOCK_DETACHED, VMA_LOCK_ERRORS, VMA_LOCK_MISS,
-    VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_RETRIED, VMA_LOCK_RETRY, VMA_LOCK_SUCCESS, VMA_LOCK_UNLOCK_RELAXED,
+    VMA_LOCK_BIAS_UNCHECKED, VMA_LOCK_NEW_UNLOCKED, VMA_LOCK_READERS_BIASED, VMA_LOCK_READERS_COUNT, VMA_LOCK_RETRIED,
+    VMA_LOCK_RETRY, VMA_LOCK_SUCCESS, VMA_LOCK_UNLOCK_RELAXED,
     handle_vma_fault, is_vma_write_locked, is_write_locked_for_reader, may_be_write_locked, vma_lock_counter_names,
     vma_lock_free_vma_rcu, vma_lock_mmap_write_downgrade, vma_lock_mmap_write_lock, vma_lock_mmap_write_unlock,
-    vma_lock_options, vma_lock_quiesce,
+    vma_lock_options, vma_lock_quiesce, vma_begin_bias, vma_end_bias, vma_end_read_uncounted, vma_read_uncounted,
 )
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 cdef strategy_ops ops
 
 
 # ---- the reader's side -----------------------------------------------------------------------------------------------
 
-# Context: RCU read section. True: vm_lock is held for reading, and the VMA is not write-locked.
-cdef inline bint vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
+# Context: RCU read section. True: the VMA is held for reading, by vm_lock or uncounted, and is not write-locked.
+cdef inline bint vma_start_read(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, u32 options) noexcept nogil:
+    cdef bint others = False
     if unlikely(may_be_write_locked(cpu, mm, vma)):
         return False
-    if unlikely(not down_read_trylock(cpu, &vma.vm_lock)):
+    if vma_read_uncounted(cpu, vma, options):
+        if likely(not is_write_locked_for_reader(cpu, mm, vma)):
+            return True
+        vma_end_read_uncounted(cpu, vma)
+        return False
+    if unlikely(not down_read_trylock_inline(cpu, &vma.vm_lock, &others)):
         return False
     if unlikely(is_write_locked_for_reader(cpu, mm, vma)):
-        up_read(cpu, &vma.vm_lock)
+        up_read_inline(cpu, &vma.vm_lock)
         return False
+    vma_begin_bias(cpu, vma, others, options)
     return True
 
 
-# Context: vm_lock held for reading.
+# Context: the VMA is held for reading.
 cdef inline void vma_end_read(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
+    if vma_end_read_uncounted(cpu, vma):
+        return
     rcu_read_lock(cpu)
-    up_read(cpu, &vma.vm_lock)
+    up_read_inline(cpu, &vma.vm_lock)
     rcu_read_unlock(cpu)
 
 
@@ -79,17 +89,17 @@ cdef inline vm_area_struct *lock_vma_under_rcu(Cpu *cpu, mm_struct *mm, unsigned
             break
         if unlikely(wrong & VMA_LOCK_ANON_EARLY) and READ_ONCE_PTR(cpu, &vma.anon_vma) == NULL:
             break
-        if unlikely(not vma_start_read(cpu, mm, vma)):
+        if unlikely(not vma_start_read(cpu, mm, vma, wrong)):
             break
         if unlikely(READ_ONCE_32(cpu, &vma.detached)) and not wrong & VMA_LOCK_DETACHED:
             # Unmapped since it was found. Its writer has left, so the next descent does not lead here.
-            up_read(cpu, &vma.vm_lock)
+            vma_end_read(cpu, vma)
             reason[0] = VMA_LOCK_MISS
             continue
         if likely(READ_ONCE(cpu, &vma.vm_start) <= address and address < READ_ONCE(cpu, &vma.vm_end)):
             rcu_read_unlock(cpu)
             return vma
-        up_read(cpu, &vma.vm_lock)
+        vma_end_read(cpu, vma)
         break
     rcu_read_unlock(cpu)
     return NULL
@@ -125,6 +135,7 @@ cdef void vma_start_write(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
             WRITE_ONCE(cpu, &vma.vm_lock_seq, vma.vm_mm.mm_lock_seq)
         return
     down_write(cpu, &vma.vm_lock)
+    vma_end_bias(cpu, vma)
     WRITE_ONCE(cpu, &vma.vm_lock_seq, vma.vm_mm.mm_lock_seq)
     up_write(cpu, &vma.vm_lock)
 
@@ -166,11 +177,16 @@ OPTIONS = {
     "anon_vma": ("locked", "early"),
     "detached": ("checked", "ignored"),
     "bulk_unlock": ("release", "relaxed"),
+    "readers": ("adaptive", "count", "biased", "unchecked"),
 }
 _WRONG = {
     "new_vma": VMA_LOCK_NEW_UNLOCKED, "anon_vma": VMA_LOCK_ANON_EARLY, "detached": VMA_LOCK_DETACHED,
     "bulk_unlock": VMA_LOCK_UNLOCK_RELAXED,
 }
+#: by the index of the value of ``readers``
+_READERS = (
+    0, VMA_LOCK_READERS_COUNT, VMA_LOCK_READERS_BIASED, VMA_LOCK_READERS_BIASED | VMA_LOCK_BIAS_UNCHECKED,
+)
 
 
 cdef class PerVMALock(Strategy):
@@ -182,15 +198,11 @@ cdef class PerVMALock(Strategy):
     cdef u32 wrong
 
     def __cinit__(self, **options: str) -> None:
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"per_vma_lock has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"per_vma_lock: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-            if value != OPTIONS[option][0]:
+        for option, chosen in strategy_parse_options(self, "per_vma_lock", OPTIONS, options).items():
+            if option == "readers":
+                self.wrong |= <u32>_READERS[chosen]
+            elif chosen:
                 self.wrong |= <u32>_WRONG[option]
         self.ops = &ops
         self.priv = &self.wrong
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"per_vma_lock[{given}]" if given else "per_vma_lock"
         self.description = "faults under a lock of their VMA, an rwsem in each (Linux 6.4)"

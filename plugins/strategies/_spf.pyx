@@ -14,7 +14,7 @@ Corrections of the posted series
     - vm_sequence counts writers. MADV_DONTNEED zaps under mmap_sem held for *reading*, so two zappers of one VMA can
       be inside their sections at once; with a plain seqcount the second begin makes the count even again, and a
       fault believes that nobody is there. Here the count is one of writers (mm/speculative).
-    - A reader's memory barriers hold on both sides of the trylock (see vma_has_changed()).
+    - Reader's barriers and re-checks only where something needs them (see below): the series has more.
     - Flags, permissions, bounds and anon_vma of the VMA are captured before its sequence is checked and used from the
       vm_fault: after the check under the PTL a writer may still split the VMA, change its permissions, or merge it away,
       which takes its anon_vma from it.
@@ -26,10 +26,21 @@ Who runs against whom
     tree_write_begin/end  mmap_sem W, mm_seq's lock
     SRCU callback         nobody finds the VMA any more
 
-Barriers: those of the sections stand in mm/speculative. An entry that was changed inside a section is seen under the
-PTL, whose acquire orders the second check after it.
+Barriers
+    Those of the sections stand in mm/speculative. A reader has two: behind the first look at vm_sequence, so that what it
+    reads next is not older than the count; and in front of the second look, made inside the walk, so that what it read of
+    the VMA belongs to that count. Nothing more is needed:
+
+    - What a walk may touch depends on no order of loads. Page tables are freed after vm_sequence has moved and then an
+      IPI to this Cpu, or a grace period, has gone by: a walk that begins later finds the count moved, one that began
+      before keeps the tables.
+    - The entries that it reads are compared under the PTL again.
+    - The PTL's acquire orders the look at vm_sequence and pmd that is made under it behind what earlier holders did.
+
+    RB_EMPTY_NODE is asked once, behind the first look: who takes a VMA out of the tree begins a section of it afterwards
+    (munmap's zap) or is inside of one (__vma_adjust), so that a later death shows in vm_sequence.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, READ_ONCE_PTR
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
 from pykmm_ext.kernel.seqlock cimport raw_read_seqcount, read_seqcount_retry
 from pykmm_ext.kernel.spinlock cimport spin_trylock, spin_unlock, spinlock_t
@@ -41,7 +52,7 @@ from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_SPECULATIVE, VM_FAULT_ERROR, VM_FAULT_RETRY, VM_GROWSDOWN,
     VM_HUGETLB, VM_PFNMAP, anon_vma, arch_ops, mm_struct, pmd_t, strategy_ops, vm_area_struct, vm_fault, vm_fault_t,
 )
-from pykmm_ext.mm.mmap cimport find_vma_srcu, vma_has_changed
+from pykmm_ext.mm.mmap cimport find_vma_srcu
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.speculative cimport (
     SPF_ACCESS, SPF_ATTEMPTS, SPF_BOUNDS, SPF_FAULT_FAILED, SPF_NO_ANON_VMA, SPF_NO_PAGE_TABLE, SPF_PTE_CHANGED_VMA,
@@ -56,12 +67,18 @@ cdef strategy_ops ops
 
 # ---- the reader's side -----------------------------------------------------------------------------------------------
 
+# Context: SRCU read section. No barrier: see the head of the file.
+cdef inline bint sequence_moved(Cpu *cpu, const vm_area_struct *vma, u32 seq) noexcept nogil:
+    return READ_ONCE_32(cpu, &vma.vm_sequence.sequence) != seq
+
+
 # Context: IRQs on, SRCU read section, no PTL. True = vmf->ptl held, IRQs on, the VMA and the table as they were when
 # the fault looked at them, and vmf->pte valid. The reason of a refusal goes to *vmf->strategy_data.
 #
-# The first check says that the table is still linked, and IRQs off keep it so until the second check, made under the
-# PTL: from then on zap_pte_range() blocks on the PTL. trylock, because a holder of the PTL may wait for this CPU to
-# take a flush IPI.
+# The first check says that the table has not been freed, and IRQs off keep it so until the second check, made under the
+# PTL: from then on zap_pte_range() blocks on the PTL. That the table is still the one of the pmd is looked at under the PTL
+# only: a collapse, which takes it away without a section, takes the PTL afterwards. trylock, because a holder of the PTL
+# may wait for this CPU to take a flush IPI.
 cdef int speculative_lock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef vm_area_struct *vma = vmf.vma
     cdef mm_struct *mm = vma.vm_mm
@@ -69,15 +86,13 @@ cdef int speculative_lock(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     cdef spinlock_t *ptl
     cdef int ret = 0
     walk_begin(cpu, mm.arch)
-    if unlikely(vma_has_changed(cpu, vma, vmf.sequence)):
+    if unlikely(sequence_moved(cpu, vma, vmf.sequence)):
         reason[0] = SPF_PTE_CHANGED_VMA
-    elif unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
-        reason[0] = SPF_NO_PAGE_TABLE
     else:
         ptl = pte_lockptr(cpu, mm, vmf.orig_pmd)
         if unlikely(not spin_trylock(cpu, ptl)):
             reason[0] = SPF_PTL_CONTENDED
-        elif unlikely(vma_has_changed(cpu, vma, vmf.sequence)):
+        elif unlikely(sequence_moved(cpu, vma, vmf.sequence)):
             spin_unlock(cpu, ptl)
             reason[0] = SPF_PTE_CHANGED_VMA
         elif unlikely(READ_ONCE(cpu, vmf.pmd) != vmf.orig_pmd):
@@ -140,15 +155,12 @@ cdef vm_fault_t __handle_speculative_fault(Cpu *cpu, mm_struct *mm, unsigned lon
     vmf.sequence = seq
     vmf.address = address & ~((<unsigned long>1 << arch.page_shift) - 1)
     vmf.pgoff = ((vmf.address - vm_start) >> arch.page_shift) + READ_ONCE(cpu, &vma.vm_pgoff)
-    # Only now is it known that what was read belongs together.
-    if unlikely(read_seqcount_retry(cpu, &vma.vm_sequence, seq)):
-        reason[0] = SPF_VMA_CHANGED
-        return VM_FAULT_RETRY
 
     # Look up, never allocate: a table instantiated after free_pgtables() would leak. So the first fault below an empty
     # pmd is always a classic one.
     walk_begin(cpu, arch)
-    if unlikely(vma_has_changed(cpu, vma, seq)):
+    # Only now is it known that what was read belongs together, and that the tables are there.
+    if unlikely(read_seqcount_retry(cpu, &vma.vm_sequence, seq)):
         walk_end(cpu, arch)
         reason[0] = SPF_VMA_CHANGED
         return VM_FAULT_RETRY

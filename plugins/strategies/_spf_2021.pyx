@@ -66,7 +66,7 @@ mmap_seq does not wrap (64 bits).
 
 A stack that has grown is faulted in under mmap_sem R, to which grow_stack() downgrades: mmap_seq is even by then.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, READ_ONCE_PTR, WRITE_ONCE, kmm_cpu_relax, smp_rmb, smp_wmb
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_write, downgrade_write, up_write
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_trylock, spin_unlock, spinlock_t
@@ -84,7 +84,7 @@ from pykmm_ext.mm.page_alloc cimport put_page
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.speculative cimport walk_begin_irq, walk_end_irq
 from pykmm_ext.mm.vma cimport __vm_area_free, find_vma_rcu, vma_of_rcu
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 # attempts == speculative + the sum of the reasons; retried == the sum of the reasons. Their order is the fault's.
 cdef enum:
@@ -316,10 +316,10 @@ cdef inline bint lookup_pte(Cpu *cpu, attempt *a, vm_fault *vmf) noexcept nogil:
     speculative_page_walk_begin(cpu, a)
     vmf.pmd = mm_find_pmd(cpu, mm, vmf.address)
     if likely(vmf.pmd != NULL):
-        vmf.orig_pmd = READ_ONCE(cpu, vmf.pmd)
+        vmf.orig_pmd = READ_ONCE_DEP(cpu, vmf.pmd, 1)
         table = mm.arch.table_descend(vmf.orig_pmd, 1)
     if likely(table != 0):
-        vmf.orig_pte = READ_ONCE(cpu, table_entry(mm, table, 0, vmf.address))
+        vmf.orig_pte = READ_ONCE_DEP(cpu, table_entry(mm, table, 0, vmf.address), 1)
     speculative_page_walk_end(cpu, a)
     if likely(table != 0):
         return True
@@ -468,12 +468,7 @@ cdef class SPF2021(Strategy):
     cdef spf_2021_options o
 
     def __cinit__(self, **options: str) -> None:
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"spf-2021 has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"spf-2021: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-        index = {option: values.index(options.get(option, values[0])) for option, values in OPTIONS.items()}
+        cdef dict index = strategy_parse_options(self, "spf-2021", OPTIONS, options)
         self.o.ptl = index["ptl"]
         self.o.walk_irq = index["walk"]
         self.o.copy_late = index["copy"]
@@ -485,6 +480,4 @@ cdef class SPF2021(Strategy):
         self.o.cache_bare = index["cache"]
         self.ops = &ops
         self.priv = &self.o
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"spf-2021[{given}]" if given else "spf-2021"
         self.description = "speculative faults of 2021: one sequence count per mm, a copy of the VMA, RCU"

@@ -37,8 +37,8 @@ Who runs against whom
     tree_write_begin/end  mmap_sem W, mm_seq's lock
     SRCU callback         nobody finds the VMA any more
 
-Barriers: as in the corrected strategy, but for rmb=after, with which nothing keeps what the caller read before
-vma_has_changed() in front of its loads (harmless on TSO).
+Barriers: those that the corrected strategy has, and those of vma_has_changed(), which no fault needs (that is argued
+there): rmb=after and rmb=both cannot be told apart.
 """
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, READ_ONCE_PTR, smp_rmb
 from pykmm_ext.kernel.rbtree cimport RB_EMPTY_NODE
@@ -64,7 +64,7 @@ from pykmm_ext.mm.speculative cimport (
     walk_end_irq,
 )
 from pykmm_ext.mm.vma cimport __find_vma_srcu, __vm_area_free, find_vma_srcu
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 cdef enum:
     TABLES_POSTED, TABLES_LOOKUP, TABLES_ALLOC
@@ -175,9 +175,10 @@ cdef pmd_t *walk(Cpu *cpu, mm_struct *mm, unsigned long address, const rfc5_opti
     cdef unsigned long *slot
     cdef unsigned long entry
     cdef u32 level = arch.levels - 1
+    cdef u32 dep = 0
     while level > 1:
         slot = table_entry(mm, table, level, address)
-        entry = READ_ONCE(cpu, slot)
+        entry = READ_ONCE_DEP(cpu, slot, dep)
         if arch.table_none(entry) or arch.table_bad(entry):
             return NULL
         if o.tables == <u32>TABLES_POSTED and level > 2:
@@ -189,6 +190,7 @@ cdef pmd_t *walk(Cpu *cpu, mm_struct *mm, unsigned long address, const rfc5_opti
                 if arch.table_none(entry):
                     return NULL
         table = arch.table_paddr(entry)
+        dep = 1
         level -= 1
     return table_entry(mm, table, 1, address)
 
@@ -207,7 +209,7 @@ cdef bint lookup_pte(Cpu *cpu, mm_struct *mm, vm_fault *vmf, const rfc5_options 
     begin(cpu, o, arch)
     pmd = walk(cpu, mm, vmf.address, o)
     if pmd != NULL:
-        pmdval = READ_ONCE(cpu, pmd)
+        pmdval = READ_ONCE_DEP(cpu, pmd, 1)
     found = (pmd != NULL and not arch.table_none(pmdval) and not arch.table_bad(pmdval)
              and not arch.table_leaf(pmdval, 1))
     vmf.pmd = pmd
@@ -385,14 +387,11 @@ cdef class SPFRFC5(Strategy):
     cdef rfc5_options o
 
     def __cinit__(self, **options: str) -> None:
-        cdef dict chosen = dict(_CORRECTED) if options.get("fixes") == "all" else {}
-        for option, value in options.items():
-            if option not in OPTIONS:
-                raise ValueError(f"spf-rfc5 has no option {option!r}; known: {', '.join(OPTIONS)}")
-            if value not in OPTIONS[option]:
-                raise ValueError(f"spf-rfc5: {option} is {' or '.join(OPTIONS[option])}, not {value!r}")
-            chosen[option] = value
-        index = {option: values.index(chosen.get(option, values[0])) for option, values in OPTIONS.items()}
+        cdef dict index = strategy_parse_options(self, "spf-rfc5", OPTIONS, options)
+        if index["fixes"]:
+            for option, value in _CORRECTED.items():
+                if option not in options:
+                    index[option] = OPTIONS[option].index(value)
         self.o.ptl_spin = index["ptl"]
         self.o.tables = index["tables"]
         self.o.free_now = index["free"]
@@ -405,6 +404,4 @@ cdef class SPFRFC5(Strategy):
         self.o.miss_sigsegv = index["miss"]
         self.ops = &ops
         self.priv = &self.o
-        given = ",".join(f"{option}={value}" for option, value in options.items())
-        self.name = f"spf-rfc5[{given}]" if given else "spf-rfc5"
         self.description = "speculative faults exactly as posted in RFC v5, with options; for study"

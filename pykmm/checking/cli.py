@@ -61,7 +61,8 @@ def check(
     """Look for a schedule that breaks a scenario, or show that there is none.
 
     Exit status: 0 no violation, 1 a violation was found, 2 wrong usage. With 'all': 0 only if every fixed variant is
-    clean and every buggy one is found with a kind that it is expected to show.
+    clean and every buggy one is found with a kind that it is expected to show, or clean on an arch on which it cannot
+    happen.
 
     \b
     Examples:
@@ -71,7 +72,9 @@ def check(
       pykmm check --replay pykmm1:R1-ptl-spin/buggy:...
     """
     from pykmm.checking.search import Settings
+    from pykmm.cli import check_writable
 
+    check_writable(json, html)
     if list_:
         _list(json)
         return
@@ -107,14 +110,18 @@ def _workers(jobs: int) -> Iterator[Executor | None]:
         yield None
         return
     import multiprocessing
+    import signal
     from concurrent.futures import ProcessPoolExecutor
 
-    # Not fork: the progress display is a thread.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver")) as executor:
+    # Not fork: the progress display is a thread. Ctrl-C reaches every process of the terminal: it is this one's.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver"), initializer=signal.signal,
+                             initargs=(signal.SIGINT, signal.SIG_IGN)) as executor:
         try:
             yield executor
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()      # in the middle of its part, which nobody waits for any more
             raise
 
 
@@ -144,6 +151,7 @@ def _list(json: str | None) -> None:
         _write_json(json, [{
             "name": s.name, "title": s.title, "race": s.race, "source": s.source, "fixed": str(s.fixed),
             "buggy": None if s.buggy is None else str(s.buggy), "expected": sorted(s.expected),
+            "needs": sorted(s.needs),
         } for s in scenarios])
         return
     width = max([8, *(len(s.name) for s in scenarios)])
@@ -198,6 +206,9 @@ def _check_all(options: dict[str, Any], executor: Executor | None, *, quiet: boo
         for variant, expected in (("fixed", frozenset[str]()), ("buggy", scenario.expected)):
             if variant == "buggy" and (scenario.buggy is None or not scenario.shown):
                 continue
+            lacks = scenario.lacks(options["arch"], options["memory_model"]) if expected else frozenset[str]()
+            if lacks:
+                expected = frozenset()
             with _progress() as progress:
                 report = run_check(scenario, variant=variant, executor=executor, progress=progress, **options)
             reports.append(report)
@@ -206,7 +217,8 @@ def _check_all(options: dict[str, Any], executor: Executor | None, *, quiet: boo
             unfinished += report.ok and not (report.complete or report.bounded_complete)
             say(f"{scenario.name:<{width}}  {variant:<7}  {'ok' if good else 'NO':<3}  {text:<26}  "
                 f"{report.executions + report.failed:>12,}  {report.seconds:>6.2f} s  "
-                f"{', '.join(sorted(expected)) or 'nothing'}")
+                f"{', '.join(sorted(expected)) or 'nothing'}"
+                + (f" without {', '.join(sorted(lacks))}" if lacks else ""))
     say("")
     say(f"{len(reports)} searches: {len(reports) - wrong} as expected, {wrong} not"
         + (f"; {unfinished} came to their limit before their end" if unfinished else ""))

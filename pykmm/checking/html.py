@@ -2,6 +2,7 @@
 """Reports as one HTML page that stands alone."""
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def _violation(violation: Violation) -> str:
     minimal = f" ({violation.minimal})" if violation.minimal else ""
     parts.append(f"<p>{len(violation.schedule)} steps, preemptions: {violation.preemptions}{escape(minimal)}</p>")
     if violation.token:
-        parts.append(f"<p>Replay: <code>pykmm check --replay {escape(violation.token)}</code></p>")
+        parts.append(f"<p>Replay: <code>pykmm check --replay {escape(shlex.quote(violation.token))}</code></p>")
     return "\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from pykmm.machine import check_pages, closing_execs, device_numbers, page_size, parse_size
@@ -30,7 +31,7 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
     :param fault_around: bytes mapped around a read fault of a file; at most one page = off
 
     ValueError: an unknown name, more than 16 threads. TapeError: a malformed tape. MemoryError: setup
-    does not fit into `memory`.
+    does not fit into `memory`. PluginError: setup does not come to its end in a strategy's Python code.
     """
     import numpy as np
 
@@ -57,12 +58,15 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
         [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded)
     made = TapeCheck
+    guard: AbstractContextManager[None] = nullcontext()
     if isinstance(made_strategy, PythonStrategy):
-        from pykmm.checking.python_tape import PythonTapeCheck
+        from pykmm.checking.python_tape import PythonTapeCheck, watched_setup
 
-        made = PythonTapeCheck
-    return made(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
-                memory=parse_size(memory), labels=_labels(program), quirks=bits, fault_around=parse_size(fault_around))
+        made, guard = PythonTapeCheck, watched_setup(made_strategy.name)
+    with guard:
+        return made(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
+                    memory=parse_size(memory), labels=_labels(program), quirks=bits,
+                    fault_around=parse_size(fault_around))
 
 
 def _labels(program: TapeProgram) -> list[bytes]:

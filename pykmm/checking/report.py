@@ -88,7 +88,7 @@ class CheckReport:
     seconds: float                  #: of the search, without minimising
     violations: list[Violation] = field(default_factory=list)
     outcomes: dict[Any, int] = field(default_factory=dict)  #: executions by what they ended with (a hash, or a value)
-    stopped: str = ""               #: why the search ended early: "violation", "executions", "time", "interrupt"
+    stopped: str = ""               #: why the search ended early: "violation", "executions", "time"
     source: Source | None = field(default=None, repr=False, compare=False)
     max_steps: int = 100_000        #: an execution of more is a livelock
 
@@ -126,7 +126,7 @@ class CheckReport:
             how = "complete" if self.memory_model == "sc" or self.explorer == "dfs" else "searched"
             return f"{how} up to {self.bound} preemption{'' if self.bound == 1 else 's'} {where}: {count}"
         why = {"violation": "stopped at the first violation", "executions": "limit of executions reached",
-               "time": "limit of time reached", "interrupt": "interrupted"}.get(self.stopped, "sampled")
+               "time": "limit of time reached"}.get(self.stopped, "sampled")
         if self.explorer in ("random", "pct"):
             why += f"; explorer {self.explorer}, seed {self.seed}"
         return f"not exhaustive ({why}) {where}: {count}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pykmm.plugin import Registry
     from pykmm.tape import Tape
 
-__all__ = ["KINDS", "MEMORY_MODELS", "Config", "Scenario", "get", "register"]
+__all__ = ["ARCH_TRAITS", "KINDS", "MEMORY_MODELS", "Config", "Scenario", "get", "register"]
 
 #: Kinds of violations that the check engine reports.
 KINDS = frozenset({
@@ -30,6 +30,9 @@ KINDS = frozenset({
 })
 #: What the check engine can put under the primitives; None in a Config: what the arch has.
 MEMORY_MODELS = ("sc", "tso", "pso", "power")
+#: What a bug may need of the arch: flushes that interrupt the other CPUs and wait for them; page tables that IRQs off
+#: alone keep; page tables that are freed by RCU, whatever IRQs are; the memory model `power`.
+ARCH_TRAITS = frozenset({"flush-ipi", "irqs-off-keep-tables", "rcu-tables", "weak-memory"})
 #: Bytes of the pages that sizes in a Config are for.
 SMALL_PAGE = 4096
 
@@ -104,12 +107,16 @@ class Scenario:
     source: str = ""                        #: where it was described
     others: tuple[Config, ...] = ()         #: further configurations to try; nothing is promised
     plain: bool = False                     #: only a build that sees plain accesses (PYKMM_PLAIN=1) sees the bug
+    needs: frozenset[str] = frozenset()     #: ARCH_TRAITS without which the bug cannot happen
 
     def __post_init__(self) -> None:
         unknown = self.expected - KINDS
         if unknown:
             raise ValueError(f"scenario {self.name!r}: unknown kinds {', '.join(sorted(unknown))}; "
                              f"known: {', '.join(sorted(KINDS))}")
+        if self.needs - ARCH_TRAITS:
+            raise ValueError(f"scenario {self.name!r}: unknown needs {', '.join(sorted(self.needs - ARCH_TRAITS))}; "
+                             f"known: {', '.join(sorted(ARCH_TRAITS))}")
         if (self.buggy is None) != (not self.expected):
             raise ValueError(f"scenario {self.name!r}: a buggy configuration and the kinds it shows go together")
 
@@ -133,6 +140,21 @@ class Scenario:
 
         return not self.plain or PLAIN_ACCESSES
 
+    def lacks(self, arch: str | None = None, memory_model: str | None = None) -> frozenset[str]:
+        """Which of its needs an arch, under its own memory model or another one, does not meet: the buggy variant is
+        clean there. By default those of what that runs on. ValueError: no such arch."""
+        from pykmm.plugin import get_plugin_manager
+
+        own = self.buggy or self.fixed
+        made = get_plugin_manager().arches.make(arch or own.arch)
+        geometry = made.geometry()
+        has = {"rcu-tables" if geometry["rcu_table_free"] else "irqs-off-keep-tables"}
+        if not geometry["tlb_broadcast"]:
+            has.add("flush-ipi")
+        if (memory_model or own.memory_model or made.memory_model) == "power":
+            has.add("weak-memory")
+        return self.needs - has
+
     @property
     def cpus(self) -> int:
         """Simulated CPUs that the tape needs."""
@@ -149,6 +171,5 @@ def get(name: str) -> Scenario:
     """The scenario of that name. ValueError lists the known ones."""
     from pykmm.plugin import get_plugin_manager
 
-    found = get_plugin_manager().scenarios.make(name)
-    assert isinstance(found, Scenario)
+    found: Scenario = get_plugin_manager().scenarios.make(name)
     return found

@@ -193,13 +193,25 @@ class Trace:
         return [row for row in self.rows if row.step in self.past]
 
     def text(self, *, full: bool = False, max_rows: int | None = MAX_ROWS) -> str:
-        """A table of fixed width. `full`: steps on which the end does not depend, too. `max_rows`: the last ones."""
+        """A table of fixed width. `full`: steps on which the end does not depend, too. `max_rows`: the last ones.
+
+        Of a livelock longer than that one turn of its loop is shown.
+        """
         rows = self.rows if full else self.causal()
         hidden = len(self.rows) - len(rows)
+        again = ""
+        if self.kind == "livelock" and max_rows is not None and len(rows) > max_rows:
+            turn, turns = _loop(rows)
+            if turn:
+                last = rows[-1].step
+                rows = rows[:len(rows) - turn * (turns - 1)]
+                again = f"      ... the last {turn} steps {turns - 1} times more, to step {last} ..."
         cut = 0 if max_rows is None else max(len(rows) - max_rows, 0)
         lines = _table(rows[cut:], self.ncpus)
         if cut:
             lines.insert(2, f"      ... {cut} earlier steps ...")
+        if again:
+            lines.append(again)
         if hidden:
             lines.append(f"      ({hidden} steps that the end does not depend on are not shown)")
         return "\n".join(lines)
@@ -213,6 +225,21 @@ class Trace:
             "cpus": self.ncpus, "locks": self.locks,
             "steps": [{**asdict(row), "in_causal_past": row.step in self.past} for row in self.rows],
         }
+
+
+def _loop(rows: Sequence[Row]) -> tuple[int, int]:
+    """How many rows at the end are one turn of a loop, and how many turns of it there are; (0, 0): no loop.
+
+    What is counted in a loop differs from turn to turn: values do not matter.
+    """
+    keys = [(row.cpu, row.agent, row.op, row.object, row.function) for row in rows]
+    for turn in range(1, len(keys) // 3 + 1):
+        same = 0
+        while same < len(keys) - turn and keys[-1 - same] == keys[-1 - same - turn]:
+            same += 1
+        if same >= 2 * turn:
+            return turn, same // turn + 1
+    return 0, 0
 
 
 def _table(rows: Iterable[Row], ncpus: int) -> list[str]:

@@ -7,6 +7,7 @@ hold, and nothing may be used after it was freed, deadlock, leak, or stay locked
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -130,5 +131,5 @@ def _failure(scenario: Scenario, subject: Subject, report: CheckReport, shown: b
     text = f"{scenario.name} ({scenario.title}): {violation.kind}: {violation.message}"
     if violation.trace is not None and shown:
         text += "\n" + violation.trace.text(max_rows=40)
-    replay = f"replay: pykmm check --replay {violation.token}" if subject.named else "replay: failure.check.replay()"
-    return Failure(text, replay, scenario.tape(subject.page), report)
+    replay = f"pykmm check --replay {shlex.quote(violation.token)}" if subject.named else "failure.check.replay()"
+    return Failure(text, f"replay: {replay}", scenario.tape(subject.page), report)

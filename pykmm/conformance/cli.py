@@ -48,7 +48,7 @@ def conformance(
       pykmm conformance spf --only catalogue --full --json report.json
     """
     from pykmm.checking.scenario import MEMORY_MODELS
-    from pykmm.cli import _progress, _write_json
+    from pykmm.cli import _progress, _write_json, check_writable
     from pykmm.conformance.checks import ARCH_CHECKS, STRATEGY_CHECKS, check_arch_conformance, check_conformance
     from pykmm.machine import check_names
     from pykmm.plugin import get_plugin_manager, split_names, split_options
@@ -74,6 +74,9 @@ def conformance(
     for check in checks or ():
         if check not in known:
             raise ValueError(f"unknown check {check!r}; known: {', '.join(known)}")
+    check_writable(json)
+    if save is not None:
+        save.mkdir(parents=True, exist_ok=True)
     effort = "quick" if quick else "full" if full else "normal"
     reports: list[ConformanceReport] = []
     for one in arches:
@@ -96,7 +99,6 @@ def conformance(
 
 
 def _save(report: ConformanceReport, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     for result in report.results:
         for number, failure in enumerate(result.failures, 1):
             if failure.tape is not None:

@@ -34,7 +34,7 @@ import threading
 import traceback
 from time import monotonic
 
-from pykmm_ext.kernel.primitives import Abandoned
+from pykmm_ext.kernel.cpuset import Abandoned
 
 from pykmm_ext.machine.cpu cimport u16, u8
 
@@ -332,7 +332,7 @@ cdef class Exploration:
         if memory_model == "tso":
             per = 1
         elif memory_model != "sc":
-            per = min(<u32>16, (CHECK_MAX_AGENTS - 3 * n) // n)
+            per = (CHECK_MAX_AGENTS - 3 * n) // n
         c.first_mb = c.first_flush + n * per
         c.nr_agents = c.first_mb + (n if per else 0)
         for a in range(c.nr_agents):

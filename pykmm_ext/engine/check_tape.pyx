@@ -32,8 +32,10 @@ from pykmm_ext.engine.tape_ops cimport (
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
-from pykmm_ext.handle cimport raise_exceptions
-from pykmm_ext.kernel.atomic cimport READ_ONCE, kmm_await_32, kmm_emit, kmm_user_load, smp_store_release_32, xchg
+from pykmm_ext.handle cimport machine_forget, raise_exceptions
+from pykmm_ext.kernel.atomic cimport (
+    kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
+)
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_create, lockdep_destroy, lockdep_report
 from pykmm_ext.kernel.lockdep_events cimport kmm_lock_op as watch_lock_op
 from pykmm_ext.kernel.lockdep_report cimport graph_dict, violation_kind, violation_message
@@ -62,6 +64,10 @@ from pykmm_ext.mm.mm_types cimport (
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.pystrategy cimport PythonStrategy, python_strategy_reset
 from pykmm_ext.strategy cimport Strategy, strategy_check_ops
+
+cdef extern from "kmm/atomic.h" nogil:
+    unsigned long fetch_add_order "kmm_fetch_add"(Cpu *cpu, unsigned long *p, unsigned long n, int order)
+    const int ATOMIC_RELAXED "__ATOMIC_RELAXED"
 
 # One vCPU: the operations [first, last) of its stream that run under the engine.
 cdef struct tape_vcpu:
@@ -121,7 +127,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     lockdep_watch_reset(&t.watch)
     if t.python != NULL:
         with gil:
-            python_strategy_reset(<PythonStrategy>t.python)
+            python_strategy_reset(<PythonStrategy>t.python, t.m)
     return 0
 
 
@@ -326,10 +332,14 @@ cdef const char *tape_access(void *priv, Cpu *cpu, const void *p, unsigned width
 
 
 # Context: vCPU. A frame was copied in one go: read again, each in a step of its own, the words that vCPUs may store to.
+# They are not there yet for whoever comes to the copy before this Cpu's stores are visible.
 cdef void copy_steps(tape_check *t, Cpu *cpu, const u8 *src, u8 *to) noexcept nogil:
+    cdef u64 value
     cdef u32 i
     for i in range(t.nstored):
-        (<u64 *>(to + t.stored[i]))[0] = kmm_user_load(cpu, src + t.stored[i], 8)
+        value = kmm_user_load(cpu, src + t.stored[i], 8)
+        (<u64 *>(to + t.stored[i]))[0] = 0
+        kmm_user_store(cpu, to + t.stored[i], 8, value)
 
 
 # What the Cpu is at.
@@ -362,7 +372,8 @@ cdef void tape_event(void *priv, Cpu *cpu, kmm_event ev, const void *obj, u64 si
         xchg(cpu, <unsigned long *>&t.isolated, size)
         return
     if ev == KMM_EV_GUP:
-        if READ_ONCE(cpu, <unsigned long *>&t.isolated) == size:
+        # An atomic reads the newest value, whatever the memory model lets a load see, and this one orders nothing else.
+        if fetch_add_order(cpu, <unsigned long *>&t.isolated, 0, ATOMIC_RELAXED) == size:
             snprintf(text, sizeof(text), b"Cpu %u keeps a reference to frame %lu, which a collapse has isolated: what "
                      b"it writes there is lost", cpu.id, page_to_pfn(m, <const page *>obj))
             check_fail(cpu, CHECK_PIN, text)
@@ -618,6 +629,7 @@ cdef class TapeCheck(Program):
         if t == NULL:
             return
         if t.m != NULL:
+            machine_forget(self.strategy, t.m)
             machine_destroy(t.m, NULL)
         lockdep_destroy(t.ld)
         shadow_free(&t.shadow)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Python functions as a program of the check engine.
 from pykmm_ext.engine.check cimport Program
-from pykmm_ext.kernel.primitives cimport CpuSet
+from pykmm_ext.kernel.cpuset cimport CpuSet
 from pykmm_ext.machine.cpu cimport u64
 
 cdef class PythonProgram(Program):

@@ -5,7 +5,7 @@ from typing import Any, Final, Self
 from typing_extensions import disjoint_base
 
 from pykmm_ext.engine.check import Program
-from pykmm_ext.kernel.primitives import CpuRef, CpuSet
+from pykmm_ext.kernel.cpuset import CpuRef, CpuSet
 
 MAX_VCPUS: Final[int]
 

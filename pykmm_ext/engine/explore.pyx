@@ -10,12 +10,12 @@ from cpython.ref cimport PyObject
 from pykmm_ext.engine.check cimport (
     CHECK_ASSERTION, CHECK_MAX_VCPUS, CHECK_PYTHON, CHECK_RCU, Program, check_fail, check_program,
 )
-from pykmm_ext.kernel.primitives cimport (
+from pykmm_ext.kernel.cpuset cimport (
     arena_describe, copy_error, cpuset_for_engine, cpuset_reset, cpuset_this_vcpu,
 )
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64
 
-from pykmm_ext.kernel.primitives import Abandoned, CpuRef
+from pykmm_ext.kernel.cpuset import Abandoned, CpuRef
 
 cdef extern from "<errno.h>" nogil:
     enum:

@@ -12,7 +12,7 @@ from pykmm_ext.engine.check cimport Program, check_program
 from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64
 
-from pykmm_ext.kernel.primitives import Abandoned
+from pykmm_ext.kernel.cpuset import Abandoned
 
 cdef extern from *:
     """

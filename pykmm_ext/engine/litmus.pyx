@@ -56,7 +56,7 @@ cdef extern from *:
 
 cdef extern from "kmm/atomic.h" nogil:
     enum:
-        KMM_RELAXED, KMM_ACQUIRE, KMM_RELEASE, KMM_SEQ_CST
+        KMM_RELAXED, KMM_ACQUIRE, KMM_RELEASE, KMM_SEQ_CST, KMM_POSTED
         KMM_XCHG, KMM_CMPXCHG, KMM_ADD, KMM_AND, KMM_OR
         KMM_MB, KMM_RMB, KMM_WMB, KMM_LWSYNC, KMM_MB_LIGHT, KMM_MB_HEAVY
     int kmm_is_equal(u64 v, u64 arg)
@@ -90,7 +90,8 @@ OPCODES = {
     "await_lt": OP_AWAIT_LT,
 }
 #: Orders, read-modify-writes and fences by name.
-ORDERS = {"relaxed": KMM_RELAXED, "acquire": KMM_ACQUIRE, "release": KMM_RELEASE, "seq_cst": KMM_SEQ_CST}
+ORDERS = {"relaxed": KMM_RELAXED, "acquire": KMM_ACQUIRE, "release": KMM_RELEASE, "seq_cst": KMM_SEQ_CST,
+          "posted": KMM_POSTED}
 RMWS = {"xchg": KMM_XCHG, "cmpxchg": KMM_CMPXCHG, "add": KMM_ADD, "and": KMM_AND, "or": KMM_OR}
 FENCES = {"mb": KMM_MB, "rmb": KMM_RMB, "wmb": KMM_WMB, "lwsync": KMM_LWSYNC, "mb_light": KMM_MB_LIGHT,
           "mb_heavy": KMM_MB_HEAVY}

@@ -38,10 +38,10 @@ from pykmm_ext.kernel.atomic cimport (
 from pykmm_ext.machine.cpu cimport PGFAULT, Cpu, u32, u64, unlikely
 from pykmm_ext.machine.memory cimport machine_commit
 from pykmm_ext.mm.mm_types cimport KMM_FAULT_RETURN
-from pykmm_ext.mm_binding cimport vma_copy
 from pykmm_ext.pystrategy cimport PythonStrategy
+from pykmm_ext.vma_binding cimport vma_copy
 
-from pykmm_ext.kernel.primitives import Abandoned
+from pykmm_ext.kernel.cpuset import Abandoned
 
 cdef extern from "pthread.h" nogil:
     ctypedef unsigned long pthread_t

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, s32, s64, u8, u32, u64
 from pykmm_ext.mm.mm_types cimport file, machine, mm_struct, page
-from pykmm_ext.mm_binding cimport vma_copy
+from pykmm_ext.vma_binding cimport vma_copy
 
 cdef extern from "kmm/tape.h" nogil:
     enum:

@@ -35,7 +35,8 @@ from pykmm_ext.mm.mmap cimport (
 from pykmm_ext.mm.mprotect cimport do_mprotect
 from pykmm_ext.mm.mremap cimport sys_mremap
 from pykmm_ext.mm.vma_exec cimport install_mapping
-from pykmm_ext.mm_binding cimport copy_vma_facts, mm_default_brk
+from pykmm_ext.mm_binding cimport mm_default_brk
+from pykmm_ext.vma_binding cimport copy_vma_facts
 
 cdef enum:
     MAP_SHARED = 1

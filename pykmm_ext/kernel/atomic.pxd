@@ -24,6 +24,8 @@ cdef extern from "kmm/atomic.h" nogil:
     u32 xchg_32 "kmm_xchg_32"(Cpu *cpu, u32 *p, u32 v)
     void *xchg_ptr "kmm_xchg_ptr"(Cpu *cpu, void *p, const void *v)
     unsigned long cmpxchg "kmm_cmpxchg"(Cpu *cpu, unsigned long *p, unsigned long old, unsigned long v)
+    u32 atomic_fetch_add_acquire_32(Cpu *cpu, u32 *p, u32 n)
+    u32 atomic_fetch_add_release_32(Cpu *cpu, u32 *p, u32 n)
     u32 cmpxchg_32 "kmm_cmpxchg_32"(Cpu *cpu, u32 *p, u32 old, u32 v)
     void *cmpxchg_ptr "kmm_cmpxchg_ptr"(Cpu *cpu, void *p, const void *old, const void *v)
     unsigned long atomic_add_return(Cpu *cpu, unsigned long *p, unsigned long n)

@@ -2,7 +2,12 @@
 # include/linux/lockdep.h: from what an engine sees (a lock operation, an event, an address) to calls of lockdep.
 # Context of everything here: as kernel/lockdep.pxd.
 from pykmm_ext.kernel.lockdep cimport lockdep, lockdep_context, lockdep_report
+from pykmm_ext.kernel.spinlock cimport spinlock_t
 from pykmm_ext.machine.cpu cimport kmm_event, u32, u64
+
+cdef extern from "kmm/tlb.h" nogil:
+    ctypedef struct tlb_t "struct tlb":
+        spinlock_t lock
 
 cdef extern from "kmm/engine.h" nogil:
     cdef enum kmm_lock_op:

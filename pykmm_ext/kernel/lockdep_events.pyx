@@ -89,6 +89,7 @@ cdef void know_all() noexcept nogil:
     know_address_space(b"file", <size_t>&(<file *>NULL).f_mapping)
     know_rwsem(b"anon_vma", <size_t>&(<anon_vma *>NULL).rwsem, b"anon_vma.rwsem")
     know(b"zone", <size_t>&(<zone *>NULL).lock, b"zone.lock", LOCKDEP_SPIN)
+    know(b"TLB", <size_t>&(<tlb_t *>NULL).lock, b"tlb.lock", LOCKDEP_SPIN)
     know(b"kmem_cache", <size_t>&(<kmem_cache *>NULL).lock, b"kmem_cache.lock", LOCKDEP_SPIN)
     know_rcu(b"rcu_state", 0)
     know_srcu(b"srcu_struct", 0, b"srcu")

@@ -11,6 +11,7 @@ from libc.string cimport memset
 from pykmm_ext.kernel.lockdep cimport lockdep_context, lockdep_exit_check, lockdep_release, lockdep_reset_held
 from pykmm_ext.kernel.lockdep_events cimport (
     KMM_DOWNGRADE_WRITE, LOCKDEP_UNKNOWN, lockdep_event_has_class, lockdep_known_class, lockdep_on_event, lockdep_on_lock,
+    tlb_t,
 )
 from pykmm_ext.machine.cpu cimport KMM_EV_IRQ_ENTER, KMM_EV_IRQ_EXIT, likely, u8
 from pykmm_ext.machine.region cimport region_header_of, region_object, region_of, region_t
@@ -69,6 +70,9 @@ cdef int lockdep_watch_class_of(lockdep_watch *w, const void *p) noexcept nogil:
             if at >= <u8 *>c + CACHELINE and at < <u8 *>c + c.size:
                 return class_at(w, m.caches[i].name, <size_t>(at - <u8 *>c - CACHELINE) % m.caches[i].object_size)
             c = c.next
+    for i in range(m.nr_cpus):
+        if p == <const void *>&(<tlb_t *>m.cpus[i].tlb).lock:
+            return class_at(w, b"TLB", <size_t>&(<tlb_t *>NULL).lock)
     return LOCKDEP_UNKNOWN
 
 

@@ -8,7 +8,7 @@ does not exclude loses increments, and ThreadSanitizer sees the race.
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, WRITE_ONCE, atomic_add_return, atomic_dec, atomic_inc, barrier, kmm_cpu_relax,
 )
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.rwsem cimport (
     down_read, down_read_trylock, down_write, down_write_trylock, downgrade_write, init_rwsem, rw_semaphore, up_read,
     up_write,

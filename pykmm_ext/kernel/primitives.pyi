@@ -1,39 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from collections.abc import Callable
-from typing import Any, Final, SupportsIndex, final
+from typing import Any, Final, SupportsIndex
 
 from typing_extensions import disjoint_base
+
+from pykmm_ext.kernel.cpuset import Abandoned as Abandoned
+from pykmm_ext.kernel.cpuset import CpuRef as CpuRef
+from pykmm_ext.kernel.cpuset import CpuSet as CpuSet
+from pykmm_ext.kernel.cpuset import Primitive
 
 RWSEM_WRITER_LOCKED: Final[int]
 RWSEM_FLAG_WAITERS: Final[int]
 RWSEM_FLAG_HANDOFF: Final[int]
 RWSEM_READER_BIAS: Final[int]
-
-class Abandoned(BaseException): ...
-
-@disjoint_base
-class CpuSet:
-    nr_cpus: Final[int]
-    full_fences: Final[bool]
-    def __new__(cls, nr_cpus: int, full_fences: bool = False) -> CpuSet: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, cpu: int, /) -> CpuRef: ...
-
-@final
-class CpuRef:
-    cpus: Final[CpuSet]
-    id: Final[int]
-    def __new__(cls, cpus: CpuSet, cpu: int) -> CpuRef: ...
-    def __index__(self) -> int: ...
-    def __int__(self) -> int: ...
-    def smp_mb(self) -> None: ...
-    def smp_rmb(self) -> None: ...
-    def smp_wmb(self) -> None: ...
-    def choose(self, n: int) -> int: ...
-
-@disjoint_base
-class Primitive:
-    cpus: Final[CpuSet]
 
 class Atomic(Primitive):
     def __new__(cls, cpus: CpuSet, value: int = 0, name: str | None = None) -> Atomic: ...

@@ -4,7 +4,7 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from pykmm_ext.kernel.primitives import CpuSet
+from pykmm_ext.kernel.cpuset import CpuSet
 
 @disjoint_base
 class PrimitivesBench:

@@ -6,7 +6,7 @@
 Each method does `n` operations in compiled code without the GIL and returns nanoseconds per operation.
 """
 from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, atomic_add_return, barrier, smp_mb, smp_mb_heavy
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from pykmm_ext.kernel.rwsem cimport down_read, down_write, init_rwsem, rw_semaphore, up_read, up_write
 from pykmm_ext.kernel.seqlock cimport read_seqbegin, read_seqretry, seqlock_init, seqlock_t

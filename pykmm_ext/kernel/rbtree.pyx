@@ -78,7 +78,8 @@ cdef inline void set_child(Cpu *cpu, rb_node *node, int side, rb_node *child) no
     WRITE_ONCE_PTR(cpu, child_of(node, side), child)
 
 
-# Context: caller's lock (W). Hang `new` where `old` hung; release: `new` may be new to readers.
+# Context: caller's lock (W). Hang `new` where `old` hung; release: `new` may be new to readers. Pairs with the address
+# dependency of lockless descents.
 cdef inline void change_child(Cpu *cpu, rb_node *old, rb_node *new, rb_node *parent, rb_root *root) noexcept nogil:
     if parent != NULL:
         smp_store_release_ptr(cpu, &parent.rb_left if parent.rb_left == old else &parent.rb_right, new)

@@ -4,13 +4,12 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from pykmm_ext.kernel.primitives import CpuSet
+from pykmm_ext.kernel.cpuset import CpuSet
 
 @disjoint_base
 class RbTree:
     def __init__(self, cpus: CpuSet, capacity: int, augmented: bool = ...) -> None: ...
     augmented: Any
-    def bench_find(self, n: int, seed: int) -> Any: ...
     capacity: Any
     def churn(self, cpu: int, n: int, seed: int) -> Any: ...
     def corrupt(self, key: int, what: int) -> Any: ...

@@ -7,7 +7,7 @@ number of items of each subtree.
 from libc.stdlib cimport calloc, free
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, RB_EMPTY_NODE, RB_EMPTY_ROOT, rb_augment_callbacks, rb_erase, rb_erase_augmented, rb_first,
     rb_insert_augmented, rb_insert_color, rb_last, rb_link_node, rb_next, rb_node, rb_parent, rb_prev, rb_replace_node,
@@ -263,19 +263,3 @@ cdef class RbTree:
                         node = <rb_node *>READ_ONCE_PTR(c, &node.rb_right)
                 i += 1
         return i, loops, found
-
-    def bench_find(self, unsigned long n, u64 seed):
-        """n lookups of random keys on CPU 0; returns how many were found."""
-        cdef unsigned long _i, key, found = 0
-        cdef u64 state = seed | 1
-        cdef rb_node *node
-        with nogil:
-            for _i in range(n):
-                key = xorshift(&state) % self.capacity
-                node = self.root.rb_node
-                while node != NULL:
-                    if key == (<item *>node).key:
-                        found += 1
-                        break
-                    node = node.rb_left if key < (<item *>node).key else node.rb_right
-        return found

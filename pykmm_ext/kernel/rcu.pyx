@@ -117,7 +117,8 @@ cdef void synchronize_rcu(Cpu *cpu) noexcept nogil:
         might_sleep(cpu, b"synchronize_rcu")
         kmm_emit(cpu, KMM_EV_RCU_SYNC, rcu, 0)
     # Orders the caller's unlinking against the load: a grace period counted later than the next one
-    # started after this point. (The next one may have started before.)
+    # started after this point. (The next one may have started before.) Pairs with smp_mb_heavy() of that grace
+    # period, which comes after the count of the one before it.
     smp_mb(cpu)
     seq = READ_ONCE(cpu, &rcu.gp_seq)
     down_write(cpu, &rcu.gp_lock)
@@ -148,6 +149,7 @@ cdef void rcu_barrier(Cpu *cpu) noexcept nogil:
     cdef machine *m = machine_of(cpu)
     cdef unsigned long queued = READ_ONCE(cpu, &m.rcu.cblist.nr_queued)
     might_sleep(cpu, b"rcu_barrier")
+    # What the callbacks did is seen by the caller: pairs with the release in rcu_segcblist_invoke().
     if smp_load_acquire(cpu, &m.rcu.cblist.nr_invoked) >= queued:
         return
     synchronize_rcu(cpu)

@@ -11,7 +11,7 @@ from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, WRITE_ONCE, atomic_add_return, atomic_inc, kmm_cpu_relax,
     smp_load_acquire_ptr, xchg_ptr,
 )
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from pykmm_ext.kernel.srcu cimport (
     call_srcu, cleanup_srcu_struct, init_srcu_struct, srcu_barrier, srcu_read_lock, srcu_read_unlock,

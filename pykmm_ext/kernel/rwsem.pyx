@@ -12,7 +12,7 @@ bits     name            meaning
 1        FLAG_WAITERS    the queue is not empty; changed under wait_lock
 2        FLAG_HANDOFF    the first waiter was overtaken once: only a release may give the lock away,
                          and it gives it to that waiter; changed under wait_lock
-8 to 63  READER_BIAS     readers that hold it, plus readers on their way into the slow path
+8 to 63  READER_BIAS     readers that hold it, plus readers on their way into the slow path or out of a trylock
 =======  ==============  =============================================================================
 
 Who may take it:
@@ -44,7 +44,7 @@ from pykmm_ext.kernel.atomic cimport (
     kmm_cpu_relax, kmm_wake_32, lock_set_subclass, might_sleep, smp_load_acquire_32, xchg_32,
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
-from pykmm_ext.machine.cpu cimport Cpu, u32, u64, unlikely
+from pykmm_ext.machine.cpu cimport Cpu, likely, u32, u64, unlikely
 
 cdef extern from *:
     """
@@ -74,9 +74,6 @@ cdef enum:
     WRITER_LOCKED = 1
     FLAG_WAITERS = 2
     FLAG_HANDOFF = 4
-    READER_BIAS = 256
-    # A reader may come in beside other readers unless one of these is set.
-    READ_FAILED_MASK = 7
     # Nobody holds it when these bits are clear.
     FLAGS_MASK = 254
     WAITER_SPINS = 0
@@ -223,7 +220,7 @@ cdef u32 wait_for_waker(Cpu *cpu, waiter *w) noexcept nogil:
     cdef u32 state
     cdef int _spins
     for _spins in range(polls(cpu)):
-        state = smp_load_acquire_32(cpu, &w.state)
+        state = smp_load_acquire_32(cpu, &w.state)  # pairs with the exchange in set_waiter()
         if state >= WAITER_TRY:
             return state
         kmm_cpu_relax()
@@ -307,6 +304,12 @@ cdef void init_rwsem(rw_semaphore *sem) noexcept nogil:
     sem.last = NULL
 
 
+# Context: any. A reader has left, and `count` is what it left behind.
+cdef void up_read_waiters(Cpu *cpu, rw_semaphore *sem, unsigned long count) noexcept nogil:
+    if KMM_KEEP(13, count & FLAG_WAITERS and is_free(count)):
+        rwsem_wake(cpu, sem)
+
+
 # Context: process, IRQs on, may sleep, GIL not held.
 cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL):
@@ -317,20 +320,21 @@ cdef void down_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
         down_read_slowpath(cpu, sem)
 
 
-# Context: any. True when taken.
+# Context: any. True when taken. One addition, as down_read(): a look and a compare-and-exchange would fetch the line of
+# the count twice, which is what readers of one lock on many CPUs wait for.
 cdef bint down_read_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    cdef unsigned long c, seen
+    cdef unsigned long c
     cdef int got
     if unlikely(cpu.engine != NULL):
         got = kmm_rwsem_lock(cpu, sem, KMM_DOWN_READ_TRYLOCK)
         if got >= 0:
             return got
-    c = READ_ONCE(cpu, &sem.count)
-    while not (c & READ_FAILED_MASK):
-        seen = cmpxchg(cpu, &sem.count, c, c + READER_BIAS)
-        if seen == c:
-            return True
-        c = seen
+    if likely(not atomic_add_return(cpu, &sem.count, READER_BIAS) & READ_FAILED_MASK):
+        return True
+    c = atomic_add_return(cpu, &sem.count, -<unsigned long>READER_BIAS)
+    # A release may have taken the passing bias for a holder and woken nobody.
+    if KMM_KEEP(17, True):
+        up_read_waiters(cpu, sem, c)
     return False
 
 
@@ -340,8 +344,8 @@ cdef void up_read(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     if unlikely(cpu.engine != NULL) and kmm_rwsem_lock(cpu, sem, KMM_UP_READ) >= 0:
         return
     c = atomic_add_return(cpu, &sem.count, -<unsigned long>READER_BIAS)
-    if unlikely(KMM_KEEP(13, c & FLAG_WAITERS and is_free(c))):
-        rwsem_wake(cpu, sem)
+    if unlikely(c & READ_FAILED_MASK):
+        up_read_waiters(cpu, sem, c)
 
 
 # Context: process, IRQs on, may sleep, GIL not held.

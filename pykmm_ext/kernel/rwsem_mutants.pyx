@@ -2,7 +2,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # (as rwsem.pyx, whose text this is)
 """kernel/locking/rwsem.c with parts missing, for mutation tests: rwsem.pyx once more, with KMM_KEEP() at work."""
-from pykmm_ext.kernel.rwsem cimport rw_semaphore, rwsem_waiter
+from pykmm_ext.kernel.rwsem cimport READ_FAILED_MASK, READER_BIAS, rw_semaphore, rwsem_waiter
 
 cdef extern from *:
     """

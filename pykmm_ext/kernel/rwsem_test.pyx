@@ -8,7 +8,7 @@ scenario where the path would wait, before it takes wait_lock, and before it set
 that moment is done there, by the same thread. A path that would wait for ever is reported as stuck.
 """
 from pykmm_ext.kernel.atomic cimport atomic_add_return
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.rwsem cimport (
     down_read_slowpath, down_read_trylock, down_write, down_write_slowpath, down_write_trylock, init_rwsem,
     rw_semaphore, rwsem_wake, up_read, up_write,

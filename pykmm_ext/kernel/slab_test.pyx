@@ -3,7 +3,7 @@
 from libc.stdlib cimport calloc, free
 
 from pykmm_ext.kernel.atomic cimport xchg_ptr
-from pykmm_ext.kernel.primitives cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
 from pykmm_ext.kernel.slab cimport (
     kmem_cache_active, kmem_cache_alloc, kmem_cache_destroy, kmem_cache_free, kmem_cache_init, validate_kmem_cache,
 )

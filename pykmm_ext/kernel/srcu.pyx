@@ -163,7 +163,8 @@ cdef void synchronize_srcu(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
         might_sleep(cpu, b"synchronize_srcu")
         kmm_emit(cpu, KMM_EV_SRCU_SYNC, ssp, 0)
     # Orders the caller's unlinking against the load: a grace period counted later than the next one
-    # started after this point. (The next one may have started before.)
+    # started after this point. (The next one may have started before.) Pairs with smp_mb_heavy() of that grace
+    # period, which comes after the count of the one before it.
     smp_mb(cpu)
     seq = READ_ONCE(cpu, &ssp.gp_seq)
     down_write(cpu, &ssp.gp_mutex)
@@ -195,6 +196,7 @@ cdef void call_srcu(Cpu *cpu, srcu_struct *ssp, rcu_head *head,
 cdef void srcu_barrier(Cpu *cpu, srcu_struct *ssp) noexcept nogil:
     cdef unsigned long queued = READ_ONCE(cpu, &ssp.cblist.nr_queued)
     might_sleep(cpu, b"srcu_barrier")
+    # What the callbacks did is seen by the caller: pairs with the release in rcu_segcblist_invoke().
     if smp_load_acquire(cpu, &ssp.cblist.nr_invoked) >= queued:
         return
     synchronize_srcu(cpu, ssp)

@@ -77,6 +77,7 @@ cdef extern from "kmm/cpu.h" nogil:
         void *active_mm        # struct mm_struct *
         u32 rcu_nesting
         unsigned long rcu_gp_ctr
+        unsigned long vma_read
         per_cpu_pages pcp
         vmacache vmacache
         void *rss_mm

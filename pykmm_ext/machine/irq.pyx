@@ -73,7 +73,7 @@ cdef u32 flush_smp_call_function_queue(Cpu *cpu, Cpu *target) noexcept nogil:
         csd.func(target, csd.info)
         count_vm_event(target, IPI_HANDLED)
         n += 1
-        # The sender may return as soon as it sees this: csd is gone.
+        # The sender may return as soon as it sees this: csd is gone. Pairs with the acquire in wait_for_call().
         smp_store_release_32(cpu, &csd.done, 1)
     if n:
         # Release: whoever sees 0 sees what the handlers wrote.
@@ -83,7 +83,7 @@ cdef u32 flush_smp_call_function_queue(Cpu *cpu, Cpu *target) noexcept nogil:
 
 # Context: `target`'s ipi_lock held.
 cdef inline void ipi_unlock(Cpu *cpu, Cpu *target) noexcept nogil:
-    smp_store_release_32(cpu, &target.ipi_lock, 0)
+    smp_store_release_32(cpu, &target.ipi_lock, 0)  # pairs with the exchange of who takes it next
 
 
 # Context: the owner's thread, IRQs on (irq_disabled == 0); its own interrupt entry. Waits for a sender

@@ -23,7 +23,7 @@ from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable
 from pykmm_ext.machine.memory cimport machine_commit, machine_create, machine_destroy, machine_leaks
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch, validate_tlb, walk_page_table
 from pykmm_ext.mm.mm_types cimport (
-    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_WRITE, KMM_ACCESS_READ, KMM_MAX_LEVELS, VM_EXEC, VM_FAULT_BADACCESS,
+    FAULT_FLAG_INSTRUCTION, FAULT_FLAG_WRITE, KMM_MAX_LEVELS, VM_EXEC, VM_FAULT_BADACCESS,
     VM_FAULT_BADMAP, VM_FAULT_OOM, VM_FAULT_SIGSEGV, VM_READ, VM_SHARED, VM_WRITE, arch_ops, machine,
     mm_struct, mmu_gather, page, page_to_pfn, pfn_to_page, pmd_t, pte_t, strategy_ops, vm_fault_t,
 )
@@ -32,8 +32,9 @@ from pykmm_ext.mm.mmu_gather cimport (
 )
 from pykmm_ext.mm.page_alloc cimport (
     __GFP_ZERO, __free_pages, alloc_page, alloc_pages, drain_local_pages, get_page, nr_used_pages, put_page,
-    validate_zone,
+    put_zeroed_page,
 )
+from pykmm_ext.mm.page_alloc_validate cimport validate_zone
 from pykmm_ext.mm.pgtable cimport (
     mm_alloc_pmd, mm_find_pmd, pgd_alloc, pgd_free, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock,
     table_page_free,
@@ -44,13 +45,6 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *t)
-    const int CLOCK_MONOTONIC
 
 
 # What an address space allows, and what its fault handler answers.
@@ -63,12 +57,6 @@ cdef struct rig_mm:
     page *watched
     u32 nr_records
     u32 records[64]
-
-
-cdef double now_ns() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return t.tv_sec * 1e9 + t.tv_nsec
 
 
 # Context: as strategy_ops.handle_fault.
@@ -415,6 +403,9 @@ cdef class Rig:
     def put(self, unsigned long pfn, int cpu=0):
         put_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
 
+    def put_zeroed(self, unsigned long pfn, int cpu=0):
+        put_zeroed_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+
     def free_pages(self, unsigned long pfn, u32 order, int cpu=0):
         __free_pages(self.cpu(cpu), pfn_to_page(self.m, pfn), order)
 
@@ -701,63 +692,6 @@ cdef class Rig:
                         bad += 1
             space.unmap(cpu, start, start + pages * size)
         return bad
-
-    # ---- figures, in nanoseconds ----
-
-    def time_touch(self, int cpu, unsigned long address, u32 access, unsigned long n):
-        """One user access that hits the TLB."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef unsigned long _i
-        cdef double t
-        with nogil:
-            t = now_ns()
-            for _i in range(n):
-                user_touch(c, address, access)
-            t = now_ns() - t
-        return t / n
-
-    def time_fault(self, int cpu, unsigned long start, unsigned long pages):
-        """The first write to each page."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef unsigned long i
-        cdef unsigned long size = <unsigned long>1 << self.m.arch.page_shift
-        cdef double t
-        with nogil:
-            t = now_ns()
-            for i in range(pages):
-                user_touch(c, start + i * size, 1)
-            t = now_ns() - t
-        return t / pages
-
-    def time_walk(self, int cpu, unsigned long address, unsigned long n):
-        """A hardware walk of a mapped page."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef mm_struct *mm = <mm_struct *>c.active_mm
-        cdef unsigned long _i
-        cdef double t
-        with nogil:
-            t = now_ns()
-            for _i in range(n):
-                self.m.arch.hw_walk(c, mm, address, KMM_ACCESS_READ)
-            t = now_ns() - t
-        return t / n
-
-    def time_alloc(self, int cpu, bint zero, unsigned long n, u32 hold=1):
-        """alloc_page() and put_page() of `hold` frames in turn, per frame."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef page **held = <page **>malloc(hold * sizeof(page *))
-        cdef unsigned long _i, j
-        cdef double t
-        with nogil:
-            t = now_ns()
-            for _i in range(n):
-                for j in range(hold):
-                    held[j] = alloc_page(c, __GFP_ZERO if zero else 0)
-                for j in range(hold):
-                    put_page(c, held[j])
-            t = now_ns() - t
-        free(held)
-        return t / (n * hold)
 
 
 cdef object fault_of(Cpu *cpu, int err):

@@ -20,7 +20,7 @@ from pykmm_ext.machine.irq cimport local_irq_disable
 from pykmm_ext.machine.memory cimport (
     machine_count, machine_create_checked, machine_destroy, machine_leaks, machine_quiesce,
 )
-from pykmm_ext.machine.region cimport region_of, region_t
+from pykmm_ext.machine.region cimport KMM_SHADOW_NEVER, KMM_SHADOW_STATE, region_of, region_t
 from pykmm_ext.machine.snapshot cimport (
     machine_is_restored, machine_member_name, machine_object_name, machine_restore, machine_shadow_state,
     machine_snapshot, machine_snapshot_size,
@@ -230,16 +230,18 @@ cdef class CheckedMachine:
         return region_of(self.m).exhausted
 
     def digest(self):
-        """A hash of every byte in use."""
+        """A hash of every byte in use. Frames that a block of several has skipped, to be aligned, are not."""
         cdef region_t *r = region_of(self.m)
         cdef u64 h = 1
         cdef u32 i
+        cdef unsigned long pfn
         for i in range(r.nr_slices):
             h = hash_bytes(h, r.slices[i].base, r.slices[i].next - r.slices[i].base)
             h = hash_bytes(h, r.shadow + (r.slices[i].base - r.heap) // 16,
                            (r.slices[i].next - r.slices[i].base) // 16)
-            h = hash_bytes(h, r.mem_base + (r.slices[i].pfn << r.page_shift),
-                           (r.slices[i].pfn_next - r.slices[i].pfn) << r.page_shift)
+            for pfn in range(r.slices[i].pfn, r.slices[i].pfn_next):
+                if r.frame_state[pfn] & KMM_SHADOW_STATE != KMM_SHADOW_NEVER:
+                    h = hash_bytes(h, r.mem_base + (pfn << r.page_shift), <size_t>1 << r.page_shift)
             h = hash_bytes(h, <u8 *>(r.mem_map + r.slices[i].pfn),
                            (r.slices[i].pfn_next - r.slices[i].pfn) * sizeof(page))
             h = hash_bytes(h, r.frame_state + r.slices[i].pfn, r.slices[i].pfn_next - r.slices[i].pfn)

@@ -17,7 +17,9 @@ from libc.errno cimport EFAULT, ENOMEM
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, fetch_and, fetch_or, kmm_emit, kmm_user_load, kmm_user_store, smp_mb
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, READ_ONCE_DEP, fetch_and, fetch_or, kmm_emit, kmm_user_load, kmm_user_store, smp_mb,
+)
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport (
     FAULT_OOM, FAULT_SIGBUS, FAULT_SIGSEGV, KMM_EV_TLB_USE, PGFAULT, PGMAJFAULT, TLB_FLUSH_LOCAL, TLB_FLUSH_REMOTE, TLB_HIT,
@@ -428,7 +430,7 @@ cdef int walk_page_table(Cpu *cpu, mm_struct *mm, unsigned long address, unsigne
         slot = table_entry(mm, table, level, address)
         paddrs[n] = table
         index[n] = <u32>((<unsigned long>slot - <unsigned long>mm.machine.mem_base - table) // sizeof(unsigned long))
-        raw[n] = READ_ONCE(cpu, slot)
+        raw[n] = READ_ONCE_DEP(cpu, slot, 1 if n else 0)
         n += 1
         if level == 0 or arch.table_none(raw[n - 1]) or arch.table_bad(raw[n - 1]):
             break

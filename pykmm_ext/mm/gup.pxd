@@ -20,6 +20,10 @@ cdef long get_user_pages_fast(Cpu *cpu, mm_struct *mm, unsigned long start, unsi
 cdef void unpin_user_pages(Cpu *cpu, page **pages, unsigned long nr_pages, unsigned int gup_flags,
                            bint dirty) noexcept nogil
 
+# Context: a reference to the page that the entry maps read-only, after the second look at the entry; or the PTL. May a
+# pin for reading not have the page as it is, since others map it as well?
+cdef bint gup_must_unshare(Cpu *cpu, page *pg, unsigned int gup_flags) noexcept nogil
+
 # What a study may leave out of the lockless walk.
 cdef enum:
     GUP_NO_PMD_RECHECK = 1      # before the fix of race R20

@@ -68,10 +68,10 @@ cdef bint page_is_mapped(Cpu *cpu, mm_struct *mm, unsigned long address, bint wr
     cdef pte_t pte
     if pmd == NULL:
         return False
-    pmdval = READ_ONCE(cpu, pmd)
+    pmdval = READ_ONCE_DEP(cpu, pmd, 1)
     if arch.table_none(pmdval) or arch.table_bad(pmdval):
         return False
-    pte = READ_ONCE(cpu, pte_offset(mm, pmdval, address))
+    pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
     if not arch.pte_present(pte) or arch.pte_protnone(pte):
         return False
     return not write or arch.pte_write(pte)
@@ -128,9 +128,7 @@ cdef void unpin_user_pages(Cpu *cpu, page **pages, unsigned long nr_pages, unsig
         count_vm_events(cpu, NR_FOLL_PIN_RELEASED, pinned)
 
 
-# Context: a reference to the page that the entry maps read-only, after the second look at the entry; or the PTL. May a
-# pin for reading not have the page as it is, since others map it as well?
-cdef inline bint gup_must_unshare(Cpu *cpu, page *pg, unsigned int gup_flags) noexcept nogil:
+cdef bint gup_must_unshare(Cpu *cpu, page *pg, unsigned int gup_flags) noexcept nogil:
     if (gup_flags & (FOLL_WRITE | FOLL_PIN)) != FOLL_PIN or not page_is_anon(cpu, pg):
         return False
     smp_rmb(cpu)  # pairs with what lies between taking the mark away and its consequences: see above
@@ -149,7 +147,7 @@ cdef page *follow_page_pte(Cpu *cpu, mm_struct *mm, unsigned long address, unsig
     cdef pte_t *ptep
     cdef pte_t pte
     err[0] = 0
-    if pmd == NULL or arch.table_descend(READ_ONCE(cpu, pmd), 1) == 0:
+    if pmd == NULL or arch.table_descend(READ_ONCE_DEP(cpu, pmd, 1), 1) == 0:
         return NULL
     ptep = pte_offset_map_lock(cpu, mm, pmd, address, &ptl)
     pte = READ_ONCE(cpu, ptep)

@@ -14,7 +14,7 @@ As Linux 6.18 in what is accepted, refused, split and merged. simplified:
 """
 from libc.errno cimport EACCES, EAGAIN, EBUSY, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, cmpxchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, WRITE_ONCE, cmpxchg
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32
 from pykmm_ext.mm.filemap cimport filemap_get_page, find_get_page
@@ -165,7 +165,7 @@ cdef void madvise_free_page_range(Cpu *cpu, vm_area_struct *vma, unsigned long s
             next_addr = end
         pmd = mm_find_pmd(cpu, mm, addr)
         if pmd != NULL:
-            pmdval = READ_ONCE(cpu, pmd)
+            pmdval = READ_ONCE_DEP(cpu, pmd, 1)
             if not mm.arch.table_none(pmdval) and not mm.arch.table_bad(pmdval):
                 madvise_free_pte_range(cpu, vma, pmdval, addr, next_addr)
         addr = next_addr
@@ -230,10 +230,10 @@ cdef bint pte_allows(Cpu *cpu, mm_struct *mm, unsigned long address, bint write)
     cdef pte_t pte
     if pmd == NULL:
         return False
-    pmdval = READ_ONCE(cpu, pmd)
+    pmdval = READ_ONCE_DEP(cpu, pmd, 1)
     if mm.arch.table_none(pmdval) or mm.arch.table_bad(pmdval):
         return False
-    pte = READ_ONCE(cpu, pte_offset(mm, pmdval, address))
+    pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
     return (not mm.arch.pte_none(pte) and mm.arch.pte_present(pte) and not mm.arch.pte_protnone(pte)
             and (not write or mm.arch.pte_write(pte)))
 
@@ -326,9 +326,9 @@ cdef u8 mincore_page(Cpu *cpu, vm_area_struct *vma, unsigned long address) noexc
     cdef pte_t pte
     cdef unsigned long index
     if pmd != NULL:
-        pmdval = READ_ONCE(cpu, pmd)
+        pmdval = READ_ONCE_DEP(cpu, pmd, 1)
         if not mm.arch.table_none(pmdval) and not mm.arch.table_bad(pmdval):
-            pte = READ_ONCE(cpu, pte_offset(mm, pmdval, address))
+            pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
             if not mm.arch.pte_none(pte):
                 return 1 if mm.arch.pte_present(pte) else 0
     if vma.vm_file == NULL:

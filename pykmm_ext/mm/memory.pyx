@@ -37,7 +37,7 @@ from pykmm_ext.mm.mm_types cimport (
     VM_FAULT_SIGBUS, VM_SHARED, VM_WRITE, address_space,
     anon_vma, arch_ops, machine, machine_of, page_to_pfn, pmd_t, pte_t,
 )
-from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page
+from pykmm_ext.mm.page_alloc cimport __GFP_ZERO, alloc_page, get_page, put_page, put_zeroed_page
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, pte_alloc, pte_lockptr, pte_offset, pte_offset_map_lock
 from pykmm_ext.mm.rmap cimport anon_vma_prepare, page_add_file_rmap, page_add_new_anon_rmap, page_remove_rmap
 
@@ -140,11 +140,11 @@ cdef vm_fault_t do_anonymous_page(Cpu *cpu, vm_fault *vmf) noexcept nogil:
     if vm_flags & VM_WRITE:
         entry = arch.pte_mkwrite(arch.pte_mkdirty(entry))
     if unlikely(not pte_map_lock(cpu, vmf)):
-        put_page(cpu, pg)
+        put_zeroed_page(cpu, pg)  # the fault comes back under mmap_sem, and should not clear another one there
         return VM_FAULT_RETRY
     if unlikely(not arch.pte_none(READ_ONCE(cpu, vmf.pte))):
         spin_unlock(cpu, vmf.ptl)
-        put_page(cpu, pg)
+        put_zeroed_page(cpu, pg)
         return 0
     page_add_new_anon_rmap(cpu, pg, vmf.anon_vma, vmf.pgoff)
     set_pte(cpu, vmf.pte, entry)
@@ -465,7 +465,7 @@ cdef vm_fault_t handle_pte_fault(Cpu *cpu, vm_fault *vmf) noexcept nogil:
         # orig_pmd and orig_pte were read by the strategy while the tables could not go away.
         pmdval = vmf.orig_pmd
     else:
-        pmdval = READ_ONCE(cpu, vmf.pmd)
+        pmdval = READ_ONCE_DEP(cpu, vmf.pmd, 1)  # mm_alloc_pmd() has read the entry above it
         vmf.orig_pmd = pmdval
         if arch.table_none(pmdval):
             # The caller that allocates asks for 0: a table that is there stays while mmap_sem is held.

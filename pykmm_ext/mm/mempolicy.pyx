@@ -20,7 +20,7 @@ from libc.errno cimport EFAULT, EINVAL, EIO, ENOMEM
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE_PTR
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, WRITE_ONCE_PTR
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.mm.mm_types cimport (
@@ -31,9 +31,6 @@ from pykmm_ext.mm.mmap cimport mmap_write_lock, mmap_write_unlock
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_offset
 from pykmm_ext.mm.vma cimport find_vma, find_vma_prev
 from pykmm_ext.mm.vma_merge cimport vma_modify_policy
-
-cdef enum:
-    MAX_MASK_BITS = 32768        # PAGE_SIZE * BITS_PER_BYTE: longer masks are refused unread
 
 cdef const char *policy_modes[7]
 policy_modes[:] = [
@@ -54,14 +51,15 @@ cdef bint nodes_empty(const nodemask *nodes) noexcept nogil:
     return True
 
 
-cdef int get_nodes(nodemask *nodes, const unsigned long *nmask, unsigned long maxnode) noexcept nogil:
-    """Context: any. 0, or -EINVAL: too long, or a bit beyond MAX_NUMNODES is set."""
+cdef int get_nodes(const arch_ops *arch, nodemask *nodes, const unsigned long *nmask,
+                   unsigned long maxnode) noexcept nogil:
+    """Context: any. 0, or -EINVAL: longer than a page has bits (refused unread), or a bit beyond MAX_NUMNODES is set."""
     cdef unsigned long i, word
     memset(nodes, 0, sizeof(nodemask))
     maxnode -= 1                                 # 0 wraps: a mask without end, as in Linux
     if maxnode == 0 or nmask == NULL:
         return 0
-    if maxnode > MAX_MASK_BITS:
+    if maxnode > <unsigned long>8 << arch.page_shift:
         return -EINVAL
     for i in range((maxnode + 63) // 64):
         word = nmask[i]
@@ -125,7 +123,7 @@ cdef bint has_pages(Cpu *cpu, vm_area_struct *vma, unsigned long addr, unsigned 
         if next_addr > end:
             next_addr = end
         pmd = mm_find_pmd(cpu, mm, addr)
-        pmdval = READ_ONCE(cpu, pmd) if pmd != NULL else 0
+        pmdval = READ_ONCE_DEP(cpu, pmd, 1) if pmd != NULL else 0
         if pmd != NULL and not arch.table_none(pmdval) and not arch.table_bad(pmdval):
             ptep = pte_offset(mm, pmdval, addr)
             while addr < next_addr:
@@ -207,7 +205,7 @@ cdef long do_mbind(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long l
         return -EINVAL
     if mode_flags & MPOL_F_NUMA_BALANCING and lmode != MPOL_BIND and lmode != MPOL_PREFERRED_MANY:
         return -EINVAL
-    err = get_nodes(&nodes, nmask, maxnode)
+    err = get_nodes(mm.arch, &nodes, nmask, maxnode)
     if err:
         return err
     if flags & ~<unsigned int>MPOL_MF_VALID or start & mask:

@@ -24,6 +24,7 @@ cdef extern from "kmm/mm_types.h" nogil:
     const unsigned long VM_ACCESS_FLAGS, PG_locked, PG_referenced, PG_uptodate, PG_dirty
     const unsigned long PG_lru, PG_reserved, PG_table, PG_buddy, PG_anon, PG_pristine, PG_anon_exclusive
     const unsigned int FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_TRIED
+    const u32 VMA_LOCK_OFFSET, VMA_ATTACHED
     const unsigned int FAULT_FLAG_USER, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK
     const unsigned int FAULT_FLAG_UNSHARE, FOLL_WRITE, FOLL_GET, FOLL_PIN, GUP_PIN_COUNTING_BIAS, VM_FAULT_OOM
     const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED
@@ -142,6 +143,7 @@ cdef extern from "kmm/mm_types.h" nogil:
         rw_semaphore vm_lock
         unsigned long vm_lock_seq
         u32 vm_refcnt
+        u32 vm_read_biased
         u32 detached
     cdef struct mm_struct:
         vm_area_struct *mmap

@@ -7,6 +7,10 @@ cdef enum:
     __GFP_ZERO = 1
     __GFP_NOWAIT = 2
 
+# Frames 0 (never handed out: physical address 0 means "none") and 1 (the zero page) are reserved.
+cdef enum:
+    NR_RESERVED = 2
+
 cdef int zone_init(machine *m) noexcept nogil
 # Context: any with IRQs on or off, no zone->lock. _refcount = 1, _mapcount = 0; NULL = out of memory.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil
@@ -14,6 +18,8 @@ cdef page *alloc_pages(Cpu *cpu, u32 gfp, u32 order) noexcept nogil
 cdef void get_page(Cpu *cpu, page *page) noexcept nogil
 # Drops a reference; the last one frees. zero_page and reserved pages are never freed.
 cdef void put_page(Cpu *cpu, page *page) noexcept nogil
+# The same for a frame of __GFP_ZERO that nobody has written: if it is free now, who gets it next need not clear it.
+cdef void put_zeroed_page(Cpu *cpu, page *page) noexcept nogil
 # page_ref_sub_and_test(): the same for `refs` references at once.
 cdef void put_page_refs(Cpu *cpu, page *page, u32 refs) noexcept nogil
 # `refs` more references, unless there is none (page_ref_add_unless()) or there would be too many. False: not taken.
@@ -24,5 +30,3 @@ cdef void __free_pages(Cpu *cpu, page *page, u32 order) noexcept nogil
 cdef void drain_local_pages(Cpu *cpu) noexcept nogil
 # Frames in use by anything but the allocator itself (racy unless quiescent).
 cdef unsigned long nr_used_pages(machine *m) noexcept nogil
-# Buddy lists, counts, alignment, PG_buddy; NULL or a static message with *pfn.
-cdef const char *validate_zone(machine *m, unsigned long *pfn) noexcept nogil

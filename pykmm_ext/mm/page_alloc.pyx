@@ -25,7 +25,7 @@ says KMM_ORDER_REGION, for which put_page() looks anyway. Both go to the region,
 """
 from libc.errno cimport EINVAL
 from libc.stdio cimport fprintf, stderr
-from libc.stdlib cimport abort, calloc, free
+from libc.stdlib cimport abort
 
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, atomic_inc_32, cmpxchg_32, data_race, data_race_32, kmm_emit, might_sleep,
@@ -33,11 +33,11 @@ from pykmm_ext.kernel.atomic cimport (
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport (
-    KMM_EV_ALLOC, KMM_EV_FREE, KMM_PCP_BATCH, KMM_PCP_HIGH, PGALLOC, PGFREE, Cpu, count_vm_event, likely, u8, u32,
+    KMM_EV_ALLOC, KMM_EV_FREE, KMM_PCP_BATCH, KMM_PCP_HIGH, PGALLOC, PGFREE, Cpu, count_vm_event, likely, u32,
     unlikely,
 )
 from pykmm_ext.machine.region cimport (
-    KMM_ORDER_REGION, region_alloc_pages, region_free_pages, region_of, region_validate_frames,
+    KMM_ORDER_REGION, region_alloc_pages, region_free_pages, region_of,
 )
 from pykmm_ext.mm.mm_types cimport (
     MAX_ORDER, PG_buddy, PG_pristine, PG_reserved, free_area, machine, machine_of, page, page_to_pfn, pfn_to_page,
@@ -60,9 +60,7 @@ cdef extern from *:
     """
     void count_region_frames "kmm_count_region_frames"(zone *z, long n) nogil
 
-# Frames 0 (never handed out: physical address 0 means "none") and 1 (the zero page) are reserved.
 cdef enum:
-    NR_RESERVED = 2
     MAX_REFS = 0x7fffffff # of a page; beyond, no more can be taken (the sign bit of Linux's counter)
 
 
@@ -324,8 +322,8 @@ cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
 
 # Context: any, IRQs on or off (never an IPI handler: the list is the owner's), no zone->lock. _refcount = 1,
 # _mapcount = 0. NULL: out of memory.
-# A __GFP_ZERO frame is cleared here, unless host memory has never backed it: then the host clears it when it is
-# first touched, which costs more, not less. Frames backed by machine_commit() are always cleared here, so that a
+# A __GFP_ZERO frame is cleared here, unless it came back unwritten, or host memory has never backed it: then the host
+# clears it when it is first touched, which costs more, not less. Frames backed by machine_commit() are always cleared here, so that a
 # timed fault pays for its zeroing.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     cdef machine *m
@@ -437,6 +435,14 @@ cdef void put_page(Cpu *cpu, page *p) noexcept nogil:
     put_last(cpu, p, old, 1)
 
 
+# Context: as put_page; the caller's is the only reference but those of lockless lookups that came too late. Linux has no
+# such thing, and clears another frame when the fault comes back.
+cdef void put_zeroed_page(Cpu *cpu, page *p) noexcept nogil:
+    put_page(cpu, p)
+    if likely(<page *>cpu.pcp.list == p):
+        p.flags = PG_pristine
+
+
 # Context: as put_page.
 cdef void put_page_refs(Cpu *cpu, page *p, u32 refs) noexcept nogil:
     cdef u32 old
@@ -502,117 +508,3 @@ cdef unsigned long nr_used_pages(machine *m) noexcept nogil:
             # Not READ_ONCE(): no Cpu executes this.
             idle += data_race_32(&m.cpus[i].pcp.count)
     return m.zone.end_pfn - NR_RESERVED - idle
-
-
-cdef inline bint test_and_set(u8 *map, unsigned long pfn) noexcept nogil:
-    cdef bint was = (map[pfn >> 3] >> (pfn & 7)) & 1
-    map[pfn >> 3] |= <u8>(1 << (pfn & 7))
-    return was
-
-
-# Context: as validate_zone. `map`: a zeroed bit per frame below pristine_pfn, set for every free one.
-cdef const char *validate_lists(machine *m, u8 *map, unsigned long *pfn) noexcept nogil:
-    cdef zone *z = &m.zone
-    cdef u32 order, i, n
-    cdef unsigned long blocks, j
-    cdef unsigned long total = 0
-    cdef page *p
-    cdef page *prev
-    for order in range(MAX_ORDER):
-        blocks = 0
-        prev = NULL
-        p = z.free_area[order].free_list
-        while p != NULL:
-            pfn[0] = page_to_pfn(m, p)
-            if pfn[0] < NR_RESERVED or pfn[0] + (<unsigned long>1 << order) > z.pristine_pfn:
-                return b"free block outside the zone's used part"
-            if pfn[0] & ((<unsigned long>1 << order) - 1):
-                return b"free block not aligned to its order"
-            if p.flags != PG_buddy or p.order != order:
-                return b"free block without PG_buddy or with the wrong order"
-            if p.lru_prev != prev:
-                return b"buddy list: broken back link"
-            if p._refcount != 0:
-                return b"free block with references"
-            for j in range(<unsigned long>1 << order):
-                if test_and_set(map, pfn[0] + j):
-                    return b"frame is free twice"
-                if j and (p[j].flags & PG_buddy):
-                    return b"PG_buddy inside a free block"
-            j = pfn[0] ^ (<unsigned long>1 << order)
-            if (order < MAX_ORDER - 1 and j < z.pristine_pfn and m.mem_map[j].flags & PG_buddy
-                    and m.mem_map[j].order == order):
-                return b"two free buddies were not merged"
-            blocks += 1
-            prev = p
-            p = p.lru_next
-        if blocks != z.free_area[order].nr_free:
-            pfn[0] = order
-            return b"free_area: nr_free is wrong (pfn = the order)"
-        total += blocks << order
-    if total + (z.end_pfn - z.pristine_pfn) != z.nr_free_pages:
-        pfn[0] = total
-        return b"zone: nr_free_pages is wrong"
-    for i in range(m.nr_cpus):
-        n = 0
-        prev = NULL
-        p = <page *>m.cpus[i].pcp.list
-        while p != NULL:
-            pfn[0] = page_to_pfn(m, p)
-            if pfn[0] < NR_RESERVED or pfn[0] >= z.pristine_pfn:
-                return b"per-CPU list: frame outside the zone's used part"
-            if test_and_set(map, pfn[0]):
-                return b"frame is free twice"
-            if p._refcount != 0 or p.flags & ~PG_pristine:
-                return b"per-CPU list: frame with references or flags"
-            if p.lru_prev != prev:
-                return b"per-CPU list: broken back link"
-            n += 1
-            prev = p
-            p = p.lru_next
-        if m.cpus[i].pcp.tail != <void *>prev:
-            pfn[0] = i
-            return b"per-CPU list: tail is wrong (pfn = the CPU)"
-        if n != m.cpus[i].pcp.count:
-            pfn[0] = i
-            return b"per-CPU list: count is wrong (pfn = the CPU)"
-    # Everything else has an owner.
-    j = NR_RESERVED
-    while j < z.pristine_pfn:
-        p = pfn_to_page(m, j)
-        pfn[0] = j
-        if map[j >> 3] >> (j & 7) & 1:
-            j += 1
-            continue
-        if p._refcount == 0:
-            return b"frame is neither free nor owned"
-        if p.flags & PG_buddy:
-            return b"PG_buddy on a frame that is in use"
-        j += <unsigned long>1 << p.order
-    if z.pristine_pfn < z.end_pfn:
-        p = pfn_to_page(m, z.pristine_pfn)
-        pfn[0] = z.pristine_pfn
-        if p._refcount != 0 or p.flags != 0:
-            return b"pristine frame was used"
-    return NULL
-
-
-# Context: quiescent: no Cpu of the machine runs. Takes memory of the host: one bit per used frame.
-cdef const char *validate_zone(machine *m, unsigned long *pfn) noexcept nogil:
-    cdef const char *message
-    cdef unsigned long live = 0
-    cdef u8 *map
-    pfn[0] = 0
-    if m.region != NULL:
-        message = region_validate_frames(region_of(m), &live, pfn)
-        if message == NULL and live != nr_used_pages(m):
-            return b"zone: nr_free_pages is wrong"
-        return message
-    if m.zone.pristine_pfn > m.zone.end_pfn:
-        return b"zone: the pristine tail is beyond its end"
-    map = <u8 *>calloc(m.zone.pristine_pfn // 8 + 1, 1)
-    if map == NULL:
-        return b"validate_zone: out of host memory"
-    message = validate_lists(m, map, pfn)
-    free(map)
-    return message

@@ -153,6 +153,7 @@ cdef int anon_vma_prepare(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     if likely(vma.anon_vma == NULL):
         anon_vma_chain_link(vma, avc, av)
         av.degree += 1
+        # Pairs with the address dependency of who reads it without page_table_lock: speculative faults, neighbours.
         smp_store_release_ptr(cpu, &vma.anon_vma, av)
         allocated = NULL
         avc = NULL

@@ -10,9 +10,9 @@ believes that nobody is there.
 vm_sequence wraps after 2^19 write sections of one VMA. A fault would be fooled if it stopped between its two checks
 for exactly a multiple of that many sections, at no less than 0.05 s a round, with nobody inside at both ends.
 
-Barriers: smp_wmb() after the increment in spf_vma_write_begin pairs with the smp_rmb() that precedes the loads of
-vma_has_changed() and of read_seqcount_retry(); the one before the store of spf_vma_write_end with that of
-raw_read_seqcount().
+Barriers: smp_wmb() after the increment in spf_vma_write_begin pairs with the smp_rmb() that precedes the load of
+read_seqcount_retry(); the one before the store of spf_vma_write_end with that of raw_read_seqcount(). The increments
+themselves order nothing.
 """
 from pykmm_ext.kernel.atomic cimport atomic_add_32, kmm_emit, smp_wmb
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
@@ -54,7 +54,7 @@ cdef void spf_vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexc
     if unlikely(cpu.engine != NULL):
         kmm_emit(cpu, KMM_EV_SEQ_WRITE_BEGIN, &vma.vm_sequence, <unsigned int>subclass | KMM_SEQ_COUNTED)
     atomic_add_32(cpu, &vma.vm_sequence.sequence, 1)
-    smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry() and vma_has_changed()
+    smp_wmb(cpu)  # pairs with smp_rmb() in read_seqcount_retry()
 
 
 # Context: as above. One writer less, one generation more: no carry can reach the writers' bits.

@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from pykmm_ext.handle cimport cpu_disown, cpu_own, machine_get, machine_put
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64
 from pykmm_ext.mm.mm_types cimport (
@@ -191,7 +191,7 @@ cdef void smap_gather_stats(Cpu *cpu, vm_area_struct *vma, mem_size_stats *mss) 
             end = vma.vm_end
         pmd = mm_find_pmd(cpu, mm, addr)
         if pmd != NULL:
-            pmdval = READ_ONCE(cpu, pmd)
+            pmdval = READ_ONCE_DEP(cpu, pmd, 1)
             if not mm.arch.table_none(pmdval) and not mm.arch.table_bad(pmdval):
                 ptl = pte_lockptr(cpu, mm, pmdval)
                 spin_lock(cpu, ptl)
@@ -322,9 +322,9 @@ cdef void pagemap_read(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned lo
             pte = 0
             pmd = mm_find_pmd(cpu, mm, addr)
             if pmd != NULL:
-                pmdval = READ_ONCE(cpu, pmd)
+                pmdval = READ_ONCE_DEP(cpu, pmd, 1)
                 if not mm.arch.table_none(pmdval) and not mm.arch.table_bad(pmdval):
-                    pte = READ_ONCE(cpu, pte_offset(mm, pmdval, addr))
+                    pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, addr), 1)
             out[i] = pte_to_pagemap_entry(cpu, vma, pte)
         addr += <unsigned long>1 << mm.arch.page_shift
     mmap_read_unlock(cpu, mm)

@@ -15,28 +15,40 @@ from pykmm_ext.kernel.slab cimport validate_kmem_cache, validate_region_cache
 from pykmm_ext.machine.cpu cimport KMM_NR_RSS, NR_FOLL_PIN_ACQUIRED, NR_FOLL_PIN_RELEASED, u32
 from pykmm_ext.machine.tlb cimport validate_tlb
 from pykmm_ext.mm.filemap cimport validate_mapping
-from pykmm_ext.mm.memory cimport mm_counter, vm_normal_page
+from pykmm_ext.mm.memory cimport linear_page_index, mm_counter, vm_normal_page
 from pykmm_ext.mm.mempolicy cimport validate_mempolicy
 from pykmm_ext.mm.mm_types cimport (
-    GUP_PIN_COUNTING_BIAS, KMEM_NR, VM_WRITE, PG_anon, PG_anon_exclusive, PG_buddy, PG_table, arch_ops, file,
-    kmem_cache, machine, page, pfn_to_page, vm_area_struct, vma_pages,
+    GUP_PIN_COUNTING_BIAS, KMEM_NR, VM_WRITE, VMA_ATTACHED, PG_anon, PG_anon_exclusive, PG_buddy, PG_table,
+    anon_vma_chain, arch_ops, file, kmem_cache, machine, page, pfn_to_page, vm_area_struct, vma_pages,
 )
-from pykmm_ext.mm.page_alloc cimport validate_zone
+from pykmm_ext.mm.page_alloc_validate cimport validate_zone
 from pykmm_ext.mm.pgtable cimport table_entry, table_order
 from pykmm_ext.mm.vma cimport __find_vma, vma_compute_subtree_gap, vma_of
 
 
 # ---- VMAs ----
 
+cdef bint anon_vma_is_of(const vm_area_struct *vma, const void *mapping) noexcept nogil:
+    """Context: mmap_sem held. Would a reverse-map walk from that anon_vma come to `vma`?"""
+    cdef anon_vma_chain *avc = vma.anon_vma_chain
+    while avc != NULL:
+        if <const void *>avc.anon_vma == mapping:
+            return True
+        avc = avc.same_vma_next
+    return False
+
+
 cdef const char *validate_table_vmas(Cpu *cpu, mm_struct *mm, unsigned long table, u32 level, unsigned long base,
                                      unsigned long *addr) noexcept nogil:
     """Context: mmap_sem held, no fault in progress. Every present entry belongs to a mapping, and is not writable where
-    the mapping is not. `base` = the first address that `table` (physical, of `level`) maps."""
+    the mapping is not; an anonymous page is found by the reverse map. `base` = the first address that `table` (physical,
+    of `level`) maps."""
     cdef unsigned long i
     cdef unsigned long *entry
     cdef unsigned long val
     cdef vm_area_struct *vma
     cdef const char *message
+    cdef page *pg
     for i in range(<unsigned long>1 << mm.arch.level_bits[level]):
         addr[0] = base + (i << mm.arch.level_shift[level])
         if addr[0] >= mm.task_size:
@@ -57,6 +69,11 @@ cdef const char *validate_table_vmas(Cpu *cpu, mm_struct *mm, unsigned long tabl
                 return b"page table: a page is mapped outside of every VMA"
             if mm.arch.pte_write(val) and not vma.vm_flags & VM_WRITE:
                 return b"page table: a page is writable and its VMA is not"
+            pg = vm_normal_page(mm.machine, mm.arch, val)
+            if pg != NULL and pg.flags & PG_anon and not anon_vma_is_of(vma, pg.mapping):
+                return b"page table: an anonymous page whose anon_vma is none of its VMA's"
+            if pg != NULL and pg.flags & PG_anon and pg.index != linear_page_index(cpu, vma, addr[0]):
+                return b"page table: an anonymous page whose index is not that of its place in the VMA"
     return NULL
 
 
@@ -93,7 +110,7 @@ cdef const char *validate_mm(Cpu *cpu, mm_struct *mm, unsigned long *addr) noexc
             return b"vm_sequence is odd: a write section was left open"
         if vma.detached:
             return b"a detached vma is in the tree"
-        if mm.strategy.vma_typesafe and READ_ONCE_32(cpu, &vma.vm_refcnt) != 1:
+        if mm.strategy.vma_typesafe and READ_ONCE_32(cpu, &vma.vm_refcnt) != VMA_ATTACHED:
             return b"vm_refcnt: somebody was left inside the vma, or it is not attached"
         if vma.vm_file != NULL and vma.shared_prev == NULL and vma.vm_file.f_mapping.i_mmap != vma:
             return b"vma is not on its file's i_mmap"

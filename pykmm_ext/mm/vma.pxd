@@ -68,16 +68,11 @@ cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned lon
 cdef inline bint vma_has_changed(Cpu *cpu, vm_area_struct *vma, u32 sequence) noexcept nogil:
     """mm/internal.h: is `vma` dead or changed since `sequence`?
 
-    Context: vma_srcu read section. The first smp_rmb keeps what the caller read before in front of the check (the series
-    has only the second, which keeps what it reads next behind it). Both pair with the write barriers of
-    vma_write_begin/end and with the one in tree_write_end before vma_rb_erase clears the node."""
-    cdef bint dead
-    cdef u32 seq
+    Context: vma_srcu read section. smp_rmb keeps what the caller read before in front of the check (the series has one
+    behind it instead, where a lock or nothing follows that needs it); it pairs with the write barrier of
+    vma_write_begin."""
     smp_rmb(cpu)
-    dead = RB_EMPTY_NODE(cpu, &vma.vm_rb)
-    seq = READ_ONCE_32(cpu, &vma.vm_sequence.sequence)
-    smp_rmb(cpu)
-    return dead or seq != sequence
+    return RB_EMPTY_NODE(cpu, &vma.vm_rb) or READ_ONCE_32(cpu, &vma.vm_sequence.sequence) != sequence
 
 cdef vm_area_struct *vm_area_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil
 # A copy of `vma` that is in no tree, list, chain or mapping yet; takes its own file reference. NULL = -ENOMEM.

@@ -17,7 +17,7 @@ find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     retried while mm_seq changes; VMAs are freed after the section
 find_vma_rcu         RCU read section          not noticed: any VMA, or none; the caller checks mmap_seq, or locks what it gets
                                                and looks again
-vma_has_changed      vma_srcu read section     RB_EMPTY_NODE and vm_sequence tell
+speculative fault    vma_srcu read section     RB_EMPTY_NODE tells what is not in the tree any more, vm_sequence the rest
 ==================== ========================= ==========================================================
 """
 from libc.errno cimport ENOMEM
@@ -47,12 +47,13 @@ from pykmm_ext.mm.mm_types cimport (
 
 cdef void clear_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     """Context: as vm_area_alloc(). Zeroes a type-stable VMA around what lookups of its former life may still read or
-    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does) and vm_refcnt, which is 0."""
+    count: vm_end, the node (which linking writes), vm_lock_seq (vma_init does), vm_read_biased (which is 0) and vm_refcnt."""
     vma.vm_start = 0
     WRITE_ONCE(cpu, &vma.vm_end, 0)
     memset(&vma.vm_next, 0, <u8 *>&vma.vm_rb - <u8 *>&vma.vm_next)
     memset(&vma.rb_subtree_gap, 0, <u8 *>&vma.vm_lock_seq - <u8 *>&vma.rb_subtree_gap)
-    memset(&vma.detached, 0, <u8 *>(vma + 1) - <u8 *>&vma.detached)
+    memset(&vma.anon_vma_chain, 0, <u8 *>&vma.vm_refcnt - <u8 *>&vma.anon_vma_chain)
+    memset(&vma.vm_rcu_head, 0, <u8 *>(vma + 1) - <u8 *>&vma.vm_rcu_head)
 
 
 cdef vm_area_struct *vm_area_alloc(Cpu *cpu, mm_struct *mm) noexcept nogil:
@@ -184,7 +185,7 @@ cdef inline void vma_rb_insert(Cpu *cpu, vm_area_struct *vma, mm_struct *mm) noe
 
 cdef void vma_rb_erase(Cpu *cpu, vm_area_struct *vma, mm_struct *mm) noexcept nogil:
     """mmap_sem W. The node is cleared only after the section ended: whoever then sees RB_EMPTY_NODE also sees the tree
-    without the VMA, because tree_write_end orders the two (its write barrier pairs with vma_has_changed's smp_rmb)."""
+    without the VMA, because tree_write_end orders the two."""
     tree_write_begin(cpu, mm)
     rb_erase_augmented(cpu, &vma.vm_rb, &mm.mm_rb, &vma_gap_callbacks)
     tree_write_end(cpu, mm)
@@ -382,13 +383,11 @@ cdef vm_area_struct *find_vma_intersection(Cpu *cpu, mm_struct *mm, unsigned lon
 
 # ---- page protection ----
 
-cdef inline bint vma_wants_writenotify(vm_area_struct *vma) noexcept nogil:
-    """simplified: no file system tracks dirtying here, so shared file mappings are writable at once."""
-    return False
-
-
 cdef void vma_set_page_prot(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W, inside vma_write_begin/end unless the VMA is not linked yet."""
+    """Context: mmap_sem W, inside vma_write_begin/end unless the VMA is not linked yet.
+
+    simplified: no vma_wants_writenotify(); no file system tracks dirtying, shared file mappings are writable at once.
+    """
     cdef pgprot_t prot = vma.vm_mm.arch.vm_get_page_prot(vma.vm_flags)
     WRITE_ONCE(cpu, <unsigned long *>&vma.vm_page_prot, prot)
 

@@ -4,7 +4,7 @@ from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_read_trylock, up_read
 from pykmm_ext.kernel.atomic cimport atomic_add_return_32, kmm_wake_32
 from pykmm_ext.machine.cpu cimport Cpu
-from pykmm_ext.mm.mm_types cimport vm_area_struct
+from pykmm_ext.mm.mm_types cimport VMA_LOCK_OFFSET, vm_area_struct
 from pykmm_ext.mm.mmap cimport mmap_read_lock, mmap_read_unlock
 from pykmm_ext.mm.vma cimport __find_vma
 from pykmm_ext.mm_binding cimport MmStruct
@@ -45,7 +45,7 @@ cdef class Reader:
 
     def waited_for(self):
         """Is a writer at the VMA?"""
-        return self.vma.vm_refcnt > 0x40000000 if self.refcount else self.vma.vm_lock.count & 2 != 0
+        return self.vma.vm_refcnt & VMA_LOCK_OFFSET != 0 if self.refcount else self.vma.vm_lock.count & 2 != 0
 
     def leave(self):
         """As vma_end_read()."""

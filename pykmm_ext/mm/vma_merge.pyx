@@ -13,7 +13,7 @@ reader               holds                     against __vma_adjust
 ==================== ========================= ==========================================================
 find_vma             mmap_sem R                excluded
 find_vma_srcu        vma_srcu read section     may see a bound old or new: vm_sequence tells
-vma_has_changed      vma_srcu read section     vm_sequence of each VMA whose bounds change, RB_EMPTY_NODE
+speculative fault    vma_srcu read section     vm_sequence of each VMA whose bounds change, or that goes
 fault, VMA's lock    its vm_lock or vm_refcnt  excluded: each VMA that changes is write-locked first
 reverse map          anon_vma root, i_mmap     excluded: both are taken for writing
 ==================== ========================= ==========================================================

@@ -34,6 +34,11 @@ def is_(what: str, pte: int) -> bool:
     return bool(entry(make_arch(), f"pte_{what}", pte))
 
 
+def in_memory(entry: int) -> int:
+    """An entry of mm.walk() as it lies in memory, on a little-endian host: what the functions of an arch take."""
+    return int.from_bytes(entry.to_bytes(8, "big"), "little") if GEOMETRY["big_endian"] else entry
+
+
 def frames(of_4k: int | str) -> int:
     """Bytes of memory: as many frames as `of_4k` bytes, or "16M", have of 4 KiB."""
     from pykmm.machine import parse_size

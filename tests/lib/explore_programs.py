@@ -29,3 +29,40 @@ def lock_order(x: ExploreContext) -> None:
 
     x.vcpu(both, a, b)
     x.vcpu(both, b, a)
+
+
+def store_buffering(fence):
+    def program(x: ExploreContext):
+        words = x.atomic(), x.atomic()
+        seen = [None, None]
+
+        def cpu(cpu, me):
+            words[me].store(1, cpu)
+            if fence:
+                cpu.smp_mb()
+            seen[me] = words[1 - me].load(cpu)
+
+        x.vcpu(cpu, 0)
+        x.vcpu(cpu, 1)
+        x.final(lambda: tuple(seen))
+
+    return program
+
+
+def philosophers(n, ordered):
+    def program(x):
+        forks = [x.spin_lock(f"fork {i}") for i in range(n)]
+
+        def eat(cpu, i):
+            first, second = forks[i], forks[(i + 1) % n]
+            if ordered and i == n - 1:
+                first, second = second, first
+            first.lock(cpu)
+            second.lock(cpu)
+            second.unlock(cpu)
+            first.unlock(cpu)
+
+        for i in range(n):
+            x.vcpu(eat, i)
+
+    return program

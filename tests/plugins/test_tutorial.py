@@ -62,10 +62,30 @@ def test_the_mistake_that_the_page_makes_is_found(installed: pathlib.Path) -> No
     shutil.copytree(installed / "site", other / "site")
     (other / "site" / "vma_lock.py").write_text(broken, "utf-8")
     shutil.copy(installed / "test_vma_lock.py", other)
-    done = run(other, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_vma_lock.py", "-k", "munmap")
+    done = run(other, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_vma_lock.py", "-k", "every_schedule")
     assert done.returncode == 1, done.stderr
+    failed = dict(re.findall(r"^FAILED .*\[(\w+)\] - Failed: ([\w-]+)$", done.stdout, flags=re.MULTILINE))
+    assert failed == {"munmap": "broken-structure", "mprotect": "livelock"}
+    assert len(done.stdout.splitlines()) < 700      # one turn of the livelock, not a thousand
     page = (ROOT / "docs" / "tutorial" / "strategy.rst").read_text("utf-8")
     shown = re.search(r"violation: (broken-structure: .*), 0x", page)
     assert shown
     assert shown[1] in done.stdout
     assert re.search(r"vma_lock\.py:\d+ handle_fault", done.stdout)     # lines of the strategy in the trace
+
+
+def test_weak_memory_needs_the_acquire(installed: pathlib.Path) -> None:
+    """What the page says about ppc64: without smp_load_acquire() the catalogue fails there, and on x86 it does not."""
+    source = (TUTORIAL / "vma_lock.py").read_text("utf-8")
+    broken = source.replace("kernel.smp_load_acquire(cpu, mm)", "mm.strategy_data")
+    assert broken != source
+    (installed / "site" / "relaxed.py").write_text(broken, "utf-8")
+    code = ("from relaxed import VmaLock; from pykmm.testing import check_conformance\n"
+            "for arch in 'x86', 'ppc64':\n"
+            "    print(arch, check_conformance(VmaLock, arch, effort='quick', only=['catalogue']).text())")
+    done = run(installed, "-W", "error", "-c", code)
+    assert done.returncode == 0, done.stderr
+    x86, _, ppc64 = done.stdout.partition("ppc64 conformance")
+    assert re.search(r"^catalogue +pass", x86, flags=re.MULTILINE)
+    assert re.search(r"^catalogue +FAIL", ppc64, flags=re.MULTILINE)
+    assert "a page is mapped outside of every VMA" in ppc64

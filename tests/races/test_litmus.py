@@ -40,6 +40,15 @@ def acq(reg: int, x: int) -> dict[str, Any]:
     return L(reg, x, order="acquire")
 
 
+def atomic_add(x: int, value: int) -> dict[str, Any]:
+    """atomic_add() of Linux: returns nothing, orders nothing."""
+    return RMW(7, x, "add", value, order="posted")
+
+
+def locked(code: Code, lock: int = 9) -> Code:
+    return [op("lock", addr=lock), *code, op("unlock", addr=lock)]
+
+
 def rel(x: int, value: int) -> dict[str, Any]:
     return S(x, value, order="release")
 
@@ -163,6 +172,23 @@ ALLOWED: dict[str, tuple[list[Code], Observe, tuple[int, ...], tuple[str, ...]]]
               [op("lock", addr=9), L(0, Y), L(1, X), op("unlock", addr=9)]], MP_OBSERVE, (1, 0), NONE),
     "seen without the lock": ([[op("lock", addr=9), S(X, 1), S(Y, 1), op("unlock", addr=9)], [L(0, Y), L(1, X)]],
                              MP_OBSERVE, (1, 0), WEAK),
+    "SB+adds": ([[atomic_add(X, 1), L(0, Y)], [atomic_add(Y, 1), L(0, X)]], SB_OBSERVE, (0, 0), WEAK),
+    "MP+add": ([[S(X, 1), atomic_add(Y, 1)], [L(0, Y), F("rmb"), L(1, X)]], MP_OBSERVE, (1, 0), WEAK),
+    "MP+add+wmb": ([[S(X, 1), F("wmb"), atomic_add(Y, 1)], [L(0, Y), F("rmb"), L(1, X)]], MP_OBSERVE, (1, 0), NONE),
+    "MP of adds": ([[atomic_add(X, 1), S(Y, 1)], [L(0, Y), F("rmb"), L(1, X)]], MP_OBSERVE, (1, 0), WEAK),
+    "MP of adds+wmb": ([[atomic_add(X, 1), F("wmb"), S(Y, 1)], [L(0, Y), F("rmb"), L(1, X)]], MP_OBSERVE, (1, 0), NONE),
+    "two adds, one lost": ([[atomic_add(X, 1), atomic_add(X, 1)], [atomic_add(X, 1)]], [("word", X)], (2,), NONE),
+    "an add between two stores": ([[S(X, 1), atomic_add(X, 1), S(Y, 1)], [S(X, 5)]], [("word", X)], (1,), NONE),
+    "an add and the own load": ([[S(X, 3), atomic_add(X, 1), L(0, X)], [S(Y, 1)]], [(0, 0)], (3,), NONE),
+    "an add hands on what was released": (
+        [[S(X, 1), rel(Y, 1)], [atomic_add(Y, 1)], [acq(0, Y), L(1, X)]], [(2, 0), (2, 1)], (2, 0), NONE),
+    "an acquire of another word": ([[S(X, 1), F("wmb"), S(Y, 1)], [L(0, Y), acq(2, Z), L(1, X)]], MP_OBSERVE, (1, 0),
+                                   ("power",)),
+    "MP+lock": ([[S(X, 1), *locked([S(Y, 1)])], [L(0, Y), F("rmb"), L(1, X)]], MP_OBSERVE, (1, 0), WEAK),
+    "MP+wmb+lock": ([[S(X, 1), F("wmb"), *locked([S(Y, 1)])], [L(0, Y), F("rmb"), L(1, X)]], MP_OBSERVE, (1, 0), NONE),
+    "SB+locks": ([[S(X, 1), *locked([L(0, Y)])], [S(Y, 1), *locked([L(0, X)], 10)]], SB_OBSERVE, (0, 0), WEAK),
+    "MP+wmb+a lock between the loads": (
+        [[S(X, 1), F("wmb"), S(Y, 1)], [L(0, Y), *locked([L(1, X)])]], MP_OBSERVE, (1, 0), ("power",)),
     "a barrier before interrupts on": (
         [[S(X, 1), op("irq_disable"), F("mb"), op("irq_enable"), L(0, Y)], [S(Y, 1), F("mb"), L(0, X)]], SB_OBSERVE,
         (0, 0), NONE),

@@ -10,6 +10,7 @@ import pytest
 
 from pykmm import Tape
 from pykmm.checking.program import make_program
+from pykmm.checking.scenario import get
 from pykmm_ext.engine.check import Exploration
 from pykmm_ext.kernel.primitives_check import Primitives
 from pykmm_plugins.scenarios import races
@@ -85,6 +86,7 @@ RWSEM = (
     Mutant("writer: free behind the flag", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=9),
     Mutant("writer: handed over on the way", "rwsem", ("ww", "w", "w"), "sc", HUNG, 50_000, mutant=4),
     Mutant("up_read: waiters", "rwsem", ("w", "r"), "sc", HUNG, 100, mutant=13),
+    Mutant("down_read_trylock: waiters", "rwsem", ("w", "w", "t"), "sc", HUNG, 1000, mutant=17),
     Mutant("up_write: waiters", "rwsem", ("w", "w"), "sc", HUNG, 100, mutant=14),
     Mutant("downgrade_write: waiters", "rwsem", ("D", "R"), "sc", HUNG, 100, mutant=15),
     Mutant("waker: the writer's cmpxchg", "rwsem", ("w", "w", "r"), "sc", HUNG, 1000, mutant=16),
@@ -147,8 +149,7 @@ class FaultMutant:
     kind: str
 
 
-# Not here: rmb=after, because what that barrier would order was validated before (read_seqcount_retry(), below); the
-# write barriers of a section (spf_vma_write_begin, _end), which its atomic additions imply in the model.
+# Not here: rmb=after, because no fault needs what that barrier would order (docs/explanation/mutations).
 FAULTS = (
     FaultMutant("recheck=before", races.mprotect_fault, "tso", LOST),
     FaultMutant("recheck=off", races.mprotect_fault, "tso", LOST),
@@ -168,15 +169,44 @@ def test_pte_map_lock(case: FaultMutant) -> None:
     assert not intact.violations
 
 
-def test_read_barrier_of_a_speculative_fault() -> None:
-    """read_seqcount_retry() behind the look at the VMA: without it the permissions may be older than the sequence."""
+@dataclass(frozen=True)
+class WeakMutant:
+    """Barriers of the mm and of shipped strategies, by their number among those of a kind that a vCPU comes to."""
+
+    name: str
+    scenario: str               #: of plugins/scenarios/weak
+    weaken: str
+    which: int
+    kind: str
+    model: str = "power"
+
+
+WEAK = (
+    WeakMutant("wmb of spf_vma_write_begin", "spf-split-file-fault", "wmb", 1 << 0, "wrong-value"),
+    WeakMutant("wmb of spf_vma_write_end", "spf-mremap-dontunmap-fault", "wmb", 0b11 << 4, BROKEN),     # of two VMAs
+    WeakMutant("rmb of raw_read_seqcount", "spf-mprotect-fault", "rmb", 1 << 2, LOST),
+    WeakMutant("rmb of raw_read_seqcount, a dead VMA", "spf-munmap-fault", "rmb", 1 << 2, BROKEN),
+    WeakMutant("rmb of read_seqcount_retry", "spf-split-fault", "rmb", 1 << 3, BROKEN),
+    WeakMutant("wmb of mmap_seq_write_begin", "spf-2021-split-file-fault", "wmb", 1 << 0, "wrong-value"),
+    WeakMutant("rmb of mmap_seq_read_start", "spf-2021-mprotect-fault", "rmb", 1 << 0, LOST),
+    WeakMutant("rmb of mmap_seq_read_check", "spf-2021-split-fault", "rmb", 0b111 << 1, BROKEN),        # three calls
+    WeakMutant("wmb of set_pte", "cow-read", "wmb", ALL, "wrong-value", "pso"),
+    WeakMutant("mb of fork before it looks at pins", "gup-fork", "mb", 1 << 0, "wrong-value"),
+)
+
+
+@pytest.mark.parametrize("case", WEAK, ids=lambda case: case.name)
+def test_barrier(case: WeakMutant) -> None:
+    scenario = get(f"weak-{case.scenario}")
+
     def search(*weaken: str) -> Exploration:
-        found = Exploration(make_program(races.mprotect_fault(), "spf", "ppc64-4k"), memory_model="power",
-                            weaken=weaken, weaken_which=1 << 2)
+        config = scenario.fixed
+        found = Exploration(make_program(scenario.tape(), config.strategy, config.arch), memory_model=case.model,
+                            weaken=weaken, weaken_which=case.which)
         found.run(20_000)
         return found
 
-    assert [violation[0] for violation in search("rmb").violations] == [LOST]
+    assert [violation[0] for violation in search(case.weaken).violations] == [case.kind]
     intact = search()
     assert not intact.violations
     assert intact.complete

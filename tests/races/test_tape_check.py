@@ -2,16 +2,24 @@
 """pykmm_ext/engine/check_tape.pyx, tape_shadow.pyx: tapes on virtual CPUs, and what is noticed there."""
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from arch_under_test import ARCH, PAGE, frames, make_arch
 
 import pykmm
-from pykmm.checking.program import make_program
+from pykmm.checking import program
 from pykmm.plugin import get_plugin_manager
 from pykmm_ext.engine.check import Exploration
 from pykmm_ext.engine.check_tape import TapeCheck
 from pykmm_ext.engine.check_tape_test import BrokenArch, BrokenStrategy
 
-PAGE = 4096
+MODEL = str(make_arch().memory_model)
+
+
+def make_program(tape: pykmm.Tape, strategy: Any = "spf", arch: Any = ARCH, *, memory: str = "4M",
+                 **options: Any) -> TapeCheck:
+    return program.make_program(tape, strategy, arch, memory=frames(memory), **options)
 
 
 def fault_munmap() -> pykmm.Tape:
@@ -25,8 +33,8 @@ def fault_munmap() -> pykmm.Tape:
     return t
 
 
-def explore(program: TapeCheck, **options: object) -> Exploration:
-    e = Exploration(program, **options)  # type: ignore[arg-type]
+def explore(made: TapeCheck, **options: object) -> Exploration:
+    e = Exploration(made, **options)  # type: ignore[arg-type]
     e.run(max_executions=200_000)
     return e
 
@@ -36,7 +44,7 @@ def kinds(e: Exploration) -> set[str]:
 
 
 @pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "spf-2021"])
-@pytest.mark.parametrize("model", ["sc", "tso"])
+@pytest.mark.parametrize("model", ["sc", MODEL])
 def test_fault_against_munmap_is_exhausted(strategy: str, model: str) -> None:
     e = explore(make_program(fault_munmap(), strategy), memory_model=model, graphs=True)
     assert e.complete, e.violations
@@ -48,18 +56,18 @@ def test_fault_against_munmap_is_exhausted(strategy: str, model: str) -> None:
 
 def test_same_again() -> None:
     """Executions depend on nothing but the program."""
-    first = explore(make_program(fault_munmap(), "spf"), memory_model="tso")
-    second = explore(make_program(fault_munmap(), "spf"), memory_model="tso")
+    first = explore(make_program(fault_munmap(), "spf"), memory_model=MODEL)
+    second = explore(make_program(fault_munmap(), "spf"), memory_model=MODEL)
     assert (first.executions, first.blocked, first.steps) == (second.executions, second.blocked, second.steps)
 
 
 def test_reduced_search_has_the_outcomes_of_random_ones() -> None:
-    program = make_program(fault_munmap(), "spf")
-    assert explore(program, memory_model="tso").outcomes.keys() == at_random(program).outcomes.keys()
+    made = make_program(fault_munmap(), "spf")
+    assert explore(made, memory_model=MODEL).outcomes.keys() == at_random(made).outcomes.keys()
 
 
-def at_random(program: TapeCheck) -> Exploration:
-    e = Exploration(program, memory_model="tso", explorer="random", seed=3)
+def at_random(made: TapeCheck) -> Exploration:
+    e = Exploration(made, memory_model=MODEL, explorer="random", seed=3)
     e.run(max_executions=3000)
     assert not e.violations
     return e
@@ -77,7 +85,7 @@ def test_waits_and_children() -> None:
     child.exit()
     x.load(a, 1, expect=b"B")
     for strategy in ("mmap_sem", "spf", "spf-2021"):
-        e = explore(make_program(t, strategy), memory_model="tso")
+        e = explore(make_program(t, strategy), memory_model=MODEL)
         assert e.complete, e.violations
         assert not e.violations
 
@@ -121,20 +129,20 @@ def warm_then(operation: str) -> pykmm.Tape:
     return t
 
 
-@pytest.mark.parametrize("model", ["sc", "tso"])
+@pytest.mark.parametrize("model", ["sc", MODEL])
 @pytest.mark.parametrize("operation", ["munmap", "mprotect", "dontneed", "fork"])
 def test_stale_translations(operation: str, model: str) -> None:
     for strategy in ("mmap_sem", "spf", "spf-2021"):
         e = explore(make_program(warm_then(operation), strategy), memory_model=model)
         assert e.complete, e.violations
         assert not e.violations
-        arch = BrokenArch(get_plugin_manager().arches.make("x86"))
+        arch = BrokenArch(make_arch())
         found = kinds(explore(make_program(warm_then(operation), strategy, arch), memory_model=model))
         assert found <= {"stale-tlb", "use-after-free"}
         assert found
 
 
-@pytest.mark.parametrize("model", ["sc", "tso"])
+@pytest.mark.parametrize("model", ["sc", MODEL])
 def test_stores_and_loads_of_three_threads(model: str) -> None:
     t = pykmm.Tape()
     a = t.setup.mmap(PAGE)
@@ -157,7 +165,7 @@ def test_a_lost_write_is_found_by_sampling() -> None:
     assert one.buggy is not None
     found = {}
     for config in (one.fixed, one.buggy):
-        e = Exploration(make_program(one.tape(), config.strategy, quirks=config.quirks), explorer="pct", seed=1)
+        e = Exploration(make_program(one.tape(PAGE), config.strategy, quirks=config.quirks), explorer="pct", seed=1)
         e.run(max_executions=20_000)
         found[config] = kinds(e)
     assert found[one.fixed] == set()
@@ -190,8 +198,7 @@ def test_impossible_programs() -> None:
 
 
 def test_names() -> None:
-    program = make_program(fault_munmap())
-    e = Exploration(program, explorer="replay")
+    e = Exploration(make_program(fault_munmap()), explorer="replay")
     names = {step["object"] for step in e.replay(())}
     assert "mm_struct 0.1 mmap_sem" in names
     assert any(name.startswith("vm_area_struct") for name in names)

@@ -12,23 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from pykmm_command import fails, pykmm
 
 DATA = Path(str(files("pykmm.data")))
 TRACE = DATA / "python-threads.perf-trace.txt.xz"
-
-
-def pykmm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pykmm.cli", *map(str, arguments)], capture_output=True, text=True,
-                          check=False, env={**os.environ, "COLUMNS": "150", **environment})
-
-
-def fails(*arguments: object) -> str:
-    """Exit status 2, nothing on standard output, a message without a traceback."""
-    done = pykmm(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    return done.stderr
 
 
 def test_the_example() -> None:
@@ -212,3 +199,11 @@ def test_no_permission(tmp_path: Path) -> None:
     path.write_text("x")
     path.chmod(0)
     assert "Permission denied" in fails("replay", path)
+
+
+def test_python_m_pykmm_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "pykmm", "list"], capture_output=True, text=True, check=True)
+    assert "strategies:" in done.stdout
+    wrong = subprocess.run([sys.executable, "-m", "pykmm", "no-such-command"], capture_output=True, text=True,
+                           check=False)
+    assert (wrong.returncode, "No such command" in wrong.stderr) == (2, True)

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from arch_under_test import ARCH, LEVELS, PAGE, TASK_SIZE, frames, in_memory, make_arch
 
 import pykmm
 from pykmm.machine import parse_size
 from pykmm.testing import assert_no_leaks, resident
+from pykmm_ext.machine.machine_test import entry
 from pykmm_ext.mm.memory_test import damage
 
 Make = Callable[..., pykmm.Machine]
-PAGE = 4096
 
 
 @pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
@@ -43,11 +44,11 @@ def test_sizes() -> None:
 ])
 def test_bad_machines(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        pykmm.Machine(**arguments)
+        pykmm.Machine(**{"arch": ARCH} | arguments)
 
 
 def test_a_big_machine_costs_nothing() -> None:
-    with pykmm.Machine(memory="2T", cpus=64) as machine:
+    with pykmm.Machine(arch=ARCH, memory="2T", cpus=64) as machine:
         assert machine.memory == 2 << 40
         mm = machine.mm()
         mm.store(mm.mmap(0, PAGE), b"x")
@@ -135,7 +136,7 @@ MAX = (1 << 64) - 1
     (lambda mm, a: mm.mmap(0, PAGE, 3, 0x20), errno.EINVAL),                 # neither shared nor private
     (lambda mm, a: mm.mmap(0, PAGE, 3, 2), errno.EBADF),
     (lambda mm, a: mm.mmap(1, PAGE, 3, 0x32), errno.EINVAL),                 # MAP_FIXED, not aligned
-    (lambda mm, a: mm.mmap(1 << 47, PAGE, 3, 0x32), errno.ENOMEM),
+    (lambda mm, a: mm.mmap(TASK_SIZE, PAGE, 3, 0x32), errno.ENOMEM),
     (lambda mm, a: mm.munmap(a, 0), errno.EINVAL),
     (lambda mm, a: mm.munmap(a + 1, PAGE), errno.EINVAL),
     (lambda mm, a: mm.munmap(a, MAX), errno.EINVAL),
@@ -196,9 +197,9 @@ def test_residency(m: pykmm.Machine) -> None:
         with pytest.raises(BufferError):
             m.close()
     levels = mm.walk(a + 2 * PAGE)
-    assert [level for level, *_ in levels] == [3, 2, 1, 0]
+    assert [level for level, *_ in levels] == list(range(LEVELS))[::-1]
     assert levels[0][1] == mm.pgd
-    assert levels[3][3] >> 12 & ((1 << 40) - 1) == frame
+    assert entry(make_arch(), "pte_pfn", in_memory(levels[-1][3])) == frame
     with pytest.raises(ValueError, match="not within"):
         m.read_physical(m.memory - 1, 2)
 
@@ -346,18 +347,18 @@ def test_validate_runs_every_walker(m: pykmm.Machine, what: str, message: str, p
 def test_quirks() -> None:
     from pykmm_ext.binding import QUIRKS
 
-    with pykmm.Machine(memory="16M") as machine:
+    with pykmm.Machine(arch=ARCH, memory=frames("16M")) as machine:
         assert machine.quirks == ()
-    with pykmm.Machine(memory="16M", quirks=reversed(QUIRKS)) as machine:
+    with pykmm.Machine(arch=ARCH, memory=frames("16M"), quirks=reversed(QUIRKS)) as machine:
         assert machine.quirks == tuple(QUIRKS)
         mm = machine.mm()       # a whole life without any of the fixes, alone
-        a = mm.mmap(0, 0x3000, 1, 2 | 0x20)
-        mm.mlock(a, 0x3000)
-        mm.mprotect(a, 0x2000, 3)
+        a = mm.mmap(0, 3 * PAGE, 1, 2 | 0x20)
+        mm.mlock(a, 3 * PAGE)
+        mm.mprotect(a, 2 * PAGE, 3)
         mm.store(a, b"x")
         child = mm.fork()
-        mm.mprotect(a, 0x3000, 3)
-        mm.munmap(a, 0x1000)
+        mm.mprotect(a, 3 * PAGE, 3)
+        mm.munmap(a, PAGE)
         assert child.load(a, 1) == b"x"
         machine.validate()
     with pytest.raises(ValueError, match="unknown quirk 'none'; known: vma-adjust-order, "):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from arch_under_test import PAGE
 
 import pykmm
 from pykmm.testing import assert_no_leaks
 
 Make = Callable[..., pykmm.Machine]
-PAGE = 4096
 
 
 @pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
@@ -131,9 +131,9 @@ def test_out_of_memory_goes_on(machine: Make) -> None:
     one = machine(memory="2M", cpus=1)
     t = pykmm.Tape()
     x = t.thread()
-    a = x.mmap(8 << 20)
-    full = x.touch(a, 8 << 20, "write")
-    x.munmap(a, 8 << 20, expect_errno=0)
+    a = x.mmap(2048 * PAGE)
+    full = x.touch(a, 2048 * PAGE, "write")
+    x.munmap(a, 2048 * PAGE, expect_errno=0)
     b = x.mmap(PAGE)
     x.store(b, b"on")
     x.load(b, 2, expect=b"on")

@@ -57,6 +57,48 @@ def test_bad_names_are_refused(name: Any) -> None:
         Registry("strategy").add("x", 3)  # type: ignore[arg-type]
 
 
+def test_of_very_many_names_those_are_listed_that_are_like_it() -> None:
+    registry = Registry("strategy")
+    for number in range(60):
+        registry.add(f"mine-{number}", dict)
+    registry.add("yours", dict)
+    with pytest.raises(ValueError, match=r"^unknown strategy 'your'; did you mean yours\? "
+                       "'pykmm list strategies' shows all 61$"):
+        registry.get("your")
+
+
+def test_classes_describe_themselves() -> None:
+    class Words:
+        """Its docstring.
+
+        More.
+        """
+
+    class Own(Words):
+        description = "its own words"
+
+    registry = Registry("strategy")
+    for name, factory, text in (("a", Words, ""), ("b", Own, ""), ("c", Words, "given"), ("d", lambda: 0, "")):
+        registry.add(name, factory, text)
+    assert [entry.description for entry in registry] == ["Its docstring", "its own words", "given", ""]
+
+
+def test_factories_that_make_something_else() -> None:
+    manager = PluginManager()
+
+    def add(registry: Registry) -> None:
+        registry.add("none", lambda: None)
+        registry.add("arguments", lambda x: x)
+        registry.add("raises", lambda: 1 // 0)
+
+    manager.add_plugin(module("theirs", "pykmm_register_strategies", add), "theirs", distribution="theirs 1.0")
+    for name, message in (("none", r"its factory made a NoneType, and no pykmm_ext\.strategy\.Strategy"),
+                          ("arguments", "cannot be made: TypeError: .*missing 1 required positional argument"),
+                          ("raises", r"cannot be made: ZeroDivisionError: .* \(test_plugin\.py:\d+\)")):
+        with pytest.raises(pykmm.PluginError, match=rf"strategy '{name}' \(theirs 1\.0\)(?:: | ){message}"):
+            manager.strategies.make(name)
+
+
 def test_options_in_names() -> None:
     registry = Registry("strategy")
     registry.add("mine", dict, options={"size": ("small", "large"), "any": ()})
@@ -81,7 +123,8 @@ def test_a_plugin_without_hooks_is_an_error() -> None:
     with pytest.raises(pykmm.PluginError, match="no pykmm hook"):
         manager.register(types.ModuleType("empty"), "empty")
     assert not manager.has_plugin("empty")
-    with pytest.raises(pykmm.PluginError, match="pykmm_registr_strategies"):
+    with pytest.raises(pykmm.PluginError, match=r"pykmm_registr_strategies'; did you mean pykmm_register_strategies\? The "
+                       "hooks are pykmm_mm_created, "):
         manager.register(module("typo", "pykmm_registr_strategies", lambda registry: None), "typo")
     assert not manager.has_plugin("typo")
 
@@ -112,7 +155,7 @@ def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     good = module("good", "pykmm_register_workloads", add)
     points = [FakePoint("good", good), FakePoint("bad", ImportError("no libx"))]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points if group == "pykmm" else [])
-    with pytest.raises(pykmm.PluginError, match=r"plugin 'bad'.*ImportError: no libx; PYKMM_DISABLE_PLUGINS=bad"):
+    with pytest.raises(pykmm.PluginError, match=r"plugin 'bad'.*ImportError: no libx.*; PYKMM_DISABLE_PLUGINS=bad"):
         plugin.make_plugin_manager()
     monkeypatch.setenv("PYKMM_DISABLE_PLUGINS", "bad")
     assert "third" in plugin.make_plugin_manager().workloads

@@ -112,3 +112,15 @@ def test_no_mistake_no_finding(mistakes: None) -> None:
     report = pykmm.check(race(), strategy="mistake[what=none]", memory_model="sc")
     assert report.ok, str(report)
     assert report.complete
+
+
+@pytest.mark.parametrize("name", ["spf-rfc5", "spf-2021", "per_vma_lock", "per_vma_lock-refcount", "lockless_gup"])
+def test_options_given_to_the_class_are_those_of_the_name(name: str) -> None:
+    entry = get_plugin_manager().strategies.entry(name)
+    option, values = next(iter(entry.options.items()))
+    assert entry.factory().name == name
+    assert entry.factory(**{option: values[-1]}).name == f"{name}[{option}={values[-1]}]"
+    with pytest.raises(ValueError, match=f"{name} has no option 'colour'; known: {', '.join(entry.options)}"):
+        entry.factory(colour="red")
+    with pytest.raises(ValueError, match=f"{name}: {option} is {' or '.join(values)}, not 'red'"):
+        entry.factory(**{option: "red"})

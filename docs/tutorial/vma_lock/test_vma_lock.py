@@ -66,5 +66,5 @@ class TestConformance(pykmm.testing.StrategyConformance):
     """What every strategy promises."""
 
     strategy = "vma-lock"
-    arches = ("x86",)
+    arches = ("x86", "ppc64")       # strong and weak memory
     effort = "quick"

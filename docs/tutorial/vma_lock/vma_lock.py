@@ -25,7 +25,7 @@ class VmaLock(pykmm.PythonStrategy):
         vma = kernel.find_vma_srcu(cpu, mm, address)
         if vma is not None:
             reason = "locked"
-            if kernel.atomic_add_return(cpu, vma, FAULT) // WRITER != mm.strategy_data:
+            if kernel.atomic_add_return(cpu, vma, FAULT) // WRITER != kernel.smp_load_acquire(cpu, mm):
                 result, reason = self.locked_fault(cpu, vma, address, flags)
             kernel.atomic_add_return(cpu, vma, -FAULT)
         kernel.srcu_read_unlock(cpu, index)

@@ -15,31 +15,35 @@
 #include "kmm/cpu.h"
 
 #define KMM_DEFINE_ATOMICS(T, S)                                                                   \
-static inline T kmm_read_once##S(Cpu *cpu, const T *p)                                             \
+/* Of the next three, `engine` is what the caller found in cpu->engine: KMM_ON_ENGINE(). */        \
+kmm_body T engine_load##S(const struct engine_ops *engine, Cpu *cpu, const T *p)                   \
 {                                                                                                  \
-	if (unlikely(cpu->engine))                                                                 \
-		return (T)cpu->engine->load(cpu, p, sizeof(T), KMM_RELAXED);                       \
+	if (unlikely(engine))                                                                      \
+		return (T)engine->load(cpu, p, sizeof(T), KMM_RELAXED);                            \
 	return __atomic_load_n(p, __ATOMIC_RELAXED);                                               \
 }                                                                                                  \
-static inline void kmm_write_once##S(Cpu *cpu, T *p, T v)                                          \
+kmm_body void engine_store##S(const struct engine_ops *engine, Cpu *cpu, T *p, T v)                \
 {                                                                                                  \
-	if (unlikely(cpu->engine))                                                                 \
-		cpu->engine->store(cpu, p, sizeof(T), (u64)v, KMM_RELAXED);                        \
+	if (unlikely(engine))                                                                      \
+		engine->store(cpu, p, sizeof(T), (u64)v, KMM_RELAXED);                             \
 	else                                                                                       \
 		__atomic_store_n(p, v, __ATOMIC_RELAXED);                                          \
 }                                                                                                  \
+kmm_body void engine_store_release##S(const struct engine_ops *engine, Cpu *cpu, T *p, T v)        \
+{                                                                                                  \
+	if (unlikely(engine))                                                                      \
+		engine->store(cpu, p, sizeof(T), (u64)v, KMM_RELEASE);                             \
+	else                                                                                       \
+		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                          \
+}                                                                                                  \
+static inline T kmm_read_once##S(Cpu *cpu, const T *p) { return engine_load##S(cpu->engine, cpu, p); } \
+static inline void kmm_write_once##S(Cpu *cpu, T *p, T v) { engine_store##S(cpu->engine, cpu, p, v); } \
+static inline void kmm_store_release##S(Cpu *cpu, T *p, T v) { engine_store_release##S(cpu->engine, cpu, p, v); } \
 static inline T kmm_load_acquire##S(Cpu *cpu, const T *p)                                          \
 {                                                                                                  \
 	if (unlikely(cpu->engine))                                                                 \
 		return (T)cpu->engine->load(cpu, p, sizeof(T), KMM_ACQUIRE);                       \
 	return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                               \
-}                                                                                                  \
-static inline void kmm_store_release##S(Cpu *cpu, T *p, T v)                                       \
-{                                                                                                  \
-	if (unlikely(cpu->engine))                                                                 \
-		cpu->engine->store(cpu, p, sizeof(T), (u64)v, KMM_RELEASE);                        \
-	else                                                                                       \
-		__atomic_store_n(p, v, __ATOMIC_RELEASE);                                          \
 }                                                                                                  \
 static inline T kmm_xchg##S(Cpu *cpu, T *p, T v)                                                   \
 {                                                                                                  \
@@ -92,15 +96,24 @@ static inline T kmm_fetch_add##S(Cpu *cpu, T *p, T n, int order)                
 /* Fully ordered, returns the new value (atomic_add_return). */                                    \
 static inline T atomic_add_return##S(Cpu *cpu, T *p, T n)                                          \
 { return (T)(kmm_fetch_add##S(cpu, p, n, __ATOMIC_SEQ_CST) + n); }                                 \
+/* The next three return nothing and order nothing. */                                             \
 static inline void atomic_add##S(Cpu *cpu, T *p, T n)                                              \
-{ (void)kmm_fetch_add##S(cpu, p, n, __ATOMIC_RELAXED); }                                           \
-static inline void atomic_inc##S(Cpu *cpu, T *p)                                                   \
-{ (void)kmm_fetch_add##S(cpu, p, 1, __ATOMIC_RELAXED); }                                           \
-static inline void atomic_dec##S(Cpu *cpu, T *p)                                                   \
-{ (void)kmm_fetch_add##S(cpu, p, (T)-1, __ATOMIC_RELAXED); }                                       \
+{                                                                                                  \
+	if (unlikely(cpu->engine))                                                                 \
+		cpu->engine->rmw(cpu, p, sizeof(T), KMM_ADD, (u64)n, 0, KMM_POSTED);               \
+	else                                                                                       \
+		__atomic_fetch_add(p, n, __ATOMIC_RELAXED);                                        \
+}                                                                                                  \
+static inline void atomic_inc##S(Cpu *cpu, T *p) { atomic_add##S(cpu, p, 1); }                     \
+static inline void atomic_dec##S(Cpu *cpu, T *p) { atomic_add##S(cpu, p, (T)-1); }                 \
 /* Fully ordered; true when the result is zero. */                                                 \
 static inline bool atomic_dec_and_test##S(Cpu *cpu, T *p)                                          \
 { return kmm_fetch_add##S(cpu, p, (T)-1, __ATOMIC_SEQ_CST) == 1; }                                 \
+/* Return the value found; order what comes after (acquire) or before (release) alone. */            \
+static inline T atomic_fetch_add_acquire##S(Cpu *cpu, T *p, T n)                                   \
+{ return kmm_fetch_add##S(cpu, p, n, __ATOMIC_ACQUIRE); }                                          \
+static inline T atomic_fetch_add_release##S(Cpu *cpu, T *p, T n)                                   \
+{ return kmm_fetch_add##S(cpu, p, n, __ATOMIC_RELEASE); }                                          \
 /* Increment unless zero; true when incremented. */                                                \
 static inline bool atomic_inc_not_zero##S(Cpu *cpu, T *p)                                          \
 {                                                                                                  \

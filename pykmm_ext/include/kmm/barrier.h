@@ -16,6 +16,32 @@
 
 #define barrier() __asm__ __volatile__("" ::: "memory")
 
+kmm_body void engine_rmb(const struct engine_ops *engine, Cpu *cpu)
+{
+	if (unlikely(engine))
+		engine->fence(cpu, KMM_RMB);
+	else
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+}
+
+kmm_body void engine_wmb(const struct engine_ops *engine, Cpu *cpu)
+{
+	if (unlikely(engine))
+		engine->fence(cpu, KMM_WMB);
+	else
+		__atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+kmm_body void engine_mb_light(const struct engine_ops *engine, Cpu *cpu)
+{
+	if (unlikely(engine))
+		engine->fence(cpu, KMM_MB_LIGHT);
+	else if (unlikely(cpu->light_is_mb))
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	else
+		barrier();
+}
+
 static inline void smp_mb(Cpu *cpu)
 {
 	if (unlikely(cpu->engine))
@@ -24,21 +50,8 @@ static inline void smp_mb(Cpu *cpu)
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-static inline void smp_rmb(Cpu *cpu)
-{
-	if (unlikely(cpu->engine))
-		cpu->engine->fence(cpu, KMM_RMB);
-	else
-		__atomic_thread_fence(__ATOMIC_ACQUIRE);
-}
-
-static inline void smp_wmb(Cpu *cpu)
-{
-	if (unlikely(cpu->engine))
-		cpu->engine->fence(cpu, KMM_WMB);
-	else
-		__atomic_thread_fence(__ATOMIC_RELEASE);
-}
+static inline void smp_rmb(Cpu *cpu) { engine_rmb(cpu->engine, cpu); }
+static inline void smp_wmb(Cpu *cpu) { engine_wmb(cpu->engine, cpu); }
 
 /*
  * An asymmetric pair: smp_mb_light() costs its frequent side nothing but a compiler barrier;
@@ -46,15 +59,7 @@ static inline void smp_wmb(Cpu *cpu)
  * (membarrier(2), private expedited). Where the kernel refuses membarrier, cpu->light_is_mb is
  * set when the Machine is built and both halves are full fences.
  */
-static inline void smp_mb_light(Cpu *cpu)
-{
-	if (unlikely(cpu->engine))
-		cpu->engine->fence(cpu, KMM_MB_LIGHT);
-	else if (unlikely(cpu->light_is_mb))
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	else
-		barrier();
-}
+static inline void smp_mb_light(Cpu *cpu) { engine_mb_light(cpu->engine, cpu); }
 
 /* Registers the process; true where smp_mb_heavy() can be a membarrier(2). */
 static inline bool kmm_membarrier_register(void)

@@ -4,7 +4,8 @@
  *
  *   sc     every store is visible at once;
  *   tso    a vCPU's stores wait in a FIFO and become visible one by one, by steps of their own;
- *   pso    one FIFO per word; smp_wmb() and a release store separate epochs, which become visible in order;
+ *   pso    one FIFO per word; smp_wmb() and a release store separate epochs, which become visible in order. atomic_add()
+ *          waits among the stores: what it adds to is read when it becomes visible;
  *   power  pso, and a load may return an older value: each CPU has, per word, a lower bound to the version that it
  *          may still see, raised by what it has read itself, by acquire, smp_rmb(), lwsync and address dependencies
  *          (with what the writer had seen before a release or lwsync), and by sync through a global view.
@@ -58,7 +59,8 @@ static inline u64 rmw_value(u8 sub, u64 old, u64 a, u64 b, unsigned width)
 
 /* ---- store buffers ---- */
 
-/* The youngest own store to these bytes: 1 + its place, and *value; 0 = none; -1 = some of the bytes only. */
+/* The youngest own store to these bytes: 1 + its place, and *value; 0 = none; -1 = some of the bytes only, or what it will
+ * be is not known yet (an atomic_add()). */
 static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned width, u64 *value)
 {
 	for (u32 i = v->nbuffered; i--;) {
@@ -66,7 +68,7 @@ static int buffer_forward(const struct vcpu *v, const volatile void *p, unsigned
 		uintptr_t s = (uintptr_t)p, t = (uintptr_t)b->addr;
 		if (s + width <= t || t + b->width <= s)
 			continue;
-		if (s < t || s + width > t + b->width)
+		if (b->add || s < t || s + width > t + b->width)
 			return -1;
 		*value = b->value >> 8 * (s - t);
 		if (width < 8)
@@ -86,7 +88,7 @@ static inline void own_stores_show(struct vcpu *v)
 	for (u32 i = 0; i < v->nbuffered; i++) {
 		struct buffered *b = &v->buffer[i];
 		b->under = raw_load(b->addr, b->width);
-		raw_store(b->addr, b->width, b->value);
+		raw_store(b->addr, b->width, b->add ? b->under + b->value : b->value);
 	}
 	v->shown = 1;
 }
@@ -95,7 +97,7 @@ static inline void own_stores_hide(struct vcpu *v)
 {
 	for (u32 i = v->shown ? v->nbuffered : 0; i--;) {
 		struct buffered *b = &v->buffer[i];
-		b->value = raw_load(b->addr, b->width);
+		b->value = raw_load(b->addr, b->width) - (b->add ? b->under : 0);
 		raw_store(b->addr, b->width, b->under);
 	}
 	v->shown = 0;
@@ -182,7 +184,7 @@ static s32 view_index(struct check *c, struct word *w)
 	return w->view;
 }
 
-/* smp_rmb(), acquire: what was read so far binds what is read from now on. */
+/* smp_rmb(): what was read so far binds what is read from now on. (An acquire binds by what it has read itself only.) */
 static inline void power_acquire(struct vcpu *v) { view_join(v->view, v->seen); }
 
 /* lwsync, release: what this CPU saw travels with its later stores. */
@@ -245,12 +247,12 @@ static void power_rwsem(struct check *c, struct vcpu *v, struct access *x)
 		const struct access *from = &c->accesses[at];
 		if (from->kind == A_RW_UNLOCKW || (from->kind == A_RW_UNLOCKR && x->kind == A_RW_LOCKW)) {
 			view_join(v->seen, from->view);
+			view_join(v->view, from->view);
 			view_join(v->rel, from->view);
 		}
 		if (from->kind == A_RW_UNLOCKW)
 			break;
 	}
-	power_acquire(v);
 }
 
 /* A store of v's becomes version n of w: what has to be seen with it. */

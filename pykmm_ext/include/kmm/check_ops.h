@@ -114,8 +114,9 @@ static void order_store(struct check *c, struct vcpu *v)
 	clk_join(clk_of(c, (u64)last), clk_of(c, (u64)irq), c->nr_agents);
 }
 
+/* `add`: not stored but added, atomically, when it becomes visible. */
 static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsigned width, u64 value,
-			 enum kmm_order order)
+			 enum kmm_order order, u8 add)
 {
 	struct buffered *b;
 
@@ -138,6 +139,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->addr = p;
 	b->width = (u8)width;
 	b->value = value;
+	b->add = add;
 	b->epoch = v->epoch;
 	b->answered = -1;
 	b->origin = keep_origin(c);
@@ -156,7 +158,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 		view_join(b->rel, v->rel);
 	}
 	b->under = raw_load(p, width);
-	raw_store(p, width, value);
+	raw_store(p, width, add ? b->under + value : value);
 	v->shown = 1;
 }
 
@@ -175,7 +177,7 @@ static void op_store(Cpu *cpu, volatile void *p, unsigned width, u64 value, enum
 	if (c->model == MODEL_SC)
 		announce(c, v, &(struct pend){ .op = P_STORE, .width = (u8)width, .order = (u8)order, .addr = p, .a = value });
 	else
-		buffer_store(c, v, p, width, value, order);
+		buffer_store(c, v, p, width, value, order, 0);
 	race_marked(c, v, p, width, 1, order, 0, __builtin_return_address(0));
 }
 
@@ -190,6 +192,14 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 		if (c->direct)
 			raw_store(p, width, rmw_value((u8)sub, old, a, b, width));
 		return old;
+	}
+	if (order == KMM_POSTED) {
+		order = KMM_RELAXED;
+		if (c->model > MODEL_TSO && sub == KMM_ADD) {
+			buffer_store(c, v, p, width, a, KMM_RELAXED, 1);
+			race_marked(c, v, p, width, 1, KMM_RELAXED, 0, __builtin_return_address(0));
+			return 0;
+		}
 	}
 	old = announce(c, v, &(struct pend){ .op = P_RMW, .width = (u8)width, .order = (u8)order, .sub = (u8)sub, .addr = p,
 						.a = a, .b = b });
@@ -325,7 +335,7 @@ static int op_lock(Cpu *cpu, void *lock, enum kmm_lock_op op)
 			return 1;
 		}
 		lock_event(c, v, lock, (u8)op, 2);
-		buffer_store(c, v, lock, 4, 0, KMM_RELEASE);
+		buffer_store(c, v, lock, 4, 0, KMM_RELEASE, 0);
 		if (c->failed_run)
 			leave(c, v);
 		return 1;

@@ -294,9 +294,11 @@ static void race_visible(struct check *c, struct vcpu *v, const struct buffered 
 
 	if (likely(!c->races) || !b->sync || !(s = sync_of(c, b->addr)))
 		return;
-	if (s->owner != v->id + 1)
-		memset(s->rel, 0, sizeof(s->rel));
-	s->owner = v->id + 1;
+	if (!b->add) {
+		if (s->owner != v->id + 1)
+			memset(s->rel, 0, sizeof(s->rel));
+		s->owner = v->id + 1;
+	}
 	race_join(s->rel, c->race_rels[b->sync - 1]);
 	race_keep(c, s, x);
 }

@@ -2,15 +2,17 @@
 /*
  * One step of one agent: who may take it, which word it touches, what it does.
  *
- * Locks, most read-modify-writes and IPIs wait for the own buffer to drain.
+ * Ordered read-modify-writes, IPIs and giving rwsems back wait for the own buffer to drain. So does taking a lock under tso, where
+ * that is a locked instruction; elsewhere it is an acquire, which leaves earlier stores where they are, unless a barrier
+ * stands between them and it.
  *
  * smp_mb_heavy() is membarrier(2): a full barrier, then one that every other vCPU executes between two of its
  * instructions (steps of agents of their own, P_MB), then the end of the wait for them. smp_mb_light() is a compiler's
  * barrier: a store that it follows is made before such a barrier that comes after it. One that it does not follow may
  * be moved behind the barrier by the compiler, so that P_MB does not wait for it.
  *
- * simplified: a read-modify-write takes effect before what comes later in its program; under tso all of them wait for
- * the own buffer, under pso and power those that are relaxed or acquire only for older stores to their word.
+ * simplified: a read-modify-write whose result is used takes effect before what comes later in its program; under pso and
+ * power those that are relaxed or acquire wait only for older stores to their word, or of before a barrier.
  *
  * Private: included by engine/check.pyx only.
  */
@@ -35,6 +37,18 @@ static inline bool is_weak_rmw(const struct vcpu *v)
 	       && (v->pend.order == KMM_RELAXED || v->pend.order == KMM_ACQUIRE);
 }
 
+/* May the lock be taken while stores of before wait in the buffer? */
+static bool lock_overtakes(const struct vcpu *v)
+{
+	u64 value;
+
+	if (v->c->model <= MODEL_TSO || v->pend.sub == KMM_UP_READ || v->pend.sub == KMM_UP_WRITE
+	    || v->pend.sub == KMM_DOWNGRADE_WRITE)
+		return false;
+	return !v->nbuffered || (v->buffer[0].epoch == v->epoch
+				 && !buffer_forward(v, v->pend.addr, v->pend.width, &value)); /* the own unlock */
+}
+
 static inline bool needs_drained_buffer(const struct vcpu *v)
 {
 	if (v->drain)
@@ -42,8 +56,10 @@ static inline bool needs_drained_buffer(const struct vcpu *v)
 	switch (v->pend.op) {
 	case P_RMW:
 		return !is_weak_rmw(v);
-	case P_LOCK: case P_IPI_SEND: case P_MB_SEND:
+	case P_IPI_SEND: case P_MB_SEND:
 		return true;
+	case P_LOCK:
+		return !lock_overtakes(v);
 	default:
 		return false;
 	}
@@ -334,7 +350,7 @@ static void order_implied(struct check *c, u32 a, u32 *clk)
 	case AGENT_VCPU:
 		if (c->model != MODEL_SC && needs_drained_buffer(v))
 			join_flushes(c, ag->vcpu, clk);
-		else if (is_weak_rmw(v))
+		else if (is_weak_rmw(v) || (v->pend.op == P_LOCK && c->model >= MODEL_PSO))
 			join_older_epochs(c, ag->vcpu, v->epoch, CHECK_MAX_AGENTS, clk);
 		if (v->pend.op == P_MB_WAIT) /* the barriers that others executed for it */
 			for (u32 i = 0; i < c->nr_vcpus; i++)
@@ -401,7 +417,9 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 		if (x)
 			view_join(v->seen, x->view);
 	}
-	if (p->order == KMM_ACQUIRE || p->order == KMM_SEQ_CST)
+	if (p->order == KMM_ACQUIRE)
+		view_join(v->view, x ? x->view : NULL);
+	else if (p->order == KMM_SEQ_CST)
 		power_acquire(v);
 	return value;
 }
@@ -465,6 +483,15 @@ static void mb_perform(struct check *c, struct vcpu *v, u32 e)
 	race_handshake(c, call->sender, v);
 	call->sender->mb_done[v->id] = e;
 	call->sender->mbs_pending--;
+}
+
+/* power: a read-modify-write, x, hands on what it found released. */
+static inline void hand_on(struct check *c, struct word *w, struct access *x)
+{
+	struct access *from = x->view && x->version > 1 ? power_version(c, w, x->version - 1u) : NULL;
+
+	if (from)
+		view_join(x->view, from->view);
 }
 
 /* power: the accesses of its word that x stands in order with and comes after, as one number. */
@@ -706,13 +733,15 @@ static void step(struct check *c, u32 a, u32 choice)
 		access_check(c, v, b.addr, b.width, 1);
 		if (c->over)
 			break;
-		raw_store(b.addr, b.width, b.value);
+		raw_store(b.addr, b.width, b.add ? raw_load(b.addr, b.width) + b.value : b.value);
 		if (w)
 			x = access_push(c, w, e, A_WRITE, f.mask);
 		race_visible(c, v, &b, x);
 		if (w) {
 			if (c->model == MODEL_POWER)
 				power_store(c, v, w, x, b.rel, b.epoch);
+			if (c->model == MODEL_POWER && b.add)
+				hand_on(c, w, x);
 			x->old = old;
 			x->new = word_value(f.addr);
 			ev->rfco = (u64)w->versions << 33 ^ (uintptr_t)f.addr;
@@ -738,11 +767,8 @@ static void step(struct check *c, u32 a, u32 choice)
 			power_store(c, v, w, x, v->rel, v->epoch);
 		if (op == P_RMW && f.kind == A_WRITE)
 			v->epoch_used = 1; /* stores after an smp_wmb() come after it */
-		if (c->model == MODEL_POWER && op == P_RMW && x->view && x->version > 1) {
-			struct access *from = power_version(c, w, x->version - 1u);
-			if (from)
-				view_join(x->view, from->view); /* a read-modify-write hands on what it found released */
-		}
+		if (c->model == MODEL_POWER && op == P_RMW)
+			hand_on(c, w, x);
 		if (c->model == MODEL_POWER && op == P_LOCK && f.kind > A_WRITE)
 			power_rwsem(c, v, x);
 	}
@@ -765,8 +791,8 @@ static void step(struct check *c, u32 a, u32 choice)
 			; /* orders nothing */
 		else if (op == P_RMW && p->order == KMM_SEQ_CST)
 			power_sync(c, v);
-		else if (op == P_LOCK || p->order == KMM_ACQUIRE)
-			power_acquire(v);
+		else if (from && (op == P_LOCK || p->order == KMM_ACQUIRE))
+			view_join(v->view, from->view);
 	}
 	if (ag->kind == AGENT_VCPU)
 		v->drain = 0;

@@ -84,7 +84,7 @@ struct buffered {
 	u64 under;                  /* shown: what memory holds beneath it */
 	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
 	u8 width;
-	u8 order;
+	u8 add;                     /* pso, power: atomic_add(): `value` is added when it becomes visible */
 	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
 	s32 answered;               /* loads that it answered: chain through check.answers */

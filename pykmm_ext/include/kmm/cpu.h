@@ -89,6 +89,8 @@ typedef struct Cpu {
 	struct mm_struct *active_mm;
 	u32 rcu_nesting;
 	unsigned long rcu_gp_ctr;        /* written by owner, read by synchronize_rcu: 0 = quiescent */
+	unsigned long vma_read;          /* written by owner, read by writers: the VMA that a fault holds without being
+					  * counted in it (mm/vma_lock), or 0 */
 
 	struct per_cpu_pages pcp;
 	struct vmacache vmacache;
@@ -132,5 +134,13 @@ static inline void count_strategy(Cpu *cpu, u32 item)
 {
 	__atomic_store_n(&cpu->strategy_count[item], cpu->strategy_count[item] + 1, __ATOMIC_RELAXED);
 }
+
+/*
+ * Primitives that are made of several others (atomic.h, barrier.h) look at cpu->engine once: their body is a function of the engine, which
+ * KMM_ON_ENGINE() calls with a constant NULL on native. So each barrier stands in the source once, for every engine.
+ */
+#define kmm_body static inline __attribute__((always_inline))
+#define KMM_ON_ENGINE(cpu, body, ...)                                                                \
+	(likely(!(cpu)->engine) ? body(NULL, cpu, __VA_ARGS__) : body((cpu)->engine, cpu, __VA_ARGS__))
 
 #endif

@@ -17,7 +17,13 @@
 
 struct Cpu;
 
-enum kmm_order { KMM_RELAXED, KMM_ACQUIRE, KMM_RELEASE, KMM_SEQ_CST };
+enum kmm_order {
+	KMM_RELAXED,
+	KMM_ACQUIRE,
+	KMM_RELEASE,
+	KMM_SEQ_CST,
+	KMM_POSTED, /* a read-modify-write: relaxed, and nobody looks at what it returns (Linux's atomic_add()) */
+};
 
 enum kmm_rmw { KMM_XCHG, KMM_CMPXCHG, KMM_ADD, KMM_AND, KMM_OR };
 

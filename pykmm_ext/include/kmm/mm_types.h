@@ -119,7 +119,8 @@ enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 #define PG_anon       (1UL << 8)  /* stands in for PAGE_MAPPING_ANON in page->mapping */
 #define PG_anon_exclusive (1UL << 10) /* an anonymous page that only one mapping has ever been able to write since it was
 				       * last shared: written under the PTL of that mapping */
-#define PG_pristine   (1UL << 9)  /* on a pcp list: never handed out and not committed, the host zeroes it */
+#define PG_pristine   (1UL << 9)  /* on a pcp list: zero as it is. Never handed out and not committed: the host zeroes it;
+				       * or given back unwritten (put_zeroed_page()) */
 
 /* ---- get_user_pages() (include/linux/mm.h) ---- */
 #define FOLL_WRITE 0x01u
@@ -204,6 +205,8 @@ struct mempolicy {
 };
 
 /* ---- vm_area_struct ---- */
+#define VMA_LOCK_OFFSET 0x40000000u /* bits of vm_refcnt */
+#define VMA_ATTACHED    0x80000000u
 struct vm_area_struct {
 	unsigned long vm_start;         /* mmap_sem W inside vm_sequence; R: mmap_sem or SPF */
 	unsigned long vm_end;           /* same; exclusive */
@@ -215,24 +218,27 @@ struct vm_area_struct {
 	unsigned long vm_flags;         /* mmap_sem W inside vm_sequence; R: mmap_sem or SPF */
 	pgprot_t vm_page_prot;          /* same */
 	seqcount_t vm_sequence;         /* writers: mmap_sem W. The strategy's vma_write_begin/end bump it */
+	u32 detached;                   /* per_vma_lock: in no tree (any more); W: mmap_sem W and write-locked; R: vm_lock */
 	unsigned long vm_pgoff;         /* same as vm_start; in pages */
 	struct file *vm_file;           /* const; the VMA holds a reference until it is freed */
 	const struct vm_operations_struct *vm_ops; /* const */
 	struct anon_vma *anon_vma;      /* set once under mmap_sem R + mm->page_table_lock; SPF reads */
+	unsigned long vm_lock_seq;      /* per-VMA locks (mm/vma_lock): equal to mm->mm_lock_seq = write-locked. W: mmap_sem W
+					 * and vm_lock W (or a writer's vm_refcnt); R: vm_lock or a reference, or a first guess
+					 * without. Not beside the lock's word: readers would have to fetch that line twice */
+	u32 vm_read_biased;             /* readers may hold the VMA by Cpu.vma_read. Set by a reader that is counted; cleared by
+					 * a writer that has waited for those; R: any, again after Cpu.vma_read is written */
 	struct anon_vma_chain *anon_vma_chain; /* mmap_sem + page_table_lock */
 	struct vm_area_struct *shared_next;    /* mapping->i_mmap; i_mmap_rwsem W */
 	struct vm_area_struct *shared_prev;
 	const char *anon_name;          /* const; "[heap]"-like label of an imported mapping, or NULL */
 	void *strategy_data;            /* per-VMA state of the strategy */
-	struct rcu_head vm_rcu_head;    /* free_vma() */
 	struct mempolicy *vm_policy;    /* mmap_sem W inside vm_sequence; R: mmap_sem. NULL = the default; a reference */
-	/* Per-VMA locks (mm/vma_lock); untouched by other strategies. */
-	rwlock_sem vm_lock;             /* R: a fault uses the VMA; W: only to write vm_lock_seq */
-	unsigned long vm_lock_seq;      /* equal to mm->mm_lock_seq = write-locked. W: mmap_sem W and vm_lock W (or a writer's
-					 * vm_refcnt); R: vm_lock or a reference, or a first guess without */
-	u32 vm_refcnt;                  /* atomic: 0 = detached, 1 = attached, one more per reader, VMA_LOCK_OFFSET more
-					 * while a writer is in */
-	u32 detached;                   /* in no tree (any more); W: mmap_sem W and write-locked; R: vm_lock */
+	/* A line that nothing else on the path of a fault touches: per-VMA locks, one or the other. */
+	_Alignas(64) rwlock_sem vm_lock; /* R: a fault uses the VMA; W: only to write vm_lock_seq */
+	u32 vm_refcnt;                  /* atomic: one per reader, VMA_LOCK_OFFSET more while a writer is in, VMA_ATTACHED more
+					 * while in a tree */
+	struct rcu_head vm_rcu_head;    /* free_vma() */
 };
 
 /* ---- mm_struct ---- */

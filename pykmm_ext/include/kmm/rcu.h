@@ -11,37 +11,29 @@
 #include "kmm/barrier.h"
 #include "kmm/mm_types.h"
 
+kmm_body void rcu_reader_enters(const struct engine_ops *engine, Cpu *cpu, const unsigned long *gp_ctr)
+{
+	engine_store(engine, cpu, &cpu->rcu_gp_ctr, engine_load(engine, cpu, gp_ctr));
+	engine_mb_light(engine, cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
+	if (engine)
+		kmm_event(cpu, KMM_EV_RCU_LOCK, &cpu->machine->rcu, 0);
+}
+
 /* Context: any, IRQs on or off; nests. No sleeping inside. */
 static inline void rcu_read_lock(Cpu *cpu)
 {
 	if (cpu->rcu_nesting++)
 		return;
-	/* One look at the engine for the three primitives. */
-	if (likely(!cpu->engine)) {
-		__atomic_store_n(&cpu->rcu_gp_ctr, __atomic_load_n(&cpu->machine->rcu.gp_ctr, __ATOMIC_RELAXED),
-				 __ATOMIC_RELAXED);
-		if (unlikely(cpu->light_is_mb))
-			__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		else
-			barrier();
-		return;
-	}
-	kmm_write_once(cpu, &cpu->rcu_gp_ctr, kmm_read_once(cpu, &cpu->machine->rcu.gp_ctr));
-	smp_mb_light(cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
-	kmm_event(cpu, KMM_EV_RCU_LOCK, &cpu->machine->rcu, 0);
+	KMM_ON_ENGINE(cpu, rcu_reader_enters, &cpu->machine->rcu.gp_ctr);
 }
 
 static inline void rcu_read_unlock(Cpu *cpu)
 {
 	if (--cpu->rcu_nesting)
 		return;
-	/* Release: pairs with the acquire of the grace period's scan. */
-	if (likely(!cpu->engine)) {
-		__atomic_store_n(&cpu->rcu_gp_ctr, 0, __ATOMIC_RELEASE);
-		return;
-	}
-	kmm_event(cpu, KMM_EV_RCU_UNLOCK, &cpu->machine->rcu, 0);
-	kmm_store_release(cpu, &cpu->rcu_gp_ctr, 0);
+	if (unlikely(cpu->engine))
+		kmm_event(cpu, KMM_EV_RCU_UNLOCK, &cpu->machine->rcu, 0);
+	kmm_store_release(cpu, &cpu->rcu_gp_ctr, 0); /* pairs with the acquire of the grace period's scan */
 }
 
 static inline bool rcu_read_lock_held(Cpu *cpu) { return cpu->rcu_nesting != 0; }

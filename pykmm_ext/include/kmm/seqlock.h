@@ -26,24 +26,22 @@ static inline u32 raw_read_seqcount(Cpu *cpu, const seqcount_t *s)
 }
 
 /* Waits while a writer is inside. */
-static inline u32 read_seqcount_begin(Cpu *cpu, const seqcount_t *s)
+kmm_body u32 __read_seqcount_begin(const struct engine_ops *engine, Cpu *cpu, const seqcount_t *s)
 {
 	u32 ret;
 
-	/* One look at the engine for all primitives, here and in the writer's functions. */
-	if (likely(!cpu->engine)) {
-		ret = __atomic_load_n(&s->sequence, __ATOMIC_RELAXED);
-		if (unlikely(ret & 1))
-			ret = (u32)kmm_await_32(cpu, &s->sequence, kmm_is_even, 0);
-		__atomic_thread_fence(__ATOMIC_ACQUIRE);
-		return ret;
-	}
-	kmm_event(cpu, KMM_EV_SEQ_READ, s, 0);
-	ret = kmm_read_once_32(cpu, &s->sequence);
-	if (ret & 1)
+	if (engine)
+		kmm_event(cpu, KMM_EV_SEQ_READ, s, 0);
+	ret = engine_load_32(engine, cpu, &s->sequence);
+	if (unlikely(ret & 1))
 		ret = (u32)kmm_await_32(cpu, &s->sequence, kmm_is_even, 0);
-	smp_rmb(cpu);
+	engine_rmb(engine, cpu);
 	return ret;
+}
+
+static inline u32 read_seqcount_begin(Cpu *cpu, const seqcount_t *s)
+{
+	return KMM_ON_ENGINE(cpu, __read_seqcount_begin, s);
 }
 
 /* True = something changed since `start`. */
@@ -53,18 +51,19 @@ static inline bool read_seqcount_retry(Cpu *cpu, const seqcount_t *s, u32 start)
 	return unlikely(kmm_read_once_32(cpu, &s->sequence) != start);
 }
 
+kmm_body void __write_seqcount_begin(const struct engine_ops *engine, Cpu *cpu, seqcount_t *s, int subclass)
+{
+	if (engine)
+		kmm_event(cpu, KMM_EV_SEQ_WRITE_BEGIN, s, (u64)subclass);
+	engine_store_32(engine, cpu, &s->sequence, engine_load_32(engine, cpu, &s->sequence) + 1);
+	engine_wmb(engine, cpu);
+}
+
 /* Context: writers are excluded against each other by a lock of the caller's. `subclass` tells lockdep that two
  * sections of one class nest on purpose. */
 static inline void write_seqcount_begin_nested(Cpu *cpu, seqcount_t *s, int subclass)
 {
-	if (likely(!cpu->engine)) {
-		__atomic_store_n(&s->sequence, __atomic_load_n(&s->sequence, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
-		__atomic_thread_fence(__ATOMIC_RELEASE);
-		return;
-	}
-	kmm_event(cpu, KMM_EV_SEQ_WRITE_BEGIN, s, (u64)subclass);
-	kmm_write_once_32(cpu, &s->sequence, kmm_read_once_32(cpu, &s->sequence) + 1);
-	smp_wmb(cpu);
+	KMM_ON_ENGINE(cpu, __write_seqcount_begin, s, subclass);
 }
 
 static inline void write_seqcount_begin(Cpu *cpu, seqcount_t *s)
@@ -72,16 +71,17 @@ static inline void write_seqcount_begin(Cpu *cpu, seqcount_t *s)
 	write_seqcount_begin_nested(cpu, s, 0);
 }
 
+kmm_body void __write_seqcount_end(const struct engine_ops *engine, Cpu *cpu, seqcount_t *s)
+{
+	engine_wmb(engine, cpu);
+	engine_store_32(engine, cpu, &s->sequence, engine_load_32(engine, cpu, &s->sequence) + 1);
+	if (engine)
+		kmm_event(cpu, KMM_EV_SEQ_WRITE_END, s, 0);
+}
+
 static inline void write_seqcount_end(Cpu *cpu, seqcount_t *s)
 {
-	if (likely(!cpu->engine)) {
-		__atomic_thread_fence(__ATOMIC_RELEASE);
-		__atomic_store_n(&s->sequence, __atomic_load_n(&s->sequence, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
-		return;
-	}
-	smp_wmb(cpu);
-	kmm_write_once_32(cpu, &s->sequence, kmm_read_once_32(cpu, &s->sequence) + 1);
-	kmm_event(cpu, KMM_EV_SEQ_WRITE_END, s, 0);
+	KMM_ON_ENGINE(cpu, __write_seqcount_end, s);
 }
 
 static inline void seqlock_init(seqlock_t *sl) { seqcount_init(&sl->seqcount); spin_lock_init(&sl->lock); }

@@ -16,43 +16,37 @@
 #include "kmm/barrier.h"
 #include "kmm/srcu_types.h"
 
+kmm_body int __srcu_read_lock(const struct engine_ops *engine, Cpu *cpu, struct srcu_struct *ssp)
+{
+	int idx = (int)(engine_load(engine, cpu, &ssp->srcu_idx) & 1);
+	unsigned long *count = &ssp->sda[cpu->id].srcu_lock_count[idx];
+
+	engine_store(engine, cpu, count, engine_load(engine, cpu, count) + 1);
+	engine_mb_light(engine, cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
+	if (engine)
+		kmm_event(cpu, KMM_EV_SRCU_LOCK, ssp, 0);
+	return idx;
+}
+
 /* Context: process; may sleep inside; nests, and ends on the Cpu on which it began. */
 static inline int srcu_read_lock(Cpu *cpu, struct srcu_struct *ssp)
 {
-	unsigned long *count;
-	int idx;
+	return KMM_ON_ENGINE(cpu, __srcu_read_lock, ssp);
+}
 
-	/* One look at the engine for the three primitives. */
-	if (likely(!cpu->engine)) {
-		idx = (int)(__atomic_load_n(&ssp->srcu_idx, __ATOMIC_RELAXED) & 1);
-		count = &ssp->sda[cpu->id].srcu_lock_count[idx];
-		__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
-		if (unlikely(cpu->light_is_mb))
-			__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		else
-			barrier();
-		return idx;
-	}
-	idx = (int)(kmm_read_once(cpu, &ssp->srcu_idx) & 1);
-	count = &ssp->sda[cpu->id].srcu_lock_count[idx];
-	kmm_write_once(cpu, count, kmm_read_once(cpu, count) + 1);
-	smp_mb_light(cpu); /* pairs with smp_mb_heavy() at the start of a grace period */
-	kmm_event(cpu, KMM_EV_SRCU_LOCK, ssp, 0);
-	return idx;
+kmm_body void __srcu_read_unlock(const struct engine_ops *engine, Cpu *cpu, struct srcu_struct *ssp, int idx)
+{
+	unsigned long *count = &ssp->sda[cpu->id].srcu_unlock_count[idx];
+
+	if (engine)
+		kmm_event(cpu, KMM_EV_SRCU_UNLOCK, ssp, 0);
+	/* Release: pairs with the scan's acquire. */
+	engine_store_release(engine, cpu, count, engine_load(engine, cpu, count) + 1);
 }
 
 static inline void srcu_read_unlock(Cpu *cpu, struct srcu_struct *ssp, int idx)
 {
-	unsigned long *count = &ssp->sda[cpu->id].srcu_unlock_count[idx];
-
-	/* Release: pairs with the scan's acquire. */
-	if (likely(!cpu->engine)) {
-		__atomic_store_n(count, *count + 1, __ATOMIC_RELEASE);
-		return;
-	}
-	kmm_event(cpu, KMM_EV_SRCU_UNLOCK, ssp, 0);
-	/* Not *count: the last store to it may still be in the CPU's buffer. */
-	kmm_store_release(cpu, count, kmm_read_once(cpu, count) + 1);
+	KMM_ON_ENGINE(cpu, __srcu_read_unlock, ssp, idx);
 }
 
 #endif

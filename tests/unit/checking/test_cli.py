@@ -2,30 +2,19 @@
 """pykmm/checking/cli.py: ``pykmm check``."""
 from __future__ import annotations
 
+import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import pykmm_command
 import pytest
 
 from pykmm.checking.cli import verdict
 from pykmm.checking.report import CheckReport, Violation
 from pykmm.checking.schedule import Token
 
-
-def pykmm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pykmm.cli", "check", *map(str, arguments)], capture_output=True,
-                          text=True, check=False)
-
-
-def fails(*arguments: object) -> str:
-    """Exit status 2, nothing on standard output, a message without a traceback."""
-    done = pykmm(*arguments)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    return done.stderr
+pykmm = functools.partial(pykmm_command.pykmm, "check")
+fails = functools.partial(pykmm_command.fails, "check")
 
 
 def test_list() -> None:
@@ -38,7 +27,8 @@ def test_list() -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    assert "unknown scenario 'nope'; known: " in fails("nope")
+    assert "unknown scenario 'nope'; 'pykmm list scenarios' shows all " in fails("nope")
+    assert "unknown scenario 'R1-ptl-spi'; did you mean R1-ptl-spin" in fails("R1-ptl-spi")
     assert "nothing to check" in fails()
     assert "unknown explorer 'best'; known: dpor" in fails("R5-vma-freed-at-once", "--explorer", "best")
     assert "unknown memory model 'arm'" in fails("R5-vma-freed-at-once", "-m", "arm")

@@ -98,6 +98,7 @@ def test_samples_are_never_exhaustive() -> None:
 def test_assert_checked_shows_the_trace() -> None:
     with pytest.raises(pytest.fail.Exception) as caught:
         assert_checked(pykmm.check(lock_order, memory_model="sc"))
+    assert str(caught.value).splitlines()[0] == "deadlock"      # what a test runner's last lines show
     assert "spin_lock word 1" in str(caught.value)
     assert "replay: pykmm1:" in str(caught.value)
 

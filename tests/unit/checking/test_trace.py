@@ -119,3 +119,21 @@ def test_what_came_after_the_store_is_no_cause() -> None:
     assert [row.text for row in trace.rows] == [
         "load word 3 = 0", "load word 4 = 0", "word 0: 0 -> 1 becomes visible", "load word 0 = 1"]
     assert [row.step for row in trace.causal()] == [0, 2, 3]
+
+
+def test_of_a_long_livelock_one_turn_is_shown() -> None:
+    """A loop that never ends: what comes before it, one turn, and how many there are."""
+    program = Litmus([[store(0, 1), load(1, 0), load(2, 1), {"op": "jump_eq", "reg": 0, "a": 0, "to": 1}]])
+    found = Exploration(program, memory_model="sc", max_steps=1001)
+    found.run()
+    [(kind, message, schedule, _, _)] = found.violations
+    again = Exploration(program, memory_model="sc", explorer="replay", max_steps=1001)
+    trace = make_trace(again.replay(schedule), 1, kind=kind, message=message)
+    assert kind == "livelock"
+    lines = trace.text().splitlines()
+    assert [line.split()[0] for line in lines[2:-1] if line.strip()[0].isdigit()] == ["0", "1", "2"]
+    assert lines[-1].strip() == "... the last 2 steps 499 times more, to step 1000 ..."
+    assert len(trace.text(max_rows=None).splitlines()) > 1000
+    trace.kind = "assertion"        # how it ended is at the end
+    assert "earlier steps" in trace.text()
+    assert "times more" not in trace.text()

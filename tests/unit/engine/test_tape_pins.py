@@ -5,11 +5,10 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+from arch_under_test import ARCH, PAGE, frames
 
 import pykmm
 from pykmm.tape import NO_RESULT, OPCODES, Tape
-
-PAGE = 0x1000
 
 
 def one(**unpin: bytes) -> Tape:
@@ -67,13 +66,13 @@ def test_a_tape_whose_unpin_names_no_pin() -> None:
 def test_saved_and_loaded(tmp_path: pathlib.Path) -> None:
     t = one(expect=b"abcd")
     t.save(tmp_path / "t.npz")
-    with pykmm.Machine(cpus=1, memory="16M") as m:
+    with pykmm.Machine(cpus=1, arch=ARCH, memory=frames("16M")) as m:
         assert m.run(Tape.load(tmp_path / "t.npz")).mismatch_count == 0
 
 
 @pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "lockless_gup"])
 def test_native(strategy: str) -> None:
-    with pykmm.Machine(strategy=strategy, cpus=1, memory="16M") as m:
+    with pykmm.Machine(strategy=strategy, cpus=1, arch=ARCH, memory=frames("16M")) as m:
         for t in (one(), one(expect=b"abcd"), one(write=b"ABCD")):
             assert m.run(t).mismatch_count == 0
         assert m.run(one(expect=b"abcx")).mismatch_count == 1
@@ -83,10 +82,10 @@ def test_native(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["mmap_sem", "spf", "lockless_gup[monitor=percpu]"])
 def test_check(strategy: str) -> None:
     for t in (one(), one(expect=b"abcd"), one(write=b"ABCD")):
-        report = pykmm.check(t, strategy=strategy, arch="x86")
+        report = pykmm.check(t, strategy=strategy, arch=ARCH)
         assert report.ok, str(report)
         assert report.complete
-    report = pykmm.check(one(expect=b"abcx"), strategy=strategy, arch="x86")
+    report = pykmm.check(one(expect=b"abcx"), strategy=strategy, arch=ARCH)
     assert report.violations[0].kind == "wrong-value"
 
 
@@ -97,9 +96,9 @@ def test_pins_that_are_held_to_the_end_are_no_leak() -> None:
     x = t.thread()
     x.pin(a, PAGE)
     x.munmap(a, PAGE)
-    report = pykmm.check(t, strategy="lockless_gup", arch="x86")
+    report = pykmm.check(t, strategy="lockless_gup", arch=ARCH)
     assert report.ok, str(report)
-    with pykmm.Machine(strategy="lockless_gup", cpus=1, memory="16M") as m:
+    with pykmm.Machine(strategy="lockless_gup", cpus=1, arch=ARCH, memory=frames("16M")) as m:
         m.run(t)
         assert m.vmstat["nr_foll_pin_acquired"] == m.vmstat["nr_foll_pin_released"] == 2
 
@@ -110,9 +109,9 @@ def test_unpin_in_another_thread_waits_for_the_pin() -> None:
     t.setup.store(a, b"A")
     t.thread().pin(a, PAGE, expect_errno=0)
     t.thread().unpin(a, PAGE, expect=b"A", expect_errno=0)
-    report = pykmm.check(t, strategy="lockless_gup", arch="x86")
+    report = pykmm.check(t, strategy="lockless_gup", arch=ARCH)
     assert report.ok, str(report)
-    with pykmm.Machine(strategy="lockless_gup", cpus=2, memory="16M") as m:
+    with pykmm.Machine(strategy="lockless_gup", cpus=2, arch=ARCH, memory=frames("16M")) as m:
         assert m.run(t).mismatch_count == 0
 
 
@@ -124,6 +123,6 @@ def test_an_unpin_after_the_address_space_is_gone() -> None:
     child.pin(a, PAGE, expect_errno=0)
     child.exit()
     t.final.unpin(a, PAGE, expect=b"A", expect_errno=0)
-    with pykmm.Machine(strategy="lockless_gup", cpus=2, memory="16M") as m:
+    with pykmm.Machine(strategy="lockless_gup", cpus=2, arch=ARCH, memory=frames("16M")) as m:
         assert m.run(t).mismatch_count == 0
         m.validate()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Threads for the torture tests: one per simulated CPU."""
+"""Threads for the torture tests, one per simulated CPU; locks for the tests of lockdep."""
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lockdep_locks import Graph
 
 Job = tuple[Any, ...]
 
@@ -41,3 +42,9 @@ def run_threads() -> Callable[..., list[Any]]:
 def full_fences(request: pytest.FixtureRequest) -> bool:
     """Both kinds of asymmetric barrier."""
     return bool(request.param)
+
+
+@pytest.fixture
+def g() -> Graph:
+    """A lockdep of its own."""
+    return Graph()

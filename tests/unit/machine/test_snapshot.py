@@ -6,16 +6,16 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+from arch_under_test import ARCH, LEVELS, PAGE, frames
 
 import pykmm
 from pykmm_ext.machine.snapshot_test import CheckedMachine
 
 ADDRESS = 0x2000_0000
-PAGE = 0x1000
 
 
-def build(strategy: str = "spf", cpus: int = 2, memory: int = 64 << 20) -> CheckedMachine:
-    with pykmm.Machine(arch="x86", strategy=strategy, cpus=1, memory="16M") as machine:
+def build(strategy: str = "spf", cpus: int = 2, memory: int = frames("64M")) -> CheckedMachine:
+    with pykmm.Machine(arch=ARCH, strategy=strategy, cpus=1, memory=frames("16M")) as machine:
         return CheckedMachine(machine.arch_object, machine.strategy_object, cpus, memory)
 
 
@@ -239,16 +239,16 @@ def test_names(machine: CheckedMachine) -> None:
     assert name("ptl").endswith(" ptl")
     assert name("frame", 1) == "frame 1 (zero page)+0x0 None"
     assert name("frame", 9999, at=5) == "frame 9999 (never handed out)+0x5 None"
-    assert "(page table level 3 of mm 1)+0x8" in name("pgd", at=8)
+    assert f"(page table level {LEVELS - 1} of mm 1)+0x8" in name("pgd", at=8)
     assert "(page table level 0 of mm 1)+0x18" in name("table", at=0x18)
-    assert "(anonymous page, index 0x20000)+0x0" in name("data")
+    assert f"(anonymous page, index {ADDRESS // PAGE:#x})+0x0" in name("data")
     assert name("file name").startswith("file_name 0.")
     assert name("file name", at=15).endswith("+0xf None")
     places = {what: machine.place(what, ADDRESS) for what in ("vma", "table", "data")}
     machine.munmap(ADDRESS, PAGE)
     assert machine.name(places["vma"])[0].endswith(", freed")
     assert machine.name(places["table"])[0].endswith(" (page table level 0 of mm 1, freed)")
-    assert machine.name(places["data"])[0].endswith(" (anonymous page, index 0x20000, freed)")
+    assert machine.name(places["data"])[0].endswith(f" (anonymous page, index {ADDRESS // PAGE:#x}, freed)")
     assert machine.name(12345) == ("?", 12345, None)
 
 

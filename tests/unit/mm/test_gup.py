@@ -8,18 +8,21 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from arch_under_test import ARCH, PAGE, frames
 
 import pykmm
 
-PAGE = 0x1000
 STRATEGIES = ("mmap_sem", "spf", "lockless_gup", "lockless_gup[monitor=atomic]",
               "lockless_gup[monitor=percpu,serialize=rcu]", "lockless_gup[monitor=percpu,serialize=ipi]")
 
 
-@pytest.fixture(params=[(s, a) for s in STRATEGIES for a in ("x86", "x86-paravirt")], ids="-".join)
+ARCHES = ("x86", "x86-paravirt") if ARCH == "x86" else (ARCH,)
+
+
+@pytest.fixture(params=[(s, a) for s in STRATEGIES for a in ARCHES], ids="-".join)
 def m(request: pytest.FixtureRequest) -> Iterator[pykmm.Machine]:
     strategy, arch = request.param
-    with pykmm.Machine(arch=arch, strategy=strategy, cpus=2, memory="16M") as machine:
+    with pykmm.Machine(arch=arch, strategy=strategy, cpus=2, memory=frames("16M")) as machine:
         yield machine
         machine.validate()
 

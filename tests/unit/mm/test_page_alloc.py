@@ -111,6 +111,26 @@ def test_only_frames_that_the_host_never_backed_count_as_pristine() -> None:
     assert [rig.flags(pfn) for pfn in range(3, 14)] == [0] * 9 + [pristine] * 2
 
 
+def test_a_frame_that_comes_back_unwritten_is_not_cleared_again() -> None:
+    rig = make()
+    rig.commit(FRAMES)
+    pfn = rig.alloc(zero=True)
+    rig.put_zeroed(pfn)
+    rig.write(pfn * PAGE, b"x")             # as nobody may: shows that nothing clears it
+    assert rig.alloc(zero=True) == pfn
+    assert rig.read(pfn * PAGE, 2) == b"x\0"
+    rig.put(pfn)
+    assert rig.alloc(zero=True) == pfn      # an ordinary one is
+    assert rig.read(pfn * PAGE, 2) == b"\0\0"
+    rig.get(pfn)                            # somebody else's reference: it is theirs to give back
+    rig.put_zeroed(pfn)
+    assert rig.refcount(pfn) == 1
+    rig.put(pfn)
+    assert rig.alloc() == pfn
+    rig.put(pfn)
+    finish(rig)
+
+
 def test_block_is_zeroed_as_a_whole() -> None:
     rig = make()
     pfn = rig.alloc(order=3)

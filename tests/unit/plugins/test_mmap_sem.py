@@ -25,11 +25,6 @@ def m() -> Iterator[Machine]:
         machine.validate()
 
 
-@pytest.fixture
-def mm(m: Machine) -> MmStruct:
-    return m.mm()
-
-
 def test_registration() -> None:
     class Registry(dict[str, Any]):
         def add(self, name: str, factory: Any, description: str = "") -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from arch_under_test import PAGE, frames, make_arch
+from fault_counts import aborted, check_speculative_sums, counted
 
 from pykmm import BusError, SegmentationFault
 from pykmm_ext.binding import Machine, MmStruct
@@ -25,39 +26,12 @@ NAMES = [
 ]
 
 
-def check_sums(m: Machine) -> None:
-    c = m.counters
-    aborts = sum(c[name] for name in NAMES[3:])
-    assert c["attempts"] == c["speculative"] + aborts
-    assert c["retried"] == aborts == m.vmstat["fault_mmap_sem"]
-
-
 @pytest.fixture
 def m() -> Iterator[Machine]:
     with Machine(make_arch(), SPF(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
-        check_sums(machine)
+        check_speculative_sums(machine)
         machine.validate()
-
-
-@pytest.fixture
-def mm(m: Machine) -> MmStruct:
-    return m.mm()
-
-
-def counted(m: Machine, call: Callable[[], Any], raises: type[Exception] | None = None) -> dict[str, int]:
-    before = m.counters
-    if raises is None:
-        call()
-    else:
-        with pytest.raises(raises):
-            call()
-    after = m.counters
-    return {name: after[name] - before[name] for name in NAMES if after[name] != before[name] and name != "attempts"}
-
-
-def aborted(reason: str) -> dict[str, int]:
-    return {"retried": 1, reason: 1}
 
 
 def test_names() -> None:
@@ -130,7 +104,7 @@ def test_out_of_memory_is_not_speculative() -> None:
         with pytest.raises((MemoryError, BusError)):
             mm.touch(a, 128 * PAGE, "w")
         assert m.counters["fault_error"] == 1
-        check_sums(m)
+        check_speculative_sums(m)
 
 
 @pytest.mark.parametrize("writers", [1, 2, 3])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from arch_under_test import PAGE, frames, make_arch
+from fault_counts import aborted, check_speculative_sums, counted
 
 from pykmm import BusError, SegmentationFault
 from pykmm.plugin import get_plugin_manager
@@ -27,39 +28,12 @@ NAMES = [
 ]
 
 
-def check_sums(m: Machine) -> None:
-    c = m.counters
-    aborts = sum(c[name] for name in NAMES[3:])
-    assert c["attempts"] == c["speculative"] + aborts
-    assert c["retried"] == aborts == m.vmstat["fault_mmap_sem"]
-
-
 @pytest.fixture(params=[X86, X86Paravirt], ids=["x86", "x86-paravirt"])
 def m(request: pytest.FixtureRequest) -> Iterator[Machine]:
     with Machine(request.param(), SPF2021(), cpus=2, memory=frames(64 << 20)) as machine:
         yield machine
-        check_sums(machine)
+        check_speculative_sums(machine)
         machine.validate()
-
-
-@pytest.fixture
-def mm(m: Machine) -> MmStruct:
-    return m.mm()
-
-
-def counted(m: Machine, call: Callable[[], Any], raises: type[Exception] | None = None) -> dict[str, int]:
-    before = m.counters
-    if raises is None:
-        call()
-    else:
-        with pytest.raises(raises):
-            call()
-    after = m.counters
-    return {name: after[name] - before[name] for name in NAMES if after[name] != before[name] and name != "attempts"}
-
-
-def aborted(reason: str) -> dict[str, int]:
-    return {"retried": 1, reason: 1}
 
 
 def test_names_and_options() -> None:
@@ -92,7 +66,7 @@ def test_every_option_resolves_faults(option: str) -> None:
         mm.munmap(a, 8 * PAGE)
         mm.exit()
         assert m.counters["speculative"] == 15
-        check_sums(m)
+        check_speculative_sums(m)
         m.validate()
 
 
@@ -186,7 +160,7 @@ def test_out_of_memory_is_not_speculative() -> None:
         with pytest.raises((MemoryError, BusError)):
             mm.touch(a, 128 * PAGE, "w")
         assert m.counters["fault"] == 1
-        check_sums(m)
+        check_speculative_sums(m)
 
 
 def held(m: Machine, mm: MmStruct, a: int, reason: str) -> None:

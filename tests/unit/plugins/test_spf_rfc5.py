@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from arch_under_test import ARCH, PAGE, frames
 
 import pykmm
 from pykmm import SegmentationFault
@@ -14,13 +15,12 @@ from pykmm_ext.mm.memory_test import section
 from pykmm_plugins.strategies._spf import SPF
 from pykmm_plugins.strategies._spf_rfc5 import OPTIONS, SPFRFC5
 
-PAGE = 0x1000
 PRIVATE, FIXED, ANON = 2, 0x10, 0x20
 BASE = 0x7000_0000_0000
 
 
 def machine(**options: str) -> pykmm.Machine:
-    return pykmm.Machine(strategy=SPFRFC5(**options), cpus=2, memory="16M")
+    return pykmm.Machine(arch=ARCH, strategy=SPFRFC5(**options), cpus=2, memory=frames("16M"))
 
 
 def mapping(m: pykmm.Machine, pages: int = 4) -> tuple[MmStruct, int]:

@@ -1,0 +1,696 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Strategies in Python whose authors mean no good: nothing hangs, crashes, or goes wrong without a word."""
+from __future__ import annotations
+
+import asyncio
+import copy
+import enum
+import gc
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from python_strategies import PythonGup, PythonRefcount, PythonSpf
+
+import pykmm
+from pykmm import kernel
+from pykmm.plugin import get_plugin_manager
+from pykmm.strategy import MEMBERS
+
+RW = 3
+PRIVATE_ANON = 0x22
+
+
+class Fallback(pykmm.PythonStrategy):
+    """The least that a strategy does."""
+
+    name = "fallback"
+
+    def handle_fault(self, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        return kernel.handle_fault_mmap_sem(cpu, mm, address, flags)
+
+
+def make(base: type[pykmm.PythonStrategy] = Fallback, **members: Any) -> Any:
+    return type("Made", (base,), {"name": "made", **members})()
+
+
+def in_every_fault(body: Any) -> Any:
+    def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        body(cpu, mm)
+        return kernel.handle_fault_mmap_sem(cpu, mm, address, flags)
+    return make(handle_fault=handle_fault)
+
+
+def page(machine: pykmm.Machine) -> tuple[pykmm.MmStruct, int]:
+    mm = machine.mm()
+    return mm, mm.mmap(0, 0x4000, RW, PRIVATE_ANON)
+
+
+# ---- handles that nobody made ----
+
+@pytest.mark.parametrize("kind", [kernel.CpuHandle, kernel.MmHandle, kernel.VmaHandle, kernel.FieldHandle,
+                                  kernel.MachineRef, kernel.PageHandle, kernel.EntryHandle, kernel.PageArray])
+def test_handles_without_a_callback(kind: Any) -> None:
+    fake = kind.__new__(kind)
+    assert isinstance(repr(fake), str)
+    for name in dir(fake):
+        if not name.startswith("_"):
+            try:
+                value = getattr(fake, name)
+                if callable(value):
+                    value("strategy_data")
+            except (ReferenceError, TypeError):
+                pass
+    cpu = kernel.CpuHandle.__new__(kernel.CpuHandle)
+    for name in kernel.__all__:
+        function = getattr(kernel, name)
+        if callable(function) and not isinstance(function, type) and name != "access_error":
+            for arguments in ((cpu, fake), (cpu, fake, 0), (cpu, fake, 0, 0), (cpu,), (fake,), ()):
+                with pytest.raises((ReferenceError, TypeError)):
+                    function(*arguments)
+    for make_copy in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            make_copy(fake)
+
+
+def test_a_kernel_function_that_nobody_made() -> None:
+    fake = kernel.KernelFunction.__new__(kernel.KernelFunction)
+
+    def body(cpu: Any, mm: Any) -> None:
+        with pytest.raises(TypeError, match="made by pykmm"):
+            fake(cpu, mm, 1, 2)
+
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+    with pytest.raises(pykmm.PluginError, match="none of the table's"):
+        make(free_vma=fake)
+
+
+def test_wrong_types() -> None:
+    def body(cpu: Any, mm: Any) -> None:
+        for name in kernel.__all__:
+            function = getattr(kernel, name)
+            if not callable(function) or isinstance(function, type) or name == "access_error":
+                continue
+            for arguments in ((None, None), ("cpu", mm), (cpu, "mm"), (cpu, cpu), (mm, cpu), (cpu, mm, "x"),
+                              (cpu, None, -1), (cpu, 1 << 70, 1 << 70, 1 << 70)):
+                with pytest.raises((TypeError, OverflowError, KeyError, RuntimeError)):
+                    function(*arguments)
+        seen.append(cpu.id)
+
+    seen: list[int] = []
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        machine.validate()
+    assert seen == [0]
+
+
+# ---- other threads, other machines, the machine itself ----
+
+def test_a_thread_that_does_not_drive_the_cpu() -> None:
+    def body(cpu: Any, mm: Any) -> None:
+        def other() -> None:
+            for use in (lambda: kernel.mmap_read_lock(cpu, mm), lambda: mm.map_count, lambda: kernel.smp_mb(cpu),
+                        lambda: kernel.rcu_read_unlock(cpu), lambda: setattr(mm, "strategy_data", 1)):
+                try:
+                    use()
+                except RuntimeError as error:
+                    errors.append(str(error))
+        kernel.rcu_read_lock(cpu)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        kernel.rcu_read_unlock(cpu)
+
+    errors: list[str] = []
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        machine.validate()
+    assert len(errors) == 5
+    assert all("by a thread that does not drive CPU 0" in error for error in errors)
+
+
+def test_the_machine_from_inside() -> None:
+    def body(cpu: Any, mm: Any) -> None:
+        for use in (lambda: space.load(a, 1), lambda: space.store(a, b"y", cpu=1), machine.mm, machine.validate,
+                    lambda: machine.vmstat, space.proc_maps, lambda: machine.run(pykmm.Tape()),
+                    lambda: machine.file("f", size=1), machine.close, space.exit):
+            try:
+                use()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    errors: list[str] = []
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        space, a = page(machine)
+        space.store(a, b"x")
+        assert space.load(a, 1) == b"x"
+        machine.validate()
+    assert len(errors) == 10, errors
+    assert sum("may not use the machine that has called it" in error for error in errors) >= 9, errors
+
+
+def test_another_machine_from_inside() -> None:
+    def body(cpu: Any, mm: Any) -> None:
+        with pykmm.Machine(strategy=inner, memory="16M") as other:
+            space, b = page(other)
+            space.store(b, b"inner")
+            loaded.append(space.load(b, 5))
+
+    loaded: list[bytes] = []
+    inner = Fallback()
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        assert mm.load(a, 1) == b"x"
+        machine.validate()
+    assert loaded == [b"inner"]
+
+
+def test_one_strategy_on_two_machines_at_once() -> None:
+    made = PythonSpf()
+    with pykmm.Machine(strategy=made, memory="16M") as one, pykmm.Machine(strategy=made, memory="16M",
+                                                                         arch="ppc64") as two:
+        spaces = [page(machine) for machine in (one, two)]
+
+        def use(mm: pykmm.MmStruct, a: int, cpu: int) -> None:
+            for _ in range(30):
+                b = mm.mmap(0, 0x40000, RW, PRIVATE_ANON, cpu=cpu)
+                mm.touch(b, 0x40000, "w", cpu=cpu)
+                mm.munmap(b, 0x40000, cpu=cpu)
+
+        threads = [threading.Thread(target=use, args=(*space, cpu)) for space in spaces for cpu in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        one.validate()
+        two.validate()
+        assert one.counters["speculative" if "speculative" in one.counters else "successes"] > 0
+
+
+def test_nothing_is_remembered_of_a_machine_that_is_gone() -> None:
+    """The next machine's CPUs may lie where those of the last one were."""
+    def vma_start_write(self: Any, cpu: Any, vma: Any) -> None:
+        if armed:
+            kernel.rcu_read_lock(cpu)   # left behind
+
+    armed = True
+    made = make(vma_start_write=vma_start_write)
+    for _ in range(3):
+        with pykmm.Machine(strategy=made, cpus=1, memory="16M") as machine:
+            page(machine)
+    armed = False
+    for _ in range(8):
+        with pykmm.Machine(strategy=made, cpus=1, memory="16M") as machine:
+            mm, a = page(machine)
+            mm.store(a, b"x")
+
+
+# ---- garbage ----
+
+def test_a_cycle_through_the_machine_is_collected() -> None:
+    class Cyclic(PythonRefcount):
+        name = "cyclic"
+        machine: Any = None
+
+        def quiesce(self, cpu: Any, machine: Any) -> None:
+            kernel.rcu_barrier(cpu, machine)
+            quiesced.append(self.machine is not None or True)
+
+    quiesced: list[bool] = []
+    made = Cyclic()
+    made.machine = pykmm.Machine(strategy=made, memory="16M")
+    made.space, a = page(made.machine)
+    made.space.store(a, b"x")
+    gone = weakref.ref(made)
+    del made
+    gc.collect()
+    assert gone() is None
+    assert quiesced
+
+
+def test_garbage_is_collected_inside_of_a_callback() -> None:
+    """Address spaces, pins and whole machines that end there."""
+    def body(cpu: Any, mm: Any) -> None:
+        trash.clear()
+        gc.collect()
+
+    trash: list[Any] = []
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        mm, a = page(machine)
+        for _ in range(5):
+            other, b = page(machine)
+            other.touch(b, 0x2000, "w")
+            trash += [other, other.pin(b, 0x1000), machine.file("f", size=1)]
+            trash.append(pykmm.Machine(strategy=Fallback(), memory="16M"))
+            del other
+            mm.touch(a, 0x4000, "w")
+            mm.madvise(a, 0x4000, 4)
+        mm.exit()
+        machine.mm().exit()
+        machine.validate()
+
+
+def test_a_finaliser_that_uses_the_machine() -> None:
+    class Trap:
+        def __del__(self) -> None:
+            try:
+                mm.load(a, 1)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    def body(cpu: Any, mm: Any) -> None:
+        Trap()
+
+    errors: list[str] = []
+    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+    assert len(errors) == 1
+    assert "may not use the machine" in errors[0]
+
+
+# ---- recursion ----
+
+def test_recursion() -> None:
+    def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        kernel.rcu_read_lock(cpu)
+        if len(deep) < 5:
+            deep.append(1)
+            return self.handle_fault(cpu, mm, address, flags)
+        while True:
+            return self.handle_fault(cpu, mm, address, flags)
+
+    deep: list[int] = []
+    with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
+        mm, a = page(machine)
+        with pytest.raises(RuntimeError, match="holds more than 31 locks"):
+            mm.store(a, b"x")
+        machine.validate()
+
+    def forever(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        return self.handle_fault(cpu, mm, address, flags)
+
+    with pykmm.Machine(strategy=make(handle_fault=forever), memory="16M") as machine:
+        mm, a = page(machine)
+        with pytest.raises(RecursionError):
+            mm.store(a, b"x")
+        machine.validate()
+
+
+def test_recursion_through_the_kernel() -> None:
+    """mmap_write_lock() faults, below a stack, which takes mmap_write_lock()."""
+    class Loop(PythonRefcount):
+        name = "loop"
+        stack = 0
+
+        def mmap_write_lock(self, cpu: Any, mm: Any, start: int, end: int) -> None:
+            if self.stack:
+                kernel.handle_fault_mmap_sem(cpu, mm, self.stack, kernel.FAULT_FLAG_WRITE)
+            super().mmap_write_lock(cpu, mm, start, end)
+
+    made = Loop()
+    with pykmm.Machine(strategy=made, memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0x10000000, 0x2000, RW, PRIVATE_ANON | 0x110)
+        made.stack = a - 0x1000
+        with pytest.raises(RecursionError):
+            mm.store(a - 0x1000, b"x")
+        with pytest.raises(pykmm.PluginError, match="can only be closed"):
+            mm.load(a, 1)
+
+
+def test_a_vm_fault_inside_of_its_own_fault() -> None:
+    class Again(PythonSpf):
+        name = "again"
+
+        def lock(self, cpu: Any, vmf: Any) -> str:
+            kernel.walk_end(cpu, vmf.mm)
+            try:
+                kernel.handle_pte_fault(cpu, vmf)
+            finally:
+                kernel.walk_begin(cpu, vmf.mm)
+            return "ptl_contended"
+
+    with pykmm.Machine(strategy=Again(), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        with pytest.raises(RuntimeError, match="handle_pte_fault.*: handle_pte_fault.* is under way with this VmFault"):
+            mm.store(a + 0x1000, b"x")
+        machine.validate()
+
+
+def test_vm_faults_and_pages_of_earlier_callbacks() -> None:
+    kept: list[Any] = []
+
+    class Keeps(PythonSpf):
+        name = "keeps"
+
+        def speculative_fault(self, cpu: Any, mm: Any, address: int, flags: int) -> tuple[int, str]:
+            for old in kept:
+                for use in (lambda old=old: old.vma, lambda old=old: old.mm, lambda old=old: kernel.pmd_same(cpu, old),
+                            lambda old=old: kernel.handle_pte_fault(cpu, old)):
+                    with pytest.raises(ReferenceError):
+                        use()
+            return super().speculative_fault(cpu, mm, address, flags)
+
+        def lock(self, cpu: Any, vmf: Any) -> str:
+            kept.append(vmf)
+            return super().lock(cpu, vmf)
+
+    with pykmm.Machine(strategy=Keeps(), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.touch(a, 0x4000, "w")
+        assert len(kept) == 3
+        assert kept[0].address == a + 0x1000    # what was captured stays
+        machine.validate()
+
+
+# ---- exceptions ----
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+class Value:
+    def __repr__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("error", [Unprintable, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError,
+                                   StopIteration])
+def test_exceptions_of_all_kinds(error: Any) -> None:
+    def raises(*_: Any) -> Any:
+        raise error
+
+    with pykmm.Machine(strategy=make(handle_fault=raises), memory="16M") as machine:
+        mm, a = page(machine)
+        with pytest.raises(error):
+            mm.store(a, b"x")
+        machine.validate()
+    with pykmm.Machine(strategy=make(vma_init=raises), memory="16M") as machine:
+        mm = machine.mm()
+        with pytest.raises(error):
+            mm.mmap(0, 0x4000, RW, PRIVATE_ANON)
+        with pytest.raises(pykmm.PluginError, match=f"its strategy has raised {error.__name__}"):
+            machine.mm()
+
+
+def test_one_exception_object_again_and_again() -> None:
+    error = ValueError("always me")
+
+    def raises(*_: Any) -> Any:
+        raise error
+
+    with pykmm.Machine(strategy=make(handle_fault=raises), memory="16M") as machine:
+        mm, a = page(machine)
+        for _ in range(50):
+            with pytest.raises(ValueError, match="always me"):
+                mm.store(a, b"x")
+    assert error.__notes__ == ["in handle_fault() of strategy 'made' on CPU 0"]
+
+
+def test_a_result_without_a_repr() -> None:
+    with pykmm.Machine(strategy=make(handle_fault=lambda *_: Value()), memory="16M") as machine:
+        mm, a = page(machine)
+        with pytest.raises(pykmm.PluginError, match=r"returned a Value, whose __repr__\(\) raises ValueError; it has"):
+            mm.store(a, b"x")
+
+
+def test_results_that_are_ints() -> None:
+    class Fault(enum.IntFlag):
+        MAJOR = 4
+
+    def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        return Fault(kernel.handle_fault_mmap_sem(cpu, mm, address, flags)) | Fault.MAJOR
+
+    with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        assert machine.vmstat["pgmajfault"] == 1
+
+
+def test_an_exception_below_another_callback() -> None:
+    """handle_fault() calls the kernel, which calls mmap_write_lock(), which raises: so does the call."""
+    class Nested(PythonRefcount):
+        name = "nested"
+        armed = False
+
+        def mmap_write_lock(self, cpu: Any, mm: Any, start: int, end: int) -> None:
+            if self.armed:
+                raise KeyError("writer")
+            super().mmap_write_lock(cpu, mm, start, end)
+
+        def handle_fault(self, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+            try:
+                return super().handle_fault(cpu, mm, address, flags)
+            except KeyError:
+                caught.append(address)
+                raise
+
+    caught: list[int] = []
+    made = Nested()
+    with pykmm.Machine(strategy=made, memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0x10000000, 0x2000, RW, PRIVATE_ANON | 0x110)
+        made.armed = True
+        with pytest.raises(KeyError, match="writer") as error:
+            mm.store(a - 0x1000, b"x")
+        assert [note.partition("(")[0] for note in error.value.__notes__] == [
+            "in mmap_write_lock", "the machine is poisoned: it can only be closed", "in handle_fault"]
+    assert caught == [a - 0x1000]
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    registry = get_plugin_manager().strategies
+    before = dict(registry._entries)
+    yield
+    registry._entries = before
+
+
+@pytest.mark.parametrize("member", sorted(set(MEMBERS) - {"mm_init", "mm_exit", "quiesce", "gup_fast", "filemap_fault",
+                                                          "pte_spinlock", "mmap_write_downgrade"}))
+def test_every_method_raises_on_the_check_engine(member: str, registered: None) -> None:
+    base: Any = PythonSpf if "pte" in member else Everything
+
+    def raises(self: Any, cpu: Any, *arguments: Any) -> Any:
+        if cpu.id == 1:
+            raise ValueError(f"not {member}")
+        return getattr(base, member)(self, cpu, *arguments)
+
+    get_plugin_manager().strategies.add("made", lambda: make(base, **{member: raises}))
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x4000, prot="rw")
+    tape.setup.store(a, b"A")
+    tape.thread().load(a, 1)
+    other = tape.thread()
+    other.store(a + 0x1000, b"B")
+    other.munmap(a + 0x2000, 0x1000)
+    other.munmap(a, 0x4000)
+    report = pykmm.check(tape, strategy="made", memory_model="sc", max_seconds=60)
+    assert [violation.kind for violation in report.violations] == ["exception"]
+    assert f"{member}() of strategy 'made' on CPU 1: ValueError: not {member}" in report.violations[0].message
+    assert report.replay().kind == "exception"
+
+
+class Everything(PythonRefcount):
+    """The rest of the writers' side."""
+
+    name = "everything"
+
+    def vma_write_begin(self, cpu: Any, vma: Any, subclass: int) -> None:
+        kernel.spf_vma_write_begin(cpu, vma, subclass)
+
+    def vma_write_end(self, cpu: Any, vma: Any) -> None:
+        kernel.spf_vma_write_end(cpu, vma)
+
+    def tree_write_begin(self, cpu: Any, mm: Any) -> None:
+        kernel.write_seqlock(cpu, mm)
+
+    def tree_write_end(self, cpu: Any, mm: Any) -> None:
+        kernel.write_sequnlock(cpu, mm)
+
+    def free_vma(self, cpu: Any, vma: Any) -> None:
+        kernel.vm_area_free(cpu, vma)
+
+
+@pytest.mark.parametrize("member", sorted(set(MEMBERS) - {"pte_spinlock", "filemap_fault", "mmap_write_downgrade"}))
+def test_every_method_raises_in_the_end(member: str) -> None:
+    """While the machine is closed, or the address space goes away."""
+    base: Any = {"pte_map_lock": PythonSpf, "gup_fast": PythonGup}.get(member, Everything)
+    armed = False
+
+    def raises(self: Any, cpu: Any, *arguments: Any) -> Any:
+        if armed:
+            raise ValueError(f"not {member}")
+        result = getattr(base, member, lambda *_: 0 if member == "mm_init" else None)
+        return result(self, cpu, *arguments)
+
+    machine = pykmm.Machine(strategy=make(base, **{member: raises}), memory="16M")
+    mm, a = page(machine)
+    mm.store(a, b"x")
+    mm.fork()
+    armed = True
+    try:
+        machine.close()
+    except ValueError as error:
+        assert str(error) == f"not {member}"
+    assert machine.closed
+
+
+# ---- processes ----
+
+def test_a_process_that_forks() -> None:
+    """A child process has the machine as it was."""
+    with pykmm.Machine(strategy=PythonSpf(), memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                mm.store(a + 0x1000, b"y")
+                mm.munmap(a, 0x1000)
+                machine.validate()
+                status = 0 if mm.load(a + 0x1000, 1) == b"y" else 2
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert mm.load(a + 0x1000, 1) == b"\0"
+        machine.validate()
+
+
+TWO = """\
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pykmm
+from pykmm.plugin import get_plugin_manager
+
+sys.path.insert(0, sys.argv[1])
+
+
+def register():
+    from python_strategies import PythonSpf, PythonSpfUnchecked
+    for cls in (PythonSpf, PythonSpfUnchecked):
+        get_plugin_manager().strategies.add(cls.name, cls)
+
+
+def searches(executor):
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x3000, prot="rw")
+    tape.setup.store(a, b"A")
+    tape.thread().store(a + 0x1000, b"B")
+    tape.thread().munmap(a + 0x1000, 0x1000)
+    for name in ("python-spf", "python-spf-unchecked"):
+        report = pykmm.check(tape, strategy=name, memory_model="sc", executor=executor, max_seconds=100)
+        print(report.ok, report.complete or report.violations[0].kind, end=" ")
+    print()
+
+
+if __name__ == "__main__":
+    register()
+    searches(None)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver"), register) as executor:
+        searches(executor)
+    with ThreadPoolExecutor(2) as executor:
+        searches(executor)
+"""
+
+
+def test_searches_with_two_workers(tmp_path: Any) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    lib = pathlib.Path(__file__).resolve().parents[1] / "lib"
+    done = subprocess.run([sys.executable, str(tmp_path / "two.py"), str(lib)], capture_output=True, text=True,
+                          check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    alone, processes, threads = done.stdout.splitlines()
+    assert alone.startswith("True True False ")
+    assert processes.startswith("True True False ")
+    assert threads.startswith("True True False ")
+
+
+def test_an_interrupt_of_a_run() -> None:
+    """Ctrl-C while methods run on other threads."""
+    def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+        if cpu.id == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            while True:
+                kernel.smp_mb(cpu)
+        return kernel.handle_fault_mmap_sem(cpu, mm, address, flags)
+
+    tape = pykmm.Tape()
+    a = tape.setup.mmap(0x4000, prot="rw")
+    tape.thread().load(a, 1)
+    tape.thread().load(a + 0x1000, 1)
+    with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
+        with pytest.raises(KeyboardInterrupt):
+            machine.run(tape)
+        machine.validate()
+
+
+# ---- classes ----
+
+async def coroutine(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> int:
+    await asyncio.sleep(0)
+    return 0
+
+
+def generator(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Iterator[int]:
+    yield 0
+
+
+@pytest.mark.parametrize("method", [coroutine, generator])
+def test_methods_that_would_not_run(method: Any) -> None:
+    with pytest.raises(pykmm.PluginError, match=r"handle_fault\(\) is a coroutine or a generator"):
+        make(handle_fault=method)
+
+
+def test_a_strategy_is_not_copied() -> None:
+    made = PythonSpf()
+    for function in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="PythonSpf"):
+            function(made)
+
+
+def test_a_strategy_whose_init_was_not_called() -> None:
+    made = PythonSpf.__new__(PythonSpf)
+    made.__init__()     # nothing in there
+    with pykmm.Machine(strategy=made, memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+
+
+def test_a_class_in_place_of_an_object() -> None:
+    with pytest.raises(TypeError, match=r"must be a name or an object; Fallback is a class: give Fallback\(\)"):
+        pykmm.Machine(strategy=Fallback)  # type: ignore[arg-type]
+    for strategy in (Fallback, Fallback()):
+        with pytest.raises(TypeError, match=r"strategy must be a name, not .*; to give one: .*strategies.add"):
+            pykmm.check(pykmm.Tape(), strategy=strategy)  # type: ignore[arg-type]
+
+
+def test_methods_that_are_exchanged_later() -> None:
+    """The table has what the class had when the object was made."""
+    made = make()
+    type(made).handle_fault = None
+    with pykmm.Machine(strategy=made, memory="16M") as machine:
+        mm, a = page(machine)
+        mm.store(a, b"x")
+        machine.validate()
