@@ -295,8 +295,8 @@ def _families() -> list[Scenario]:
                                       Config(f"{strategy}[readers=biased]", quirks=EAGER)))
         for name in ("munmap-fault", "mprotect-fault"):
             title, build = next(family[1:] for family in FAMILIES if family[0] == name)
-            scenarios.append(Scenario(f"per-vma{suffix}-ppc64-uncounted-{name}", f"{title}, uncounted, weak memory", build,
-                                      Config(f"{strategy}[readers=biased]", arch="ppc64-4k", quirks=EAGER)))
+            scenarios.append(Scenario(f"per-vma{suffix}-ppc64-uncounted-{name}", f"{title}, uncounted, weak memory",
+                                      build, Config(f"{strategy}[readers=biased]", arch="ppc64-4k", quirks=EAGER)))
         for name, title, build in WEAK:
             scenarios.append(Scenario(f"per-vma{suffix}-ppc64-{name}", f"{title}, with weak memory", build,
                                       Config(strategy, arch="ppc64-4k", quirks=EAGER)))

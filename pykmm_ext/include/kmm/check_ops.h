@@ -143,6 +143,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->epoch = v->epoch;
 	b->answered = -1;
 	b->origin = keep_origin(c);
+	b->sync = 0;
 	v->epoch_used = 1;
 	v->last_store = c->agents[v->id].last;
 	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */
@@ -196,7 +197,7 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 		order = KMM_RELAXED;
 		if (c->model > MODEL_TSO && sub == KMM_ADD) {
 			buffer_store(c, v, p, width, a, KMM_RELAXED, 1);
-			race_marked(c, v, p, width, 2, KMM_RELAXED, 0, __builtin_return_address(0));
+			race_marked(c, v, p, width, 1, KMM_RELAXED, 0, __builtin_return_address(0));
 			return 0;
 		}
 	}

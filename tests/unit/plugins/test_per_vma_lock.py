@@ -132,7 +132,8 @@ def test_fork_locks_every_vma_of_the_parent(m: Machine, mm: MmStruct) -> None:
 @pytest.mark.parametrize("change", ["munmap", "mprotect", "mremap", "fork", "mlock", "madvise"])
 def test_writers_wait_for_a_reader_and_keep_later_ones_out(form: Any, refcount: bool, change: str,
                                                            uncounted: bool) -> None:
-    with Machine(make_arch(), form(readers="biased" if uncounted else "adaptive"), cpus=2, memory=frames(64 << 20)) as m:
+    strategy = form(readers="biased" if uncounted else "adaptive")
+    with Machine(make_arch(), strategy, cpus=2, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
         mm.mmap(BASE + 8 * PAGE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
