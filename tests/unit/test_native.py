@@ -51,10 +51,11 @@ def test_failures_are_results(m: pykmm.Machine) -> None:
     bad = x.mprotect(a, PAGE, "r", expect_errno=errno.ENOMEM)
     fault = x.store(a, b"x")
     outside = x.touch(0x1000)
+    last = x.touch((1 << 64) - 1)
     nothing = x.mmap(0)
     result = m.run(t)
-    assert [int(result.errnos[i]) for i in (good, bad, fault, outside, nothing.op)] == [
-        errno.EINVAL, 0, errno.EFAULT, errno.EFAULT, errno.EINVAL]
+    assert [int(result.errnos[i]) for i in (good, bad, fault, outside, last, nothing.op)] == [
+        errno.EINVAL, 0, errno.EFAULT, errno.EFAULT, errno.EFAULT, errno.EINVAL]
     assert result.mismatch_count == 1
     assert f"operation {bad}" in result.mismatches[0]
     assert "expected ENOMEM, got success" in result.mismatches[0]
