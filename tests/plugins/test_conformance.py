@@ -151,7 +151,6 @@ def test_command(tmp_path: pathlib.Path) -> None:
 
 SUITE = """
 import pykmm.testing
-import shlex
 from pykmm_ext.conformance_test import BrokenStrategy
 
 
