@@ -191,3 +191,9 @@ def test_import_is_cheap() -> None:
     """`import pykmm` and naming its functions costs neither numpy nor the engine."""
     code = "import sys, pykmm, pykmm.checking.cli; assert not {'numpy', 'pykmm_ext.engine.check'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_replay_commands_are_quoted_for_the_shell() -> None:
+    report = pykmm.check(enter_both)
+    report.violations = [replace(report.violations[0], token="pykmm1:tape;arch=ppc64:0")]
+    assert "pykmm check --replay &#x27;pykmm1:tape;arch=ppc64:0&#x27;</code>" in page([report])
