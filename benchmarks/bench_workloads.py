@@ -14,18 +14,13 @@ their runs: here they run one after the other.
 """
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import pytest
 
-import pykmm
-from pykmm.comparison import processors
-from pykmm.machine import memory_needed
 from pykmm.plugin import get_plugin_manager
-from pykmm.workload import make
+from pykmm.testing import WORK_CLOCK, benchmark_workload
 
-ROUNDS, WARMUP = 10, 2
 STRATEGIES = get_plugin_manager().strategies.names()
 #: name -> parameters; those of other packages run with their defaults.
 SIZES = {
@@ -38,38 +33,12 @@ WORKLOADS = {entry.name: f"{entry.name}[{SIZES[entry.name]}]" if entry.name in S
              for entry in get_plugin_manager().workloads}
 
 
-class WorkClock:
-    """A clock that only the work of tapes moves forward; a nanosecond at each look, since it must not stand still."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        self.seconds += 1e-9
-        return self.seconds
-
-
-CLOCK = WorkClock()
-
-
-@pytest.mark.benchmark(timer=CLOCK)
+@pytest.mark.benchmark(timer=WORK_CLOCK)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_workload(benchmark: Any, workload: str, threads: int, strategy: str) -> None:
     if workload == "mtest06" and threads == 1:
         pytest.skip("a mapper and at least one reader")
-    tape = make(WORKLOADS[workload], threads)
-    streams, memory = tape.program().nstreams, memory_needed(tape)
-    rates = []
-
-    def once() -> None:
-        with pykmm.Machine(strategy=strategy, cpus=streams, memory=memory) as machine:
-            result = machine.run(tape)
-        CLOCK.seconds += result.work_seconds
-        rates.append(result.rate)
-
     benchmark.group = f"{workload}, {threads} thread{'s' if threads > 1 else ''}"
-    benchmark.pedantic(once, rounds=ROUNDS, warmup_rounds=WARMUP)
-    benchmark.extra_info[f"{tape.work.unit}_per_second"] = round(statistics.median(rates[WARMUP:]))
-    benchmark.extra_info["oversubscribed"] = streams > processors()
+    benchmark_workload(benchmark, WORKLOADS[workload], strategy, threads)

@@ -86,6 +86,9 @@ def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except (InvariantViolation, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            typer.echo("pykmm: interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         except PykmmError as error:
             raise _fail(str(error)) from None
         except (Exception, SystemExit) as error:
@@ -403,7 +406,6 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("pykmm: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 

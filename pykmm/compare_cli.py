@@ -151,10 +151,10 @@ def _print(comparison: Comparison, summary: bool) -> None:
         if tape.work is None:
             say(tape_title(Path(tape.source or "tape").name, tape))
     if not summary:
-        for table in comparison_tables(comparison):
+        for table in comparison_tables(comparison, console.width):
             console.print(table)
     if summary or rated > 1:
-        for table in summary_tables(comparison):
+        for table in summary_tables(comparison, console.width):
             console.print(table)
     for line in footnotes(comparison):
         say(line)

@@ -178,7 +178,7 @@ class Comparison:
         from pykmm.comparison_report import comparison_tables
 
         out = StringIO()
-        console = Console(file=out, width=160)
+        console = Console(file=out, width=400)
         for table in comparison_tables(self):
             console.print(table)
         return out.getvalue()

@@ -139,7 +139,11 @@ def plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     lines = math.ceil(len(panels) / columns)
     tall = 3.5 if over_cpus else max(1.4 + 0.36 * len(rows) for rows in panels)
     wide = 4.4 if over_cpus else 6.6
-    figure = Figure(figsize=(max(wide * columns, 7.0), tall * lines + 1.3), layout="constrained")
+    across = max(wide * columns, 7.0)
+    labels = list(style.looks) if over_cpus else []
+    ncols = _legend_columns([style.name(label) for label in labels], across)
+    legend = 0.19 * math.ceil(len(labels) / ncols)      # inches; the first few lines of it are in the margin
+    figure = Figure(figsize=(across, tall * lines + 0.9 + max(legend, 0.4)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(panels):]:
@@ -173,9 +177,15 @@ def plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
                     + ("" if over_cpus else f"; dashed: {comparison.baseline}, 1.00x"),
                     fontsize=11)
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4),
-                      frameon=False, fontsize=9)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, frameon=False,
+                      fontsize=9)
     figure.savefig(path, dpi=130)
+
+
+def _legend_columns(labels: list[str], across: float) -> int:
+    """How many columns of these names fit into a picture of so many inches, at most four."""
+    longest = max(map(len, labels), default=1)
+    return max(1, min(4, len(labels), int(across / (0.078 * longest + 0.65))))
 
 
 def _wrapped(text: str, width: int = 44) -> str:

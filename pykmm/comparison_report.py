@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from pykmm.comparison import Spread, processors
@@ -39,7 +39,7 @@ def row_label(comparison: Comparison, row: Row) -> str:
         more.append(row.arch)
     if row.engine == "host":
         return "linux (host)"
-    if len({other.engine for other in simulated}) > 1:
+    if len({other.engine for other in simulated if other.timed}) > 1:
         more.append(row.engine)
     return f"{row.strategy} ({', '.join(more)})" if more else row.strategy
 
@@ -59,19 +59,25 @@ def _outcome(row: Row) -> str:
     return f"{text}; {why}" if why else text
 
 
-def _timed_table(comparison: Comparison, workload: str, rows: list[Row]) -> Table:
+def _timed_table(comparison: Comparison, workload: str, rows: list[Row], without: Collection[str] = ()) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
     counted = bool(rows[0].rates)
     scaled = counted and len({row.cpus for row in rows}) > 1
     table = Table(title=escape(workload), title_justify="left", title_style="bold")
-    for name in ("CPUs", "strategy", "engine"):
-        table.add_column(name, no_wrap=True, justify="right" if name == "CPUs" else "left")
-    for name in ("median", "spread", "fastest", f"{'rate' if counted else 'time'} / {comparison.baseline}", "quartiles",
-                 *([f"rate / {comparison.baseline} on {min(row.cpus for row in rows)}"] if scaled else []), "faults"):
-        table.add_column(name, justify="right", no_wrap=name != "faults")
-    table.add_column("outcome of faults")
+    columns = ["CPUs", "strategy", "engine", "median", "spread", "fastest",
+               f"{'rate' if counted else 'time'} / {comparison.baseline}", "quartiles",
+               *([f"rate / {comparison.baseline} on {min(row.cpus for row in rows)}"] if scaled else []), "faults",
+               "outcome of faults"]
+    shown = [name not in without and not ("scaling" in without and name.startswith("rate / ") and " on " in name)
+             for name in columns]
+    for name, show in zip(columns, shown, strict=True):
+        if show:
+            left = name in ("strategy", "engine", "outcome of faults")
+            # Where there is no room a header goes over several lines; a name is folded, a figure never cut.
+            table.add_column(name, justify="left" if left else "right", overflow="fold",
+                             no_wrap=name in ("CPUs", "engine", "median", "spread", "fastest", "quartiles", "faults"))
     last = None
     for row in rows:
         if last is not None and row.cpus != last:
@@ -85,9 +91,29 @@ def _timed_table(comparison: Comparison, workload: str, rows: list[Row]) -> Tabl
         ratio = Spread.of([1 / value if value else 0.0 for value in row.ratios] if counted else row.ratios)
         name = row.strategy if len({other.arch for other in rows if other.engine != "host"}) < 2 or \
             row.engine == "host" else f"{row.strategy} ({row.arch})"
-        table.add_row(
-            cpus_label(row), escape(name), row.engine, *figures, f"{ratio.median:.2f}", _spread(ratio.low, ratio.high),
-            *([f"{statistics.median(row.scaling):.2f}"] if scaled else []), f"{row.faults:,}", _outcome(row))
+        cells = [cpus_label(row), escape(name), row.engine, *figures, f"{ratio.median:.2f}",
+                 _spread(ratio.low, ratio.high), *([f"{statistics.median(row.scaling):.2f}"] if scaled else []),
+                 f"{row.faults:,}", _outcome(row)]
+        table.add_row(*(cell for cell, show in zip(cells, shown, strict=True) if show))
+    return table
+
+
+#: Columns that a narrow terminal does without, in this order.
+_DISPENSABLE = ("scaling", "faults", "fastest", "outcome of faults", "quartiles")
+
+
+def _fitting(build: Callable[[Collection[str]], Table], width: int | None) -> Table:
+    """The table with as many of its columns as fit into so many characters; None: all."""
+    table = build(())
+    if width is None:
+        return table
+    from rich.console import Console
+
+    console = Console(width=10_000)
+    for count in range(1, len(_DISPENSABLE) + 1):
+        if console.measure(table).minimum <= width:
+            break
+        table = build(_DISPENSABLE[:count])
     return table
 
 
@@ -97,12 +123,13 @@ def _check_table(workload: str, rows: list[Row]) -> Table:
 
     table = Table(title=f"{escape(workload)}: searched for races", title_justify="left", title_style="bold")
     for name in ("CPUs", "strategy", "arch", "executions", "steps", "result"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("CPUs", "executions", "steps") else "left")
+        table.add_column(name, no_wrap=name != "result", overflow="fold",
+                         justify="right" if name in ("CPUs", "executions", "steps") else "left")
     for row in rows:
         report = row.report
         assert report is not None
         if report.violations:
-            result = f"VIOLATION: {report.violations[0].kind}: {report.violations[0].message}"
+            result = f"VIOLATION: {report.violations[0].kind}: {report.violations[0].message.partition(chr(10))[0]}"
         else:
             result = "no violation, exhaustive" if report.complete else "no violation so far: limit of executions"
         table.add_row(str(row.cpus), escape(row.strategy), row.arch, f"{report.executions:,}", f"{report.steps:,}",
@@ -110,20 +137,25 @@ def _check_table(workload: str, rows: list[Row]) -> Table:
     return table
 
 
-def comparison_tables(comparison: Comparison) -> Iterator[Table]:
-    """A table per tape; where the check engine ran, a second one."""
+def comparison_tables(comparison: Comparison, width: int | None = None) -> Iterator[Table]:
+    """A table per tape; where the check engine ran, a second one.
+
+    `width`: characters of a line; figures that do not fit are left out (``--json`` has all of them).
+    """
     for workload in comparison.workloads:
         rows = comparison.of(workload)
         timed = [row for row in rows if row.timed]
         if timed:
-            yield _timed_table(comparison, workload, timed)
+            yield _fitting(lambda without, workload=workload, timed=timed:  # type: ignore[misc]
+                           _timed_table(comparison, workload, timed, without), width)
         checked = [row for row in rows if row.report is not None]
         if checked:
             yield _check_table(workload, checked)
 
 
-def summary_tables(comparison: Comparison) -> Iterator[Table]:
-    """Two tables with a row per workload and number of CPUs and a column per strategy.
+def summary_tables(comparison: Comparison, width: int | None = None) -> Iterator[Table]:
+    """Two tables with a row per workload and number of CPUs and a column per strategy; where these do not fit into
+    `width` characters, a row per strategy.
 
     Rates relative to the baseline on as many CPUs, and to the baseline on the fewest: medians of the paired ratios,
     above 1 is faster. Only of workloads, which have a rate.
@@ -132,15 +164,16 @@ def summary_tables(comparison: Comparison) -> Iterator[Table]:
     if not rows:
         return
     yield _pivot(comparison, rows, f"rate / rate of {comparison.baseline} on as many CPUs (above 1: faster)",
-                 lambda row: f"{1 / row.ratio:.2f}" if row.ratio else "-")
+                 lambda row: f"{1 / row.ratio:.2f}" if row.ratio else "-", width)
     if len({row.cpus for row in rows}) > 1:
         least = min(row.cpus for row in rows)
         where = "1 CPU" if least == 1 else f"{least} CPUs"
         yield _pivot(comparison, rows, f"rate / rate of {comparison.baseline} on {where} (above 1: faster)",
-                     lambda row: f"{statistics.median(row.scaling):.2f}")
+                     lambda row: f"{statistics.median(row.scaling):.2f}", width)
 
 
-def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[Row], str]) -> Table:
+def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[Row], str],
+           width: int | None) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
@@ -161,6 +194,27 @@ def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[
         table.add_row("" if last == workload else escape(workload), cpus_label(group[0]),
                       f"{format_rate(base.rate.median)} {base.unit}/s", *(cells.get(label, "-") for label in labels))
         last = workload
+    if width is not None:
+        from rich.console import Console
+
+        if Console(width=10_000).measure(table).maximum > width:
+            return _turned(comparison, rows, title, cell)
+    return table
+
+
+def _turned(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[Row], str]) -> Table:
+    """The same with a row per strategy."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("strategy", overflow="fold")
+    groups = {(row.workload, row.cpus): cpus_label(row) for row in rows}
+    for (workload, _), cpus in groups.items():
+        table.add_column(escape(f"{workload} on {cpus}"), justify="right", overflow="fold")
+    for label in dict.fromkeys(row_label(comparison, row) for row in rows):
+        mine = {(row.workload, row.cpus): cell(row) for row in rows if row_label(comparison, row) == label}
+        table.add_row(escape(label), *(mine.get(group, "-") for group in groups))
     return table
 
 

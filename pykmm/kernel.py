@@ -107,22 +107,22 @@ from pykmm_ext.pykernel.mmap import (
 
 __all__ = [
     "FAULT_FLAG_INSTRUCTION", "FAULT_FLAG_USER", "FAULT_FLAG_VMA_LOCK", "FAULT_FLAG_WRITE", "FOLL_GET", "FOLL_PIN",
-    "FOLL_WRITE", "READ_ONCE", "SPF_WRITER_MASK", "VM_EXEC", "VM_FAULT_BADACCESS", "VM_FAULT_BADMAP",
-    "VM_FAULT_ERROR", "VM_FAULT_MAJOR", "VM_FAULT_OOM", "VM_FAULT_RETRY", "VM_FAULT_SIGBUS", "VM_FAULT_SIGSEGV",
-    "VM_GROWSDOWN", "VM_HUGETLB", "VM_PFNMAP", "VM_READ", "VM_SHARED", "VM_WRITE", "CpuHandle", "EntryHandle",
-    "FieldHandle", "KernelFunction", "MachineRef", "MmHandle", "PageArray", "PageHandle", "VmFault", "VmaHandle",
-    "access_error", "atomic_add_return", "await_equal", "begin_lockless_pgtbl_walk", "cmpxchg", "count", "down_write",
-    "down_write_trylock", "downgrade_write", "end_lockless_pgtbl_walk", "filemap_fault", "find_get_page", "find_vma",
-    "find_vma_rcu", "find_vma_srcu", "gup_must_unshare", "handle_fault_mmap_sem", "handle_mm_fault",
-    "handle_pte_fault", "lockless_pages_from_mm", "mm_find_pmd", "mmap_read_lock", "mmap_read_trylock",
-    "mmap_read_unlock", "pmd_same", "pte_access_permitted", "pte_lock", "pte_offset", "pte_special", "pte_trylock",
-    "pte_unlock", "put_page", "raw_read_seqcount", "rcu_barrier", "rcu_read_lock", "rcu_read_unlock", "read_seqbegin",
-    "read_seqcount_retry", "read_seqretry", "smp_load_acquire", "smp_mb", "smp_rmb", "smp_store_release", "smp_wmb",
-    "spf_free_vma", "spf_quiesce", "spf_tree_write_begin", "spf_tree_write_end", "spf_vma_init",
-    "spf_vma_write_begin", "spf_vma_write_end", "srcu_read_lock", "srcu_read_unlock", "synchronize_rcu",
-    "synchronize_srcu", "try_grab_page", "unpin_user_pages", "up_write", "vm_area_free", "vm_area_free_rcu",
-    "vma_has_changed", "walk_begin", "walk_end", "walk_to_pte", "write_seqlock", "write_sequnlock",
-    "xchg",
+    "FOLL_WRITE", "READ_ONCE", "SPF_WRITER_MASK", "VMA_ATTACHED", "VMA_LOCK_OFFSET", "VM_EXEC", "VM_FAULT_BADACCESS",
+    "VM_FAULT_BADMAP", "VM_FAULT_ERROR", "VM_FAULT_MAJOR", "VM_FAULT_OOM", "VM_FAULT_RETRY", "VM_FAULT_SIGBUS",
+    "VM_FAULT_SIGSEGV", "VM_GROWSDOWN", "VM_HUGETLB", "VM_PFNMAP", "VM_READ", "VM_SHARED", "VM_WRITE", "CpuHandle",
+    "EntryHandle", "FieldHandle", "KernelFunction", "MachineRef", "MmHandle", "PageArray", "PageHandle", "VmFault",
+    "VmaHandle", "access_error", "atomic_add_return", "await_equal", "begin_lockless_pgtbl_walk", "cmpxchg", "count",
+    "down_write", "down_write_trylock", "downgrade_write", "end_lockless_pgtbl_walk", "filemap_fault",
+    "find_get_page", "find_vma", "find_vma_rcu", "find_vma_srcu", "gup_must_unshare", "handle_fault_mmap_sem",
+    "handle_mm_fault", "handle_pte_fault", "lockless_pages_from_mm", "mm_find_pmd", "mmap_read_lock",
+    "mmap_read_trylock", "mmap_read_unlock", "pmd_same", "pte_access_permitted", "pte_lock", "pte_offset",
+    "pte_special", "pte_trylock", "pte_unlock", "put_page", "raw_read_seqcount", "rcu_barrier", "rcu_read_lock",
+    "rcu_read_unlock", "read_seqbegin", "read_seqcount_retry", "read_seqretry", "smp_load_acquire", "smp_mb",
+    "smp_rmb", "smp_store_release", "smp_wmb", "spf_free_vma", "spf_quiesce", "spf_tree_write_begin",
+    "spf_tree_write_end", "spf_vma_init", "spf_vma_write_begin", "spf_vma_write_end", "srcu_read_lock",
+    "srcu_read_unlock", "synchronize_rcu", "synchronize_srcu", "try_grab_page", "unpin_user_pages", "up_write",
+    "vm_area_free", "vm_area_free_rcu", "vma_has_changed", "walk_begin", "walk_end", "walk_to_pte", "write_seqlock",
+    "write_sequnlock", "xchg",
 ]
 
 #: What the access was, in ``flags`` of handle_fault(): include/linux/mm.h.
@@ -146,6 +146,10 @@ VM_FAULT_ERROR = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
 FOLL_WRITE = 0x01
 FOLL_GET = 0x04             # an ordinary reference
 FOLL_PIN = 0x40000          # somebody will read or write the contents
+
+#: Bits of vm_refcnt, for strategies whose VMAs are type-stable: in a tree; a writer is inside or waits.
+VMA_ATTACHED = 0x80000000
+VMA_LOCK_OFFSET = 0x40000000
 
 #: Some vm_flags.
 VM_READ = 0x1

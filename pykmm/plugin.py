@@ -25,6 +25,11 @@ from pykmm import hookspecs
 from pykmm.blame import in_words, unknown_name
 from pykmm.errors import PluginError, PykmmError
 
+__all__ = [
+    "BUILT_IN", "DEFAULT_PLUGINS", "DISABLE_VARIABLE", "ENTRY_POINT_GROUP", "Entry", "PluginManager", "Registry",
+    "get_plugin_manager", "inventory", "make_plugin_manager", "registered_packages", "split_names", "split_options",
+]
+
 ENTRY_POINT_GROUP = "pykmm"
 DISABLE_VARIABLE = "PYKMM_DISABLE_PLUGINS"
 

@@ -96,9 +96,9 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
     table.add_column("faults", justify="right", no_wrap=True)
     table.add_column("faults/s", justify="right", no_wrap=True)
     table.add_column("attempted", justify="right", no_wrap=True)
-    table.add_column("speculative", justify="right", no_wrap=True)
+    table.add_column("resolved", justify="right", no_wrap=True)
     table.add_column("retried", justify="right", no_wrap=True)
-    table.add_column("aborted by reason")
+    table.add_column("aborted by reason", overflow="fold")
     many = len({row.arch for row in comparison.rows if row.engine != "host"}) > 1
     for row in comparison.rows:
         table.add_row(*_cells(row, many))
@@ -108,13 +108,12 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
 def _cells(row: Row, with_arch: bool) -> list[str]:
     first, aborts = counter_groups(row.counters)
     values = dict(zip(("attempts", "successes", "retried"), (value for _, value in first), strict=False))
-    speculates = any(name in ("speculative", "vma_lock_success") for name, _ in first)  # without mmap_sem
     name = f"{row.strategy} ({row.arch})" if with_arch and row.engine != "host" else row.strategy
     return [
         name, row.engine, format_time(row.elapsed), f"{row.ratio:.2f}", _count(row.faults),
         _count(round(row.faults_per_s)),
         _count(values["attempts"]) if "attempts" in values else "-",    # a plugin may count less
-        _count(values["successes"]) if "successes" in values and speculates else "-",
+        _count(values["successes"]) if "successes" in values else "-",      # in the strategy's own way
         _count(values["retried"]) if "retried" in values else "-",
         ", ".join(f"{reason} {count:,}" for reason, count in aborts if count) or "-",
     ]

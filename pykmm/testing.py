@@ -40,8 +40,9 @@ else:
     HAVE_PYTEST = True
 
 __all__ = [
-    "ArchConformance", "CheckResult", "ConformanceReport", "Failure", "StrategyConformance", "assert_checked",
-    "assert_no_leaks", "check_arch_conformance", "check_conformance", "machine", "quiet_machine", "resident",
+    "WORK_CLOCK", "ArchConformance", "CheckResult", "ConformanceReport", "Failure", "StrategyConformance",
+    "assert_checked", "assert_no_leaks", "benchmark_workload", "check_arch_conformance", "check_conformance", "machine",
+    "quiet_machine", "resident",
 ]
 
 
@@ -60,6 +61,58 @@ def quiet_machine(arch: str = "x86", strategy: str = "spf", cpus: int = 2,
     with Machine(arch=arch, strategy=strategy, cpus=cpus, memory=memory) as made:
         yield made
         made.validate()
+
+
+class _WorkClock:
+    """A clock that only the work of tapes moves forward; a nanosecond at each look, since it must not stand still."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1e-9
+        return self.seconds
+
+
+#: The timer for pytest-benchmark that :func:`benchmark_workload` needs: ``@pytest.mark.benchmark(timer=WORK_CLOCK)``.
+WORK_CLOCK = _WorkClock()
+
+
+def benchmark_workload(benchmark: Any, workload: str, strategy: str, threads: int | None = None, *, arch: str = "x86",
+                       rounds: int = 10, warmup: int = 2) -> None:
+    """Measure a workload under a strategy with pytest-benchmark's fixture `benchmark`.
+
+    The time is that of the threads' work alone: no machine is made and no memory of the host is committed in it. The
+    test needs :data:`WORK_CLOCK` as its timer. ``extra_info`` gets the median rate, and whether there were more threads
+    than processors.
+
+    :param workload: a name with parameters, such as "page_fault1[size=1M]"
+    :param threads: its threads; the workload's own default if not given
+    :param rounds: runs that count; `warmup` more come first
+
+    ValueError: unknown names or parameters.
+    """
+    import statistics
+
+    from pykmm.comparison import processors
+    from pykmm.machine import memory_needed, page_size
+    from pykmm.workload import make
+
+    page = page_size(arch)
+    tape = make(workload, threads, page)
+    streams, memory = tape.program().nstreams, memory_needed(tape, page)
+    rates: list[float] = []
+
+    def once() -> None:
+        with Machine(arch=arch, strategy=strategy, cpus=streams, memory=memory) as made:
+            result = made.run(tape)
+        WORK_CLOCK.seconds += result.work_seconds
+        rates.append(result.rate)
+
+    benchmark.pedantic(once, rounds=rounds, warmup_rounds=warmup)
+    if rates and tape.work is not None:
+        benchmark.extra_info[f"{tape.work.unit}_per_second"] = round(statistics.median(rates[-rounds:]))
+    benchmark.extra_info["oversubscribed"] = streams > processors()
 
 
 def assert_checked(report: CheckReport, *, complete: bool = True) -> None:

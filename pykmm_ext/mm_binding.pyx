@@ -353,7 +353,7 @@ cdef class MmStruct:
 
     def touch(self, addr, length=1, access="r", *, cpu=0):
         """Access every page of [addr, addr + length): "r" reads, "w" writes, "x" executes."""
-        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), end
+        cdef unsigned long a = as_ulong(addr, "addr"), n = as_ulong(length, "length"), last
         cdef unsigned long size = self.machine.page_size
         cdef u32 how
         cdef int r = 0
@@ -364,11 +364,11 @@ cdef class MmStruct:
             raise ValueError(f'access must be "r", "w" or "x", not {access!r}')
         how = _ACCESS[access]
         c = _mm_enter(self, cpu)
-        end = a + n
-        if end < a:
-            end = 0xffffffffffffffff
+        last = a + n - 1
+        if last < a:
+            last = 0xffffffffffffffff
         with nogil:
-            while a < end:
+            while n and a <= last:
                 r = user_touch(c, a, how)
                 if r < 0:
                     break

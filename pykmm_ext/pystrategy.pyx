@@ -21,7 +21,6 @@ check engine neither sees nor puts back between two executions. Lasting state be
 No caller holds the GIL while it waits, except on the check engine, where the scheduler gives it up (kmm/check_thread.h).
 """
 cimport cython
-from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_Check, PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport ENOMEM
 
@@ -34,13 +33,17 @@ from pykmm_ext.kernel.rwsem cimport down_read, downgrade_write
 from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
 from pykmm_ext.mm.gup cimport unpin_user_pages
 from pykmm_ext.mm.mm_types cimport (
-    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
-    VM_FAULT_SIGBUS, machine, machine_of, mm_struct, page, vm_area_struct, vm_fault, vm_fault_t,
+    VM_FAULT_MAJOR, VM_FAULT_RETRY, VM_FAULT_SIGBUS, machine, machine_of, mm_struct, page, vm_area_struct, vm_fault,
+    vm_fault_t,
 )
 from pykmm_ext.mm.speculative cimport spf_free_vma
 from pykmm_ext.pykernel.call cimport (
     HELD_MMAP_READ, HELD_MMAP_WRITE, HELD_PAGE, HELD_PTL, CpuHandle, cpu_handle, held_locks, held_words, holds,
     machine_ref, release_held, take_mmap_write, unhold,
+)
+from pykmm_ext.pykernel.declared cimport (
+    GIVES_BOOL, GIVES_COUNT, GIVES_ERRNO, GIVES_FAULT, GIVES_NOTHING, GIVES_PAGE, as_result, check_members, check_method,
+    class_text, counters_of, plugin_error,
 )
 from pykmm_ext.pykernel.gup cimport PageArray, page_array
 from pykmm_ext.pykernel.handles cimport VmaHandle, mm_handle, vma_handle
@@ -72,7 +75,7 @@ cdef enum:
     RETRIED
     FIRST_REASON
 
-# What a member takes beside the Cpu, and what it returns.
+# What a member takes beside the Cpu.
 cdef enum:
     TAKES_FAULT             # mm, address, flags
     TAKES_RANGE             # mm, start, end
@@ -82,14 +85,6 @@ cdef enum:
     TAKES_MACHINE
     TAKES_VMF
     TAKES_PAGES             # mm, start, nr_pages, gup_flags, pages
-cdef enum:
-    GIVES_NOTHING
-    GIVES_FAULT
-    GIVES_ERRNO
-    GIVES_BOOL
-    GIVES_COUNT
-    GIVES_PAGE              # a PageHandle, or VM_FAULT_ bits
-
 cdef tuple PARAMETERS = (("mm", "address", "flags"), ("mm", "start", "end"), ("mm",), ("vma",), ("vma", "subclass"),
                          ("machine",), ("vmf",), ("mm", "start", "nr_pages", "gup_flags", "pages"))
 
@@ -97,7 +92,8 @@ cdef struct member_t:
     const char *name
     size_t offset           # in strategy_ops
     void *trampoline
-    int takes, gives
+    int takes
+    int gives               # pykernel/declared
     bint contained          # after an exception the machine is as if the call had failed
 
 # One call, on the stack of the C function that the mm calls.
@@ -158,67 +154,6 @@ set_forget(forget_machine)
 
 # ---- calls ----
 
-# Context: GIL held.
-cdef object plugin_error(PythonStrategy s, str text):
-    return pykmm_errors().PluginError(f"strategy {s.name!r}: {text}", s.name)
-
-
-# What handle_fault() may return.
-cdef long FAULT_RESULTS = (VM_FAULT_ERROR | VM_FAULT_MAJOR | VM_FAULT_NOPAGE | VM_FAULT_BADMAP | VM_FAULT_BADACCESS)
-
-
-# Context: GIL held. What a method may return, as a number.
-cdef inline long as_result(PythonStrategy s, int m, object value) except? -1:
-    cdef int gives = members[m].gives
-    cdef int overflow = 0
-    cdef long number
-    if gives == GIVES_NOTHING:
-        if value is None:
-            return 0
-    elif gives == GIVES_BOOL:
-        if value is True:
-            return 1
-        if value is False:
-            return 0
-    elif PyLong_CheckExact(value) or (PyLong_Check(value) and not isinstance(value, bool)):
-        number = PyLong_AsLongAndOverflow(value, &overflow)
-        if overflow:
-            pass
-        elif gives == GIVES_FAULT:
-            if not number & ~FAULT_RESULTS:
-                return number
-        elif gives == GIVES_ERRNO:
-            if -4096 < number <= 0:
-                return number
-        elif gives == GIVES_COUNT:
-            if number >= 0:
-                return number
-        elif number and not number & ~PAGE_RESULTS:
-            return number
-    raise nonsense(s, m, value)
-
-
-# What filemap_fault() may return in place of a page.
-cdef long PAGE_RESULTS = VM_FAULT_RETRY | VM_FAULT_SIGBUS | VM_FAULT_OOM
-cdef tuple WANTED = ("None", "an int of VM_FAULT_ bits, 0 = resolved", "an int: 0 or a negative errno", "True or False",
-                     "how many pages it has pinned", "a PageHandle, or VM_FAULT_RETRY, VM_FAULT_SIGBUS or VM_FAULT_OOM")
-
-
-cdef object nonsense(PythonStrategy s, int m, object value):
-    cdef int gives = members[m].gives
-    cdef str what = members[m].name.decode() + "()"
-    if gives == GIVES_FAULT and isinstance(value, int) and not isinstance(value, bool):
-        if value >= 0 and value & ~<object>FAULT_RESULTS == VM_FAULT_RETRY:
-            return plugin_error(s, f"{what} returned VM_FAULT_RETRY: there is nobody to retry; fall back to "
-                                "handle_fault_mmap_sem()")
-        return plugin_error(s, f"{what} returned {value:#x}, which has bits that are no VM_FAULT_ result")
-    try:
-        words = repr(value)
-    except Exception as error:
-        words = f"a {type(value).__name__}, whose __repr__() raises {type(error).__name__}"
-    return plugin_error(s, f"{what} returned {words}; it has to return {WANTED[gives]}")
-
-
 # Context: GIL held. The same exception may come again and again.
 cdef int add_note(object error, str note) except -1:
     if note not in getattr(error, "__notes__", ()):
@@ -251,7 +186,7 @@ cdef int fail(PythonStrategy s, frame *f, int m, u32 before, object error) excep
 
 cdef int must_be_balanced(PythonStrategy s, frame *f, int m, u32 before) except -1:
     if f.held.n > before:
-        error = plugin_error(s, f"{members[m].name.decode()}() returned on CPU {f.cpu.id} and still holds "
+        error = plugin_error(s.name, f"{members[m].name.decode()}() returned on CPU {f.cpu.id} and still holds "
                              + held_words(f.held, before))
         error.lock_held = True
         raise error
@@ -286,12 +221,12 @@ cdef int settle(PythonStrategy s, frame *f, int m, void *x, u32 before, cpu_stat
     cdef PageHandle found
     if m == M_PTE_MAP_LOCK or m == M_PTE_SPINLOCK:
         if f.result and not hand_over(s, f, m, before, HELD_PTL, (<vm_fault *>x).ptl, 0):
-            raise plugin_error(s, f"{members[m].name.decode()}() returned True on CPU {f.cpu.id} and does not hold the "
+            raise plugin_error(s.name, f"{members[m].name.decode()}() returned True on CPU {f.cpu.id} and does not hold the "
                                "page-table lock of its VmFault: pte_trylock() takes it")
     elif m == M_FILEMAP_FAULT and isinstance(result, PageHandle):
         found = result
         if not found.refs or not hand_over(s, f, m, before, HELD_PAGE, found.pg, found.refs):
-            raise plugin_error(s, "filemap_fault() returned a page without a reference: find_get_page() and "
+            raise plugin_error(s.name, "filemap_fault() returned a page without a reference: find_get_page() and "
                                "filemap_fault() of pykmm.kernel take one")
         found.refs = 0
         f.found = found.pg
@@ -301,10 +236,10 @@ cdef int settle(PythonStrategy s, frame *f, int m, void *x, u32 before, cpu_stat
     elif m == M_MMAP_WRITE_DOWNGRADE:
         before = end_nested(state)
         if not hand_over(s, f, m, before, HELD_MMAP_READ, x, 0):
-            raise plugin_error(s, f"mmap_write_downgrade() returned on CPU {f.cpu.id} and does not hold mmap_sem for "
+            raise plugin_error(s.name, f"mmap_write_downgrade() returned on CPU {f.cpu.id} and does not hold mmap_sem for "
                                "reading: downgrade_write() does that")
     elif m == M_FREE_VMA and not f.freed:
-        raise plugin_error(s, "free_vma() returned without having freed the VMA, at once or after a grace period")
+        raise plugin_error(s.name, "free_vma() returned without having freed the VMA, at once or after a grace period")
     elif m in (M_MMAP_WRITE_LOCK, M_VMA_WRITE_BEGIN, M_VMA_WRITE_END, M_TREE_WRITE_BEGIN, M_TREE_WRITE_END,
                M_VMA_START_WRITE):
         return 0            # what it has taken may be for the writer's next callback
@@ -334,7 +269,7 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
         if takes == TAKES_FAULT:
             if before:
                 before = 0
-                error = plugin_error(s, f"CPU {f.cpu.id} has left an earlier callback with {held_words(f.held, 0)} held")
+                error = plugin_error(s.name, f"CPU {f.cpu.id} has left an earlier callback with {held_words(f.held, 0)} held")
                 error.lock_held = True
                 raise error
             count_strategy(f.cpu, ATTEMPTS)
@@ -364,9 +299,9 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
         if members[m].gives == GIVES_PAGE and isinstance(result, PageHandle):
             f.result = 0
         else:
-            f.result = as_result(s, m, result)
+            f.result = as_result(s.name, members[m].name, members[m].gives, result)
         if pages is not None and <unsigned long>f.result != pages.n:
-            raise plugin_error(s, f"gup_fast() returned {result}, and there are {pages.n} pages in the array")
+            raise plugin_error(s.name, f"gup_fast() returned {result}, and there are {pages.n} pages in the array")
         settle(s, f, m, x, before, state, result)
     except BaseException as error:
         f.result = VM_FAULT_SIGBUS if members[m].gives == GIVES_FAULT else -1
@@ -576,11 +511,6 @@ add(M_FILEMAP_FAULT, "filemap_fault", <size_t>&no.filemap_fault, <void *>filemap
 add(M_MMAP_WRITE_DOWNGRADE, "mmap_write_downgrade", <size_t>&no.mmap_write_downgrade, <void *>mmap_write_downgrade,
     TAKES_MM)
 
-# Members of which a strategy has both or none; and those that need another one.
-cdef list PAIRS = [("mmap_write_lock", "mmap_write_unlock"), ("vma_write_begin", "vma_write_end"),
-                   ("tree_write_begin", "tree_write_end"), ("pte_map_lock", "pte_spinlock")]
-cdef list NEEDS = [("mmap_write_downgrade", "mmap_write_lock"), ("filemap_fault", "pte_map_lock")]
-
 MEMBERS = tuple([members[i].name.decode() for i in range(NR_MEMBERS)])
 
 
@@ -610,27 +540,27 @@ cdef class PythonStrategy(Strategy):
         cdef type cls = type(self)
         cdef int i
         cdef KernelFunction compiled
-        self.name = class_text(cls, "name")
+        self.name = class_text(cls, "name", PythonStrategy)
         if self.name is None:
             raise pykmm_errors().PluginError(f"{cls.__qualname__} has no name: a strategy's class needs name = \"…\"")
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__qualname__}() takes no arguments; a strategy with options needs an __init__() for them")
         doc = inspect.cleandoc(cls.__dict__.get("__doc__") or "a strategy in Python")
-        self.description = class_text(cls, "description") or doc.partition("\n")[0]
+        self.description = class_text(cls, "description", PythonStrategy) or doc.partition("\n")[0]
         self.cpus = {}
         self.methods = []
         self.texts = []
         defined = {name for name in MEMBERS if inspect.getattr_static(cls, name, None) is not None}
-        for pair in PAIRS:
-            there = [name for name in pair if name in defined]
-            if len(there) == 1:
-                raise plugin_error(self, f"it defines {there[0]} and not {pair[1 - pair.index(there[0])]}")
-        for name, needed in NEEDS:
-            if name in defined and needed not in defined:
-                raise plugin_error(self, f"it defines {name} and not {needed}, without which that is never called")
+        check_members(self.name, defined)
         typesafe = getattr(cls, "vma_typesafe", False)
         if not isinstance(typesafe, bool):
-            raise plugin_error(self, f"vma_typesafe must be True or False, not {typesafe!r}")
+            raise plugin_error(self.name, f"vma_typesafe must be True or False, not {typesafe!r}")
         self.table.vma_typesafe = typesafe
-        count_names(self, cls)
+        names = counters_of(self.name, cls, KMM_STRATEGY_COUNTERS)
+        for number, text in enumerate(names):
+            self.names[<u32>number] = keep(self, text)
+        self.names[<u32>len(names)] = NULL
+        self.counter_index = {text: number for number, text in enumerate(names) if number >= FIRST_REASON}
         self.table.size = sizeof(strategy_ops)
         self.table.name = keep(self, self.name)
         self.table.counter_names = self.names
@@ -643,55 +573,19 @@ cdef class PythonStrategy(Strategy):
             if isinstance(attribute, KernelFunction):
                 compiled = attribute
                 if compiled.member != name:
-                    raise plugin_error(self, f"{name} = {compiled.name}: that function "
+                    raise plugin_error(self.name, f"{name} = {compiled.name}: that function "
                                        + (f"is a {compiled.member}" if compiled.member else "is none of the table's"))
                 (<void **>(<char *>&self.table + members[i].offset))[0] = compiled.pointer
             elif isinstance(attribute, (staticmethod, classmethod, property)) or not callable(attribute):
-                raise plugin_error(self, f"{name} is a {type(attribute).__name__}; it has to be a method")
+                raise plugin_error(self.name, f"{name} is a {type(attribute).__name__}; it has to be a method")
             else:
-                check_method(self, i, attribute)
+                check_method(self.name, name, <tuple>PARAMETERS[members[i].takes], self, attribute)
                 self.methods[i] = attribute
                 (<void **>(<char *>&self.table + members[i].offset))[0] = members[i].trampoline
         if self.methods[M_HANDLE_FAULT] is None:
-            raise plugin_error(self, "it defines no handle_fault(self, cpu, mm, address, flags)")
+            raise plugin_error(self.name, "it defines no handle_fault(self, cpu, mm, address, flags)")
         self.ops = &self.table
         self.priv = <void *>self
-
-
-# Context: GIL held. Can the adapter call it?
-cdef int check_method(PythonStrategy self, int m, object method) except -1:
-    cdef str name = members[m].name.decode()
-    cdef tuple parameters = <tuple>PARAMETERS[members[m].takes]
-    if (inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method)
-            or inspect.isasyncgenfunction(method)):
-        raise plugin_error(self, f"{name}() is a coroutine or a generator: calling it would run nothing")
-    try:
-        signature = inspect.signature(method)
-    except (TypeError, ValueError):     # a builtin: the call will tell
-        return 0
-    try:
-        signature.bind(self, None, *parameters)
-    except TypeError:
-        raise plugin_error(self, f"{name}{signature}: it has to take (self, cpu, {', '.join(parameters)})") from None
-    return 0
-
-
-cdef int count_names(PythonStrategy self, cls) except -1:
-    counters = getattr(cls, "counters", ())
-    if not isinstance(counters, (tuple, list)) or not all(
-            [isinstance(name, str) and name and name.isprintable() for name in counters]):
-        raise plugin_error(self, "counters must be a tuple of names")
-    names = ["attempts", "successes", "retried", *counters]
-    if len(set(names)) != len(names):
-        raise plugin_error(self, "a name is among the counters twice (attempts, successes and retried are automatic)")
-    if len(names) > KMM_STRATEGY_COUNTERS:
-        raise plugin_error(self, f"there is room for {KMM_STRATEGY_COUNTERS - FIRST_REASON} counters, "
-                           f"not {len(counters)}")
-    for i, name in enumerate(names):
-        self.names[<u32>i] = keep(self, name)
-    self.names[<u32>len(names)] = NULL
-    self.counter_index = {name: i for i, name in enumerate(names) if i >= FIRST_REASON}
-    return 0
 
 
 # Context: GIL held. `text` in C, for as long as the strategy lives.
@@ -699,17 +593,3 @@ cdef const char *keep(PythonStrategy self, str text) except NULL:
     cdef bytes encoded = text.encode()
     self.texts.append(encoded)
     return encoded
-
-
-cdef str class_text(cls, str name):
-    # Not the descriptor that every Strategy has.
-    for base in cls.__mro__:
-        if base is PythonStrategy:
-            return None
-        if name in base.__dict__:
-            value = base.__dict__[name]
-            if not isinstance(value, str) or not value.isprintable() or not value:
-                raise pykmm_errors().PluginError(f"{cls.__qualname__}.{name} must be a string of printable characters, "
-                                                 f"not {value!r}")
-            return value
-    return None

@@ -282,7 +282,8 @@ def test_benchmarks_collect() -> None:
     assert "bench_" in done.stdout
 
 
-@pytest.mark.parametrize("page", ["howto/check.rst", "howto/compare.rst", "howto/explore.rst", "howto/tape.rst",
+@pytest.mark.parametrize("page", ["howto/check.rst", "howto/compare.rst", "howto/explore.rst", "howto/plugins.rst",
+                                  "howto/tape.rst",
                                   "tutorial/race.rst", "tutorial/replay.rst"])
 def test_python_examples_run(page: str, tmp_path: pathlib.Path) -> None:
     blocks = re.findall(r"\.\. code-block:: python\n\n((?:   .*\n|\n)+)", (DOCS / page).read_text("utf-8"))

@@ -170,6 +170,22 @@ def test_third_party_builds_against_the_wheel(distributions: tuple[pathlib.Path,
     # Left out by its entry point's name.
     assert "reader_only" not in run(pykmm_command, "list", cwd=tmp_path, PYKMM_DISABLE_PLUGINS="reader-only")
 
+    # What the other pages have: the tutorial's strategy, its compiled form, and an arch.
+    for name in ("capi_vma_lock", "capi_arch"):
+        shutil.copytree(ROOT / "tests" / name, tmp_path / name)
+    shutil.copytree(ROOT / "docs" / "tutorial" / "vma_lock", tmp_path / "vma_lock")
+    run(*pip, "--no-build-isolation", tmp_path / "capi_vma_lock", tmp_path / "capi_arch", tmp_path / "vma_lock",
+        cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    assert re.search(r"x86-low .*\[x86-low 1\.0\]", run(pykmm_command, "list", "arches", cwd=tmp_path))
+    seen = {}
+    for name in ("reader_only", "vma-lock", "vma-lock-c", "x86-low"):
+        text = run(pykmm_command, "conformance", name, "--quick", cwd=tmp_path)
+        assert "passed: every check that was made" in text, text
+        found = re.search(r"^catalogue +pass +[0-9.]+  (.*)$", text, flags=re.MULTILINE)
+        assert found
+        seen[name] = found[1]
+    assert seen["vma-lock-c"] == seen["vma-lock"]       # as many executions in every scenario
+
     # The same package compiled against headers of another version, where a vm_fault is longer.
     headers = tmp_path / "headers"
     shutil.copytree(packages / "pykmm_ext" / "include", headers)

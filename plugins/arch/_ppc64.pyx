@@ -37,7 +37,7 @@ empty entry never holds a late R or C. ppc64-4k gets the 128 TiB window and 4 Pi
 from pykmm_ext.arch cimport Arch
 from pykmm_ext.kernel.atomic cimport READ_ONCE_WALK, cmpxchg
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32, unlikely
-from pykmm_ext.machine.tlb cimport tlb_broadcast_range
+from pykmm_ext.machine.tlb cimport tlb_broadcast_range, tlb_flush_window
 from pykmm_ext.mm.mm_types cimport (
     KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_MODEL_WEAK, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, arch_ops,
     mm_struct, pgprot_t, pmd_t, pte_t,
@@ -84,7 +84,6 @@ cdef enum:
     SHIFT_64K = 16
     EA_BITS = 52            # RTS of the process table
     ROOT_BITS = 13          # RPDS
-    TLB_SINGLE_PAGE_FLUSH_CEILING = 33 # pages; above it the whole mm is flushed
 
 
 # ---- leaf entries; context of all: any ----
@@ -307,9 +306,7 @@ cdef void radix_flush_tlb_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
 # freed_tables: RIC=2 of tlbie drops the page-walk cache too; there is none here.
 cdef void radix_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end,
                                 int freed_tables) noexcept nogil:
-    if (end - start) >> mm.arch.page_shift > TLB_SINGLE_PAGE_FLUSH_CEILING:
-        start = 0
-        end = ~<unsigned long>0
+    tlb_flush_window(mm, &start, &end)
     tlb_broadcast_range(cpu, mm, start, end)
 
 

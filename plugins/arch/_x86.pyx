@@ -39,7 +39,7 @@ from pykmm_ext.machine.cpu cimport (
 from pykmm_ext.machine.irq cimport (
     local_irq_disable, local_irq_enable, smp_call_function_many, vcpu_flush_begin, vcpu_flush_end,
 )
-from pykmm_ext.machine.tlb cimport local_flush_tlb_mm, local_flush_tlb_range, tlb_mm_is_local
+from pykmm_ext.machine.tlb cimport local_flush_tlb_mm, local_flush_tlb_range, tlb_flush_window, tlb_mm_is_local
 from pykmm_ext.mm.mm_types cimport (
     KMM_ACCESS_EXEC, KMM_ACCESS_READ, KMM_ACCESS_WRITE, KMM_MODEL_TSO, VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, arch_ops,
     mm_struct, pgprot_t, pmd_t, pte_t,
@@ -71,7 +71,6 @@ cdef extern from *:
 
 cdef enum:
     PAGE_SHIFT = 12
-    TLB_SINGLE_PAGE_FLUSH_CEILING = 33 # pages; above it the whole mm is flushed
     PAGE_BITS_4K = 0xfff
 
 
@@ -335,9 +334,7 @@ cdef void x86_flush_tlb_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
 # freed_tables: here every Cpu of mm_cpumask is interrupted anyway, so that also its paging-structure walks are over.
 cdef void x86_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end,
                               int freed_tables) noexcept nogil:
-    if (end - start) >> PAGE_SHIFT > TLB_SINGLE_PAGE_FLUSH_CEILING:
-        start = 0
-        end = ~<unsigned long>0
+    tlb_flush_window(mm, &start, &end)
     flush_tlb_others(cpu, mm, start, end)
 
 
@@ -395,9 +392,7 @@ cdef void pv_flush_tlb_mm(Cpu *cpu, mm_struct *mm) noexcept nogil:
 
 cdef void pv_flush_tlb_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end,
                              int freed_tables) noexcept nogil:
-    if (end - start) >> PAGE_SHIFT > TLB_SINGLE_PAGE_FLUSH_CEILING:
-        start = 0
-        end = ~<unsigned long>0
+    tlb_flush_window(mm, &start, &end)
     pv_flush_tlb_others(cpu, mm, start, end)
 
 

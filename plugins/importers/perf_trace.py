@@ -33,9 +33,9 @@ _CALL = re.compile(r"\((.*?)\)? +(?:\.\.\.|= *(.*))$")
 _RESULT = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?: .*)?$")
 _UNKNOWN = float("-inf")        # a time that is found later
 _WRAP = (1 << 64) / 1e6         # milliseconds: a negative duration as an unsigned number of nanoseconds
-#: objects of which perf prints addresses, not offsets
 #: what perf calls memory without a file in which it looked for the symbols of a JIT: an address follows, no offset
 _JIT_MAP = re.compile(r"/perf-\d+\.map$")
+#: objects of which perf prints addresses, not offsets
 _ABSOLUTE = ("//anon", "/dev/zero", "/anon_hugepage", "[stack", "/SYSV", "[heap]", "[anon")
 #: name in the listing -> (kind of event, name of its first argument)
 _CALLS = {

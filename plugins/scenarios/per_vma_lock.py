@@ -174,6 +174,33 @@ def mbind_fault(page: int = PAGE) -> Tape:
     return t
 
 
+def recycle_uncounted(page: int = PAGE) -> Tape:
+    """As `recycle`, but the first mapping is one that a fault holds without being counted in it."""
+    t = Tape()
+    a = t.setup.mmap(2 * page, fixed=0x40000000)
+    t.setup.touch(a + page, access="read")
+    t.thread().touch(a, access="read")
+    y = t.thread()
+    y.munmap(a, 2 * page, expect_errno=0)
+    y.mmap(2 * page, fixed=0x50000000, expect_errno=0)
+    return t
+
+
+def recycle_exit_uncounted(page: int = PAGE) -> Tape:
+    """As `recycle_exit`, and the child's mapping has been held so as well when the child ends."""
+    t = Tape()
+    a = t.setup.mmap(2 * page, fixed=0x40000000)
+    t.setup.madvise(a, 2 * page, "DONTFORK")
+    t.setup.touch(a + page, access="read")
+    child = t.setup.fork()
+    t.thread().touch(a, access="read")
+    OpStream(t, child.thread_index, t.setup.mm, 1).munmap(a, 2 * page, expect_errno=0)
+    child.mmap(2 * page, fixed=0x40000000, expect_errno=0)
+    child.touch(0x40000000, access="read", expect_errno=0)
+    child.exit(expect_errno=0)
+    return t
+
+
 def _race(name: str, title: str, build: Callable[..., Tape], wrong: str, expected: frozenset[str], race: str,
           source: str, *, strategy: str = RWSEM, config: Config | None = None,
           needs: frozenset[str] = frozenset()) -> Scenario:
@@ -205,6 +232,10 @@ RACES = (
     _race("per-vma-bulk-unlock", "the end of all write locks overtakes what was written under them", unlock_order,
           "bulk_unlock=relaxed", _GONE, "", "mm: fix memory ordering for mm_lock_seq and vm_lock_seq (6.5)",
           config=Config(arch="ppc64-4k"), needs=frozenset({"weak-memory"})),
+    *(Scenario(f"per-vma{suffix}-bias-unchecked", "a fault that goes in uncounted, as a writer ends that way",
+               races.munmap_fault, Config(f"{strategy}[readers=biased]", quirks=EAGER),
+               Config(f"{strategy}[readers=unchecked]", quirks=EAGER), _GONE)
+      for suffix, strategy in (("", RWSEM), ("-refcount", REFCOUNT))),
     Scenario("per-vma-fork-unlocked", "fork without locking the parent's VMAs: a lost write", speculative.fork_cow,
              Config(RWSEM), Config(RWSEM, quirks=("fork-no-section",)),
              frozenset({"wrong-value", "assertion", "stale-tlb"}), "",
@@ -240,6 +271,16 @@ FAMILIES: tuple[tuple[str, str, Callable[..., Tape]], ...] = (
 WEAK = tuple(family for family in FAMILIES if family[0] in (
     "munmap-fault", "mprotect-fault", "merge-fault", "fork-cow", "stack-munmap", "mremap-dontunmap-fault"))
 
+#: The same with faults that are not counted: in the first mapping of these tapes the setup has been at fault.
+UNCOUNTED = (
+    *(family for family in FAMILIES if family[0] in (
+        "munmap-fault", "munmap-mmap-fault", "mprotect-fault", "mprotect-split-fault", "merge-fault", "mbind-fault",
+        "fork-fault", "fork-cow", "mremap-fault", "mremap-dontunmap-fault", "file-fault", "collapse-fault",
+        "stack-fault", "stack-munmap")),
+    ("recycle", "a fault against a VMA's memory getting another VMA's", recycle_uncounted),
+    ("recycle-exit", "a fault against a VMA's memory getting the VMA of a process that ends", recycle_exit_uncounted),
+)
+
 
 def _families() -> list[Scenario]:
     scenarios = []
@@ -249,6 +290,13 @@ def _families() -> list[Scenario]:
         scenarios.append(Scenario(
             f"per-vma{suffix}-paravirt-munmap-fault", "a fault against munmap where page tables are freed by RCU",
             races.munmap_fault, Config(strategy, arch="x86-paravirt", quirks=EAGER)))
+        for name, title, build in UNCOUNTED:
+            scenarios.append(Scenario(f"per-vma{suffix}-uncounted-{name}", f"{title}, uncounted", build,
+                                      Config(f"{strategy}[readers=biased]", quirks=EAGER)))
+        for name in ("munmap-fault", "mprotect-fault"):
+            title, build = next(family[1:] for family in FAMILIES if family[0] == name)
+            scenarios.append(Scenario(f"per-vma{suffix}-ppc64-uncounted-{name}", f"{title}, uncounted, weak memory",
+                                      build, Config(f"{strategy}[readers=biased]", arch="ppc64-4k", quirks=EAGER)))
         for name, title, build in WEAK:
             scenarios.append(Scenario(f"per-vma{suffix}-ppc64-{name}", f"{title}, with weak memory", build,
                                       Config(strategy, arch="ppc64-4k", quirks=EAGER)))

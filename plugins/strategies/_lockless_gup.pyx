@@ -59,6 +59,7 @@ cdef struct gup_options:
 cdef strategy_ops ops
 
 
+# Context: any; const while the machine lives.
 cdef inline const gup_options *options_of(Cpu *cpu) noexcept nogil:
     return <const gup_options *>machine_of(cpu).strategy_priv
 

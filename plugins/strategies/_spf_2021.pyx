@@ -142,6 +142,7 @@ cdef struct attempt:
 cdef strategy_ops ops
 
 
+# Context: any; const while the machine lives.
 cdef inline const spf_2021_options *options_of(Cpu *cpu) noexcept nogil:
     return <const spf_2021_options *>machine_of(cpu).strategy_priv
 
@@ -393,6 +394,7 @@ cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned
     mmap_seq_write_begin(cpu, mm)
 
 
+# Context: as strategy_ops.mmap_write_unlock.
 cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     mmap_seq_write_end(cpu, mm)
     up_write(cpu, &mm.mmap_sem)

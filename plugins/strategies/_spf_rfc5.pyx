@@ -94,12 +94,14 @@ cdef struct attempt:
 cdef strategy_ops ops
 
 
+# Context: any; const while the machine lives.
 cdef inline const rfc5_options *options_of(Cpu *cpu) noexcept nogil:
     return <const rfc5_options *>machine_of(cpu).strategy_priv
 
 
 # ---- the reader's side -----------------------------------------------------------------------------------------------
 
+# Context: SRCU read section, IRQs on. A page walk begins; walk=irq: with IRQs off alone, where tables may be RCU-freed.
 cdef inline void begin(Cpu *cpu, const rfc5_options *o, const arch_ops *arch) noexcept nogil:
     if o.walk_rcu:
         walk_begin(cpu, arch)
@@ -107,6 +109,7 @@ cdef inline void begin(Cpu *cpu, const rfc5_options *o, const arch_ops *arch) no
         walk_begin_irq(cpu, arch)
 
 
+# Context: as begin() has left it.
 cdef inline void end(Cpu *cpu, const rfc5_options *o, const arch_ops *arch) noexcept nogil:
     if o.walk_rcu:
         walk_end(cpu, arch)
@@ -332,6 +335,7 @@ cdef void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept 
         write_seqcount_begin_nested(cpu, &vma.vm_sequence, subclass)
 
 
+# Context: as vma_write_begin().
 cdef void vma_write_end(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
     if options_of(cpu).seq_writers:
         spf_vma_write_end(cpu, vma)

@@ -24,6 +24,10 @@ _LINE = 1 << 63
 _ADAPTER = ("pykmm_ext.pykernel.", "pykmm_ext.pystrategy")
 
 
+#: One list of lines at a time: searches of other threads wait with their traces.
+_tracing = threading.RLock()
+
+
 class PythonTapeCheck(TapeCheck):
     """A TapeCheck whose strategy is a :class:`pykmm.PythonStrategy`.
 
@@ -41,11 +45,12 @@ class PythonTapeCheck(TapeCheck):
     def traced(self) -> Iterator[Callable[[list[int]], Sequence[Symbol | PythonLine]]]:
         """Steps of executions inside of the block keep the lines of Python that led to them."""
         lines: list[tuple[str, int, str]] = []
-        trace_lines(lines)
-        try:
-            yield lambda frames: _functions(frames, lines)
-        finally:
-            trace_lines(None)
+        with _tracing:
+            trace_lines(lines)
+            try:
+                yield lambda frames: _functions(frames, lines)
+            finally:
+                trace_lines(None)
 
 
 class _SetUpTooLongError(BaseException):

@@ -120,6 +120,7 @@ cdef extern from "kmm/check_search.h" nogil:
         u16 **more_views
         u32 nmore_views
         void *view_syncs
+        void *race_rels
         u32 views_cap
         u32 nevents
         u32 nfixed, expand, cut, on_cut
@@ -436,6 +437,7 @@ cdef class Exploration:
             free(c.more_views[i])
         free(c.more_views)
         free(c.view_syncs)
+        free(c.race_rels)
         free(c.given)
         free(c.graphs)
         free(c.outcomes)

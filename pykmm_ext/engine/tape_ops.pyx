@@ -185,11 +185,11 @@ cdef s64 do_load(stream *s, u64 addr, u64 n, const u8 *want, u64 want_len, u8 *c
 # Context: the stream's thread, IRQs on, no locks; faults.
 cdef s64 do_touch(stream *s, u64 addr, u64 n, u32 access) noexcept nogil:
     cdef u64 size = s.run.page_size
-    cdef u64 end = addr + n if n else addr + 1
+    cdef u64 last = addr + n - 1 if n else addr
     cdef int r
-    if end < addr:
-        end = 0xffffffffffffffff
-    while addr < end:
+    if last < addr:
+        last = 0xffffffffffffffff
+    while addr <= last:
         r = user_touch(s.cpu, addr, access)
         if r < 0:
             return r

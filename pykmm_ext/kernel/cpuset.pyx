@@ -14,7 +14,7 @@ import sys
 import traceback
 
 from pykmm_ext.kernel.atomic cimport (
-    READ_ONCE, WRITE_ONCE, atomic_add_return, cmpxchg, kmm_await, kmm_membarrier_register, smp_load_acquire, smp_mb,
+    READ_ONCE, WRITE_ONCE, atomic_add, atomic_add_return, cmpxchg, kmm_await, kmm_membarrier_register, smp_load_acquire, smp_mb,
     smp_rmb, smp_store_release, smp_wmb, xchg,
 )
 from pykmm_ext.kernel.rcu cimport call_rcu, rcu_barrier, rcu_init, rcu_read_lock, rcu_read_unlock, synchronize_rcu
@@ -80,6 +80,8 @@ cdef void perform(Cpu *cpu, void *arg) noexcept nogil:
         o.result = xchg(cpu, word, o.a)
     elif code == OP_CMPXCHG:
         o.result = cmpxchg(cpu, word, o.a, o.b)
+    elif code == OP_ADD:
+        atomic_add(cpu, word, o.a)
     elif code == OP_ADD_RETURN:
         o.result = atomic_add_return(cpu, word, o.a)
     elif code == OP_AWAIT:

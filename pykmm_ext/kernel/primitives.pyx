@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free
 
 from pykmm_ext.kernel.atomic cimport kmm_is_equal
 from pykmm_ext.kernel.cpuset cimport (
-    ARENA_SETUP, CpuSet, NO_CPU, OP_ADD_RETURN, OP_AWAIT, OP_CALL_RCU, OP_CALL_SRCU, OP_CMPXCHG, OP_DOWNGRADE_WRITE,
+    ARENA_SETUP, CpuSet, NO_CPU, OP_ADD, OP_ADD_RETURN, OP_AWAIT, OP_CALL_RCU, OP_CALL_SRCU, OP_CMPXCHG, OP_DOWNGRADE_WRITE,
     OP_DOWN_READ, OP_DOWN_READ_TRYLOCK, OP_DOWN_WRITE, OP_DOWN_WRITE_TRYLOCK, OP_FAIL_UAF, OP_LOAD_ACQUIRE, OP_PLAIN,
     OP_RCU_BARRIER, OP_RCU_READ_LOCK, OP_RCU_READ_UNLOCK, OP_READ_ONCE, OP_READ_SEQBEGIN, OP_READ_SEQRETRY, OP_SPIN_LOCK,
     OP_SPIN_TRYLOCK, OP_SPIN_UNLOCK, OP_SRCU_BARRIER, OP_SRCU_READ_LOCK, OP_SRCU_READ_UNLOCK, OP_STORE_RELEASE,
@@ -124,6 +124,19 @@ cdef class Atomic(Primitive):
         primitive_run(self, cpu, &o, False)
         return <unsigned long>(o.result - <u64>n)
 
+    def add(self, long n, u32 cpu=NO_CPU):
+        """atomic_add() (n may be negative): no order, no result. cpu.smp_mb() before or after it is what Linux calls
+        smp_mb__before_atomic() and smp_mb__after_atomic()."""
+        cdef primitive_op o = [OP_ADD, self.p, <u64>n, 0, 0, NULL]
+        primitive_run(self, cpu, &o, False)
+
+    def rcu_dereference(self, u32 cpu=NO_CPU):
+        """READ_ONCE() of what says where later loads look. In Linux the loads that depend on it come after it; here
+        (simplified) it is smp_load_acquire(): everything does."""
+        cdef primitive_op o = [OP_LOAD_ACQUIRE, self.p, 0, 0, 0, NULL]
+        primitive_run(self, cpu, &o, False)
+        return o.result
+
     def cond_load_acquire(self, condition, u32 cpu=NO_CPU):
         """smp_cond_load_acquire(): wait until condition(value) is true, or the value is `condition`; return the value.
 
@@ -176,12 +189,13 @@ cdef class Plain(Primitive):
 
     def kfree(self, u32 cpu=NO_CPU):
         """The variable must not be used from now on."""
-        plain_access(self, cpu, True)
+        plain_access(self, cpu, 3)
         self.freed = True
         self.value = None
 
 
-cdef int plain_access(Plain x, u32 cpu, bint write) except -1:
+# `write`: as of check_plain(): 0 = a load, 1 = a store, 3 = it is freed.
+cdef int plain_access(Plain x, u32 cpu, int write) except -1:
     cdef primitive_op o = [OP_PLAIN, x.p, write, 0, 0, NULL]
     cdef char name[96]
     if x.freed:
@@ -189,7 +203,7 @@ cdef int plain_access(Plain x, u32 cpu, bint write) except -1:
         if x.cpus.arena == NULL:
             raise RuntimeError("use of a Plain after its kfree()")
         arena_describe(x.cpus.arena, x.p, name, sizeof(name))
-        text = (f"{'store to' if write else 'load of'} {(<bytes>name).decode('utf-8', 'replace')} "
+        text = (f"{['load of', 'store to', '', 'kfree() of'][write]} {(<bytes>name).decode('utf-8', 'replace')} "
                 "after its kfree()").encode()
         o.code = OP_FAIL_UAF
         o.p = <char *><bytes>text

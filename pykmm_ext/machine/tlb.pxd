@@ -17,6 +17,16 @@ cdef bint tlb_mm_is_local(Cpu *cpu, mm_struct *mm) noexcept nogil
 # all of it. Context: as arch_ops.flush_tlb_range; spinlocks may be held, IRQs on or off elsewhere.
 cdef void tlb_broadcast_range(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil
 
+# arch_ops.flush_tlb_range of more pages than this flushes the whole mm (tlb_single_page_flush_ceiling).
+cdef enum:
+    TLB_SINGLE_PAGE_FLUSH_CEILING = 33
+
+# What a flush of [*start, *end) flushes: that, or 0 and ~0 for everything. Context: any.
+cdef inline void tlb_flush_window(const mm_struct *mm, unsigned long *start, unsigned long *end) noexcept nogil:
+    if (end[0] - start[0]) >> mm.arch.page_shift > TLB_SINGLE_PAGE_FLUSH_CEILING:
+        start[0] = 0
+        end[0] = ~<unsigned long>0
+
 # Make `mm` the address space of `cpu` (NULL = none): mm_cpumask, TLB, per-CPU rss. IRQs on.
 cdef void switch_mm(Cpu *cpu, mm_struct *mm) noexcept nogil
 

@@ -323,8 +323,8 @@ cdef void free_region_pages(Cpu *cpu, page *p) noexcept nogil:
 # Context: any, IRQs on or off (never an IPI handler: the list is the owner's), no zone->lock. _refcount = 1,
 # _mapcount = 0. NULL: out of memory.
 # A __GFP_ZERO frame is cleared here, unless it came back unwritten, or host memory has never backed it: then the host
-# clears it when it is first touched, which costs more, not less. Frames backed by machine_commit() are always cleared here, so that a
-# timed fault pays for its zeroing.
+# clears it when it is first touched, which costs more, not less. Frames backed by machine_commit() are always cleared
+# here, so that a timed fault pays for its zeroing.
 cdef page *alloc_page(Cpu *cpu, u32 gfp) noexcept nogil:
     cdef machine *m
     cdef unsigned long flags

@@ -176,7 +176,8 @@ cdef class VmaHandle:
 
     @property
     def vm_refcnt(self):
-        """For strategies whose VMAs are type-stable: 0 = detached, 1 = attached, above: in use. at() to change it."""
+        """For strategies whose VMAs are type-stable: VMA_ATTACHED while it is in a tree, and who is inside. at() to change
+        it."""
         return call(self.on, do_read_32, &self.vma.vm_refcnt)
 
     @property

@@ -34,6 +34,11 @@ def is_(what: str, pte: int) -> bool:
     return bool(entry(make_arch(), f"pte_{what}", pte))
 
 
+def is_power(name: str) -> bool:
+    """Has the arch of that name the page tables of the Power ISA? Else they are those of x86-64."""
+    return name.startswith("ppc64")
+
+
 def in_memory(entry: int) -> int:
     """An entry of mm.walk() as it lies in memory, on a little-endian host: what the functions of an arch take."""
     return int.from_bytes(entry.to_bytes(8, "big"), "little") if GEOMETRY["big_endian"] else entry

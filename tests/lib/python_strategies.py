@@ -17,6 +17,8 @@ from pykmm.kernel import (
     VM_FAULT_SIGSEGV,
     VM_HUGETLB,
     VM_PFNMAP,
+    VMA_ATTACHED,
+    VMA_LOCK_OFFSET,
 )
 
 
@@ -176,9 +178,6 @@ class PythonGupFork(PythonGup):
     fork = False
 
 
-WRITER = 0x40000000     # in vm_refcnt: a writer is inside, or waits for the readers
-
-
 class PythonRefcount(pykmm.PythonStrategy):
     """A reference count per VMA, on VMAs that are recycled at once: as plugins/strategies/_per_vma_lock_refcount, but
     that writers wait on the count itself."""
@@ -218,9 +217,9 @@ class PythonRefcount(pykmm.PythonStrategy):
         count = vma.at("vm_refcnt")
         old = kernel.smp_load_acquire(cpu, count)
         while True:
-            if old == 0:
+            if not old & VMA_ATTACHED:
                 return "detached"
-            if old >= WRITER:
+            if old & VMA_LOCK_OFFSET:
                 return "write_locked"
             seen = kernel.cmpxchg(cpu, count, old, old + 1)
             if seen == old:
@@ -239,19 +238,20 @@ class PythonRefcount(pykmm.PythonStrategy):
         if vma.vm_lock_seq == now:
             return
         count = vma.at("vm_refcnt")
-        if count.value:
-            kernel.atomic_add_return(cpu, count, WRITER)
-            kernel.await_equal(cpu, count, 0xffffffff, WRITER + 1)
+        if not count.value & VMA_ATTACHED:
+            vma.vm_lock_seq = now       # nobody can get at it
+            return
+        kernel.atomic_add_return(cpu, count, VMA_LOCK_OFFSET)
+        kernel.await_equal(cpu, count, 0xffffffff, VMA_ATTACHED | VMA_LOCK_OFFSET)
         vma.vm_lock_seq = now
-        if count.value:
-            kernel.atomic_add_return(cpu, count, -WRITER)
+        kernel.atomic_add_return(cpu, count, -VMA_LOCK_OFFSET)
 
     def vma_mark_attached(self, cpu: Any, vma: Any) -> None:
-        kernel.smp_store_release(cpu, vma.at("vm_refcnt"), 1)
+        kernel.smp_store_release(cpu, vma.at("vm_refcnt"), VMA_ATTACHED)
 
     def vma_mark_detached(self, cpu: Any, vma: Any) -> None:
         count = vma.at("vm_refcnt")
-        if kernel.atomic_add_return(cpu, count, -1):
+        if kernel.atomic_add_return(cpu, count, -VMA_ATTACHED):
             kernel.await_equal(cpu, count, 0xffffffff, 0)   # lookups that find out that it is write-locked
 
     def mmap_write_lock(self, cpu: Any, mm: Any, start: int, end: int) -> None:

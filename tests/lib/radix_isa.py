@@ -5,6 +5,7 @@ Nothing of pykmm is used here. Bits are numbered as in the ISA: 0 is the most si
 """
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -86,8 +87,9 @@ def leaves(read: Callable[[int, int], bytes], root: int, page_shift: int) -> Ite
         data = read(at, 8 << size)
         if not any(data):
             return
-        for index in range(1 << size):
-            word = int.from_bytes(data[8 * index:8 * index + 8], "big")
+        for index, word in enumerate(struct.unpack(f">{1 << size}Q", data)):
+            if not word:
+                continue
             entry = decode(word, ea + (index << remaining), remaining, page_shift)
             if isinstance(entry, Leaf):
                 yield entry

@@ -65,3 +65,20 @@ def test_family(build: Callable[[], Tape], strategy: str, explorer: str) -> None
     assert report.memory_model == "tso"
     assert_checked(report, complete=False)
     assert report.executions == 5000
+
+
+def meeting_munmap() -> Tape:
+    t = Tape()
+    a = t.setup.mmap(2 * PAGE)
+    t.thread().touch(a, access="read")
+    t.thread().touch(a + PAGE, access="read")
+    t.thread().munmap(a, 2 * PAGE, expect_errno=0)
+    return t
+
+
+@pytest.mark.parametrize("explorer", ["random", "pct"])
+@pytest.mark.parametrize("form", ["per_vma_lock", "per_vma_lock-refcount"])
+def test_faults_that_meet(form: str, explorer: str) -> None:
+    """The way of not being counted opens and closes in some of these."""
+    assert_checked(pykmm.check(meeting_munmap(), strategy=form, explorer=explorer, seed=7, max_executions=20_000),
+                   complete=False)

@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.resources import files
@@ -207,3 +208,60 @@ def test_python_m_pykmm_is_the_command() -> None:
     wrong = subprocess.run([sys.executable, "-m", "pykmm", "no-such-command"], capture_output=True, text=True,
                            check=False)
     assert (wrong.returncode, "No such command" in wrong.stderr) == (2, True)
+
+
+def test_version() -> None:
+    import pykmm as library
+
+    assert pykmm("--version").stdout == f"pykmm {library.__version__}\n"
+
+
+def test_list_of_some_kinds() -> None:
+    done = pykmm("list", "arches", "engines")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == ["arch backends:", "engines:"]
+    assert list(json.loads(pykmm("list", "importers", "--json", "-").stdout)) == ["importers"]
+    assert "nothing is called 'strategie'; known: strategies, arches, importers, " in fails("list", "strategie")
+
+
+@pytest.mark.parametrize("arguments", [
+    ("replay", "--example", "--json"), ("compare", "mmap1", "--json"), ("compare", "mmap1", "--plot"),
+    ("check", "all", "--json"), ("check", "all", "--html"), ("conformance", "spf", "--json"), ("list", "--json"),
+])
+def test_what_cannot_be_written_is_refused_first(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing has run: there is nothing on standard output."""
+    assert "nowhere/x.png" in fails(*arguments, tmp_path / "nowhere" / "x.png")
+    if "--plot" not in arguments:
+        assert "Is a directory" in fails(*arguments, tmp_path)
+
+
+def test_a_file_is_no_directory_for_tapes() -> None:
+    assert "File exists" in fails("conformance", "spf", "--save", TRACE)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_interrupted(jobs: str) -> None:
+    """Ctrl-C in a terminal goes to every process of the command."""
+    with subprocess.Popen([sys.executable, "-u", "-m", "pykmm.cli", "check", "all", "--jobs", jobs],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("scenario")
+        assert "R1-ptl-spin" in running.stdout.readline()       # workers are there
+        os.killpg(running.pid, signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert said == "pykmm: interrupted\n"
+
+
+def test_tables_for_narrow_terminals_leave_figures_out() -> None:
+    command = ("compare", "mmap1[iterations=5]", "page_fault1[size=16K]", "-s", "mmap_sem,per_vma_lock-refcount", "-e",
+               "native", "--cpus", "1,2", "-r", "1")
+    wide, narrow = pykmm(*command, COLUMNS="400").stdout, pykmm(*command, COLUMNS="80").stdout
+    for text in (wide, narrow):
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text       # nothing is cut
+        assert "median" in text
+    assert max(map(len, narrow.splitlines())) < 130
+    for word in ("quartiles", "fastest", "outcome of faults"):
+        assert word in wide
+    assert "fastest" not in narrow
+    assert "per_vma_lock-refcount" in wide

@@ -13,7 +13,7 @@ from comparison_rows import row
 
 import pykmm
 from pykmm.comparison import Comparison, _pair
-from pykmm.comparison_plot import check_target, plot
+from pykmm.comparison_plot import _legend_columns, check_target, plot
 
 pytest.importorskip("matplotlib", reason="the extra plot")
 
@@ -75,3 +75,12 @@ def test_what_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match=r"pip install 'pykmm\[plot\]'"):
         check_target(tmp_path / "x.png")
     assert not os.listdir(tmp_path)
+
+
+def test_the_legend_fits() -> None:
+    """Long names get fewer columns; where one does not fit, there is one column."""
+    assert _legend_columns(["spf", "mmap_sem"], 8.8) == 2
+    assert _legend_columns(["spf"] * 9, 8.8) == 4
+    assert _legend_columns(["spf-rfc5[fixes=all,ptl=trylock] (x86-5level)"] * 9, 8.8) == 2
+    assert _legend_columns(["x" * 200] * 9, 8.8) == 1
+    assert _legend_columns([], 8.8) >= 1

@@ -123,8 +123,8 @@ def test_a_plugin_without_hooks_is_an_error() -> None:
     with pytest.raises(pykmm.PluginError, match="no pykmm hook"):
         manager.register(types.ModuleType("empty"), "empty")
     assert not manager.has_plugin("empty")
-    with pytest.raises(pykmm.PluginError, match=r"pykmm_registr_strategies'; did you mean pykmm_register_strategies\? The "
-                       "hooks are pykmm_mm_created, "):
+    with pytest.raises(pykmm.PluginError, match=r"pykmm_registr_strategies'; did you mean "
+                       r"pykmm_register_strategies\? The hooks are pykmm_mm_created, "):
         manager.register(module("typo", "pykmm_registr_strategies", lambda registry: None), "typo")
     assert not manager.has_plugin("typo")
 

@@ -559,7 +559,7 @@ def test_the_watchdog_ends_a_loop_with_irqs_off(base: type[pykmm.PythonStrategy]
         x.pin(a, 0x1000)
     tape.thread().munmap(a + 0x2000, 0x1000)
     with pykmm.Machine(strategy=derived(base, **{member: loops}), memory="16M") as machine:
-        with pytest.raises(pykmm.PluginError, match=rf"(?s)'made': nothing has happened for 0.3 s.*in loops"):
+        with pytest.raises(pykmm.PluginError, match=r"(?s)'made': nothing has happened for 0.3 s.*in loops"):
             machine.run(tape, watchdog=0.3)
         machine.validate()
 

@@ -96,7 +96,7 @@ static inline u32 check_choose(Cpu *cpu, u32 n)
 /*
  * A plain access, for the data-race detector: performed by the caller itself. Two of them that are not ordered by
  * synchronisation, at least one a write, are a data race; so is one against a marked access. `write` 2: the memory was
- * just allocated; as a store of all of it, or of the frame that p begins.
+ * just allocated; as a store of all of it, or of the frame that p begins. 3: it is freed: a race is a use after free.
  */
 static inline void check_plain(Cpu *cpu, const volatile void *p, unsigned width, int write)
 {

@@ -13,7 +13,7 @@
  * A stale load is offered where the newest store is ordered before the load anyway (else the schedule in which the
  * load comes first gives the same).
  *
- * simplified: no load buffering (a load never returns a later store).
+ * simplified: no load buffering (a store is not visible before the loads that come earlier in its program).
  *
  * simplified: under power at most CHECK_VIEW words that an execution writes are read stale, by at most seven versions.
  *
@@ -248,6 +248,7 @@ static void power_rwsem(struct check *c, struct vcpu *v, struct access *x)
 		if (from->kind == A_RW_UNLOCKW || (from->kind == A_RW_UNLOCKR && x->kind == A_RW_LOCKW)) {
 			view_join(v->seen, from->view);
 			view_join(v->view, from->view);
+			view_join(v->rel, from->view);
 		}
 		if (from->kind == A_RW_UNLOCKW)
 			break;

@@ -143,6 +143,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->epoch = v->epoch;
 	b->answered = -1;
 	b->origin = keep_origin(c);
+	b->sync = 0;
 	v->epoch_used = 1;
 	v->last_store = c->agents[v->id].last;
 	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */
@@ -196,7 +197,7 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 		order = KMM_RELAXED;
 		if (c->model > MODEL_TSO && sub == KMM_ADD) {
 			buffer_store(c, v, p, width, a, KMM_RELAXED, 1);
-			race_marked(c, v, p, width, 2, KMM_RELAXED, 0, __builtin_return_address(0));
+			race_marked(c, v, p, width, 1, KMM_RELAXED, 0, __builtin_return_address(0));
 			return 0;
 		}
 	}
@@ -473,7 +474,8 @@ static int op_precedes(Cpu *cpu, u32 seq, u32 last)
 	struct vcpu *v = vcpu_of(cpu);
 	struct check *c = v->c;
 
-	if (c->explorer != EXPLORER_DPOR || c->model > MODEL_TSO)
+	/* Clocks order steps under every model. Which store a load may see is more than that under pso and power. */
+	if (c->explorer != EXPLORER_DPOR || (!last && c->model > MODEL_TSO))
 		return -1;
 	return last && clk_of(c, last - 1)[v->id] > seq;
 }

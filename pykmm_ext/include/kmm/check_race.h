@@ -14,9 +14,8 @@
  * check_plain(), or from modules that were built for it (kmm/plain.h). As KCSAN with KCSAN_ASSUME_PLAIN_WRITES_ATOMIC=n:
  * a plain write races with a marked read, a plain read with a marked write, and words are not taken to be written whole.
  *
- * simplified: smp_wmb() also orders earlier loads; everything after a load of an address counts as dependent on it; a
- * store that still waits in a buffer publishes at once; what an interrupt handler reads and writes with marked accesses
- * is not looked at.
+ * simplified: smp_wmb() also orders earlier loads; everything after a load of an address counts as dependent on it; what
+ * an interrupt handler reads and writes with marked accesses is not looked at.
  * Private: included by engine/check.pyx only.
  */
 #ifndef KMM_CHECK_RACE_H
@@ -265,32 +264,94 @@ static inline bool race_depends(const struct check *c, const volatile void *p, u
 	       || (uintptr_t)p - (uintptr_t)c->prog.frames < c->prog.frames_size;
 }
 
+/* A place for a clock; 0 = no memory, else 1 + its place. */
+static u32 race_rel_alloc(struct check *c)
+{
+	void *more;
+
+	if (c->nrace_rels == c->race_rel_cap) {
+		if (!(more = realloc(c->race_rels, (2 * (size_t)c->race_rel_cap + 64) * sizeof(*c->race_rels)))) {
+			c->err = -ENOMEM;
+			return 0;
+		}
+		c->race_rels = more;
+		c->race_rel_cap = 2 * c->race_rel_cap + 64;
+	}
+	return ++c->nrace_rels;
+}
+
+/* power: older versions can be read as well: what the newest one of p published is kept with it. */
+static void race_keep(struct check *c, const struct race_sync *s, struct access *x)
+{
+	if (c->model == MODEL_POWER && x && (x->sync = race_rel_alloc(c)))
+		memcpy(c->race_rels[x->sync - 1], s->rel, sizeof(s->rel));
+}
+
+/* v's store b becomes visible, as access x: now others can read what it publishes. */
+static void race_visible(struct check *c, struct vcpu *v, const struct buffered *b, struct access *x)
+{
+	struct race_sync *s;
+
+	if (likely(!c->races) || !b->sync || !(s = sync_of(c, b->addr)))
+		return;
+	if (!b->add) {
+		if (s->owner != v->id + 1)
+			memset(s->rel, 0, sizeof(s->rel));
+		s->owner = v->id + 1;
+	}
+	race_join(s->rel, c->race_rels[b->sync - 1]);
+	race_keep(c, s, x);
+}
+
+/* A store that waits in v's buffer. */
+static void race_buffered(struct check *c, struct vcpu *v, enum kmm_order order)
+{
+	struct buffered *b = v->nbuffered ? &v->buffer[v->nbuffered - 1] : NULL;
+
+	if (b && (b->sync = race_rel_alloc(c)))
+		memcpy(c->race_rels[b->sync - 1], order == KMM_RELAXED || order == KMM_ACQUIRE ? v->sync_rel : v->sync, sizeof(v->sync));
+	v->sync[v->id]++;
+}
+
 /* After a marked access. `what`: 0 = load, 1 = store, 2 = read-modify-write; `value`: what it returned. */
 static void race_marked(struct check *c, struct vcpu *v, const volatile void *p, unsigned width, int what, enum kmm_order order,
 			u64 value, const void *pc)
 {
 	struct race_sync *s;
+	const u32 *rel;
+	u64 own;
 
 	if (likely(!c->races) || c->over || !(s = sync_of(c, p)))
 		return;
-	if (what != 1) {
+	/* What the load's store published; nothing new when it is the CPU's own, in its buffer. */
+	rel = what == 1 || (v->nbuffered && buffer_forward(v, p, width, &own) > 0) ? NULL
+	      : what == 0 && v->load_stale ? v->load_sync ? c->race_rels[v->load_sync - 1] : NULL : s->rel;
+	if (rel) {
 		bool acquire = order == KMM_ACQUIRE || order == KMM_SEQ_CST || race_depends(c, p, value);
-		race_join(v->sync_acq, s->rel);
+		race_join(v->sync_acq, rel);
 		if (acquire)
-			race_join(v->sync, s->rel);
+			race_join(v->sync, rel);
 	}
+	v->load_stale = 0;
 	race_access(c, v, p, width, what ? RACE_WRITE : 0, pc);
-	if (what)
+	if (what == 1 && c->model != MODEL_SC)
+		race_buffered(c, v, order);
+	else if (what)
 		race_publish(v, s, order, what == 2);
+	if (what == 2 && c->model == MODEL_POWER && c->agents[v->id].last >= 0) {
+		struct word *w = word_of(c, p);
+		if (w->writer >= 0 && (s64)c->accesses[w->writer].event == c->agents[v->id].last)
+			race_keep(c, s, &c->accesses[w->writer]);
+	}
 	if (c->failed_run)
 		leave(c, v);
 }
 
-/* `write`: 1 = a store, 2 = the memory was allocated. */
+/* `write`: 1 = a store, 2 = the memory was allocated, 3 = it is freed. */
 static void race_plain(struct check *c, struct vcpu *v, const volatile void *p, size_t n, int write, const void *pc)
 {
 	if (c->races)
-		race_access(c, v, p, n, RACE_PLAIN | (write ? RACE_WRITE : 0) | (write == 2 ? RACE_ALLOC : 0), pc);
+		race_access(c, v, p, n, RACE_PLAIN | (write ? RACE_WRITE : 0) | (write == 2 ? RACE_ALLOC : write == 3 ? RACE_FREE : 0), pc);
 }
 
 /* ---- synchronisation ---- */

@@ -84,7 +84,7 @@ static void trace_step(struct check *c, u32 a, const struct footprint *f, u8 op,
 static void begin_execution(struct check *c)
 {
 	c->epoch++;
-	c->nevents = c->naccesses = c->nanswers = c->ntouched = c->nrace_accesses = 0;
+	c->nevents = c->naccesses = c->nanswers = c->ntouched = c->nrace_accesses = c->nrace_rels = 0;
 	c->handling = NULL;
 	c->over = c->failed_run = c->blocked_run = c->cut_run = 0;
 	c->views_used = c->views_block = c->nviews = c->nview_syncs = 0;

@@ -11,6 +11,9 @@
  * barrier: a store that it follows is made before such a barrier that comes after it. One that it does not follow may
  * be moved behind the barrier by the compiler, so that P_MB does not wait for it.
  *
+ * simplified: a read-modify-write whose result is used takes effect before what comes later in its program; under pso and
+ * power those that are relaxed or acquire wait only for older stores to their word, or of before a barrier.
+ *
  * Private: included by engine/check.pyx only.
  */
 #ifndef KMM_CHECK_STEP_H
@@ -22,6 +25,7 @@
 #define RWSEM_READER 256UL
 
 static void check_violation(struct check *c, const char *kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void race_visible(struct check *c, struct vcpu *v, const struct buffered *b, struct access *x);
 static void race_handshake(struct check *c, struct vcpu *a, struct vcpu *b);
 
 /* ---- who may go on ---- */
@@ -293,6 +297,11 @@ static u64 lock_perform(struct check *c, struct vcpu *v, volatile void *lock, u8
 	return got;
 }
 
+static inline bool cmpxchg_fails(const struct pend *p)
+{
+	return p->sub == KMM_CMPXCHG && raw_load(p->addr, p->width) != (p->width >= 8 ? p->a : p->a & ((1ULL << 8 * p->width) - 1));
+}
+
 /* ---- the step ---- */
 
 static void access_check(struct check *c, struct vcpu *v, const volatile void *p, unsigned width, int write)
@@ -398,6 +407,8 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 		value = word_extract(x ? x->new : w->initial, p->addr, p->width);
 	i = w->versions ? view_index(c, w) : -1; /* what nobody has written has one value */
 	v->load_view[v->loads++ % CHECK_LOADS] = x ? x->view : NULL;
+	v->load_stale = stale;
+	v->load_sync = x ? x->sync : 0;
 	if (i >= 0) {
 		if (version > v->view[i])
 			v->view[i] = (u16)version;
@@ -532,6 +543,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	u64 old = 0, value = 0, next_sleep = 0;
 	int answer;
 	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : ag->kind == AGENT_MB ? P_MB : P_FLUSH;
+	bool failed = op == P_RMW && cmpxchg_fails(p);
 	const struct pend handler = { .op = P_HANDLER, .width = 4, .addr = f.addr };
 	bool dpor = c->explorer == EXPLORER_DPOR;
 	bool words = dpor || c->model == MODEL_POWER || c->traced || c->want_graphs;
@@ -544,7 +556,9 @@ static void step(struct check *c, u32 a, u32 choice)
 		}
 		if (op == P_RMW && (p->order == KMM_RELEASE || p->order == KMM_SEQ_CST)) {
 			new_epoch(v);
-			if (p->order == KMM_SEQ_CST)
+			if (failed)
+				; /* has waited for the own stores, and orders nothing else */
+			else if (p->order == KMM_SEQ_CST)
 				power_sync(c, v); /* the barrier before it; the one after it comes below */
 			else
 				power_release(v);
@@ -720,8 +734,10 @@ static void step(struct check *c, u32 a, u32 choice)
 		if (c->over)
 			break;
 		raw_store(b.addr, b.width, b.add ? raw_load(b.addr, b.width) + b.value : b.value);
-		if (w) {
+		if (w)
 			x = access_push(c, w, e, A_WRITE, f.mask);
+		race_visible(c, v, &b, x);
+		if (w) {
 			if (c->model == MODEL_POWER)
 				power_store(c, v, w, x, b.rel, b.epoch);
 			if (c->model == MODEL_POWER && b.add)
@@ -768,7 +784,12 @@ static void step(struct check *c, u32 a, u32 choice)
 		struct access *from = w ? power_version(c, w, w->versions - (f.kind == A_WRITE)) : NULL;
 		if (from)
 			view_join(v->seen, from->view);
-		if (op == P_RMW && p->order == KMM_SEQ_CST)
+		/* What the last holder did before it gave the lock back travels with what is stored under it. */
+		if (op == P_LOCK && p->sub <= KMM_SPIN_TRYLOCK && value && from)
+			view_join(v->rel, from->view);
+		if (op == P_LOCK ? !value : failed)
+			; /* orders nothing */
+		else if (op == P_RMW && p->order == KMM_SEQ_CST)
 			power_sync(c, v);
 		else if (from && (op == P_LOCK || p->order == KMM_ACQUIRE))
 			view_join(v->view, from->view);

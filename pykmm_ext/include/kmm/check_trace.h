@@ -204,7 +204,7 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 	x->mask = mask;
 	x->view = NULL;
 	x->version = 0;
-	x->answer = 0;
+	x->answer = x->sync = 0;
 	w->head = (s32)c->naccesses++;
 	if (kind == A_WRITE)
 		w->writer = w->head;

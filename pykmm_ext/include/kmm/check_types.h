@@ -89,6 +89,7 @@ struct buffered {
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
 	s32 answered;               /* loads that it answered: chain through check.answers */
 	u32 origin;                 /* traced: 1 + its place in check.origins */
+	u32 sync;                   /* data races: 1 + the place in check.race_rels of what it publishes; 0 = nothing */
 };
 
 /* Where a buffered store was made, for the row in which it becomes visible. */
@@ -156,6 +157,7 @@ struct vcpu {
 	u32 baton;                  /* futex: 1 = it may run */
 	/* data races: clocks over vCPUs of what synchronisation orders before it */
 	u32 sync[CHECK_MAX_VCPUS], sync_rel[CHECK_MAX_VCPUS], sync_acq[CHECK_MAX_VCPUS];
+	u32 load_stale, load_sync;  /* power: the newest load was; what the version that it returned published */
 	u32 sync_irq[CHECK_MAX_VCPUS]; /* what the handlers of its IPIs published: until it has waited for them */
 };
 
@@ -177,6 +179,7 @@ struct access {
 	u32 answer;                 /* 1 + the flush of the store that answered this load from its buffer; 0 = none */
 	u64 old, new;
 	u16 *view;                  /* power: what a reader of this version has to see */
+	u32 sync;                   /* power, data races: what it published, as of struct buffered */
 };
 
 struct word {
@@ -346,6 +349,8 @@ struct check {
 	u32 race_words_mask, nrace_words;
 	struct race_access *race_accesses;
 	u32 nrace_accesses, race_access_cap;
+	u32 (*race_rels)[CHECK_MAX_VCPUS]; /* clocks that stores publish when they become visible */
+	u32 nrace_rels, race_rel_cap;
 };
 
 /* What carries vCPUs. */

@@ -162,7 +162,7 @@ struct file {
 	unsigned long ino;              /* const */
 	u32 special;                    /* const; [vvar] and friends: never COWed from data, no merging */
 	struct address_space f_mapping;
-	struct machine *machine;
+	struct machine *machine;        /* const */
 	struct file *next;              /* machine->files, under machine->lock */
 	rwlock_sem i_rwsem;             /* changes of the size (of struct inode in Linux) */
 };
@@ -179,8 +179,8 @@ struct anon_vma {
 };
 
 struct anon_vma_chain {
-	struct vm_area_struct *vma;
-	struct anon_vma *anon_vma;
+	struct vm_area_struct *vma;             /* const */
+	struct anon_vma *anon_vma;              /* const until the chain is taken apart */
 	struct anon_vma_chain *same_vma_next;   /* vma->anon_vma_chain; mmap_sem or page_table_lock */
 	struct anon_vma_chain *same_vma_prev;
 	struct anon_vma_chain *same_anon_next;  /* anon_vma->head; root rwsem */
@@ -263,11 +263,11 @@ struct mm_struct {
 	u32 mm_users;                   /* atomic: threads; 0 = exit_mmap */
 	u32 mm_count;                   /* atomic: references to the structure */
 	unsigned long total_vm, locked_vm, data_vm, exec_vm, stack_vm; /* pages; mmap_sem W */
-	unsigned long def_flags;
+	unsigned long def_flags;        /* VM_LOCKED bits of mappings to come (MCL_FUTURE); mmap_sem W */
 	unsigned long start_brk, brk;   /* mmap_sem W */
 	unsigned long mmap_base;        /* highest address that mmap(NULL) may use, exclusive; set before use */
 	unsigned long task_size;        /* const */
-	unsigned long start_stack;
+	unsigned long start_stack;      /* top of the stack that an exec has laid out, or 0; set before use */
 	u32 initialised;                /* import of start maps done */
 
 	unsigned long *mm_cpumask;      /* bit n: Cpu n may hold TLB entries of this mm; atomic bit operations */

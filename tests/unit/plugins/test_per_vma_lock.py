@@ -14,7 +14,7 @@ import pykmm
 from pykmm import BusError, SegmentationFault
 from pykmm.plugin import get_plugin_manager
 from pykmm_ext.binding import Machine, MmStruct
-from pykmm_ext.mm.vma_lock_test import Reader, lock_state
+from pykmm_ext.mm.vma_lock_test import Reader, is_biased, lock_state
 from pykmm_plugins.strategies import _per_vma_lock, _per_vma_lock_refcount
 from pykmm_plugins.strategies._per_vma_lock import PerVMALock
 from pykmm_plugins.strategies._per_vma_lock_refcount import PerVMALockRefcount
@@ -128,9 +128,12 @@ def test_fork_locks_every_vma_of_the_parent(m: Machine, mm: MmStruct) -> None:
 
 @pytest.mark.parametrize(("form", "refcount"), [(PerVMALock, False), (PerVMALockRefcount, True)],
                          ids=["rwsem", "refcount"])
+@pytest.mark.parametrize("uncounted", [False, True], ids=["counted", "uncounted"])
 @pytest.mark.parametrize("change", ["munmap", "mprotect", "mremap", "fork", "mlock", "madvise"])
-def test_writers_wait_for_a_reader_and_keep_later_ones_out(form: Any, refcount: bool, change: str) -> None:
-    with Machine(make_arch(), form(), cpus=2, memory=frames(64 << 20)) as m:
+def test_writers_wait_for_a_reader_and_keep_later_ones_out(form: Any, refcount: bool, change: str,
+                                                           uncounted: bool) -> None:
+    strategy = form(readers="biased" if uncounted else "adaptive")
+    with Machine(make_arch(), strategy, cpus=2, memory=frames(64 << 20)) as m:
         mm = m.mm()
         a = mm.mmap(BASE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
         mm.mmap(BASE + 8 * PAGE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
@@ -143,7 +146,7 @@ def test_writers_wait_for_a_reader_and_keep_later_ones_out(form: Any, refcount: 
             "mlock": lambda: mm.mlock(a, PAGE, cpu=1),
             "madvise": lambda: mm.madvise(a, PAGE, 10, cpu=1),
         }
-        reader = Reader(mm, a, refcount)
+        reader = Reader(mm, a, refcount, uncounted)
         thread = threading.Thread(target=calls[change])
         thread.start()
         while not reader.waited_for():
@@ -167,6 +170,28 @@ def test_zapping_does_not_wait_for_readers(form: Any, refcount: bool) -> None:
         mm.madvise(a, 2 * PAGE, 4, cpu=1)
         reader.leave()
         assert mm.load(a, 1) == b"\0"
+        mm.exit()
+
+
+@pytest.mark.parametrize(("form", "refcount"), [(PerVMALock, False), (PerVMALockRefcount, True)],
+                         ids=["rwsem", "refcount"])
+@pytest.mark.parametrize("readers", ["adaptive", "count", "biased"])
+def test_readers_that_meet_need_not_be_counted_until_a_writer_comes(form: Any, refcount: bool, readers: str) -> None:
+    with Machine(make_arch(), form(readers=readers), cpus=2, memory=frames(64 << 20)) as m:
+        mm = m.mm()
+        a = mm.mmap(BASE, 8 * PAGE, R | W, PRIVATE | ANON | FIXED)
+        mm.load(a, 1)
+        mm.load(a + PAGE, 1)
+        assert is_biased(mm, a) == (readers == "biased")    # one after the other do not meet
+        reader = Reader(mm, a, refcount, uncounted=readers == "biased")
+        mm.load(a + 2 * PAGE, 1, cpu=1)
+        reader.leave()
+        assert is_biased(mm, a) == (readers != "count")
+        assert counted(m, lambda: mm.load(a + 3 * PAGE, 1)) == SUCCESS
+        mm.mprotect(a, 8 * PAGE, R)
+        assert not is_biased(mm, a)
+        check_sums(m)
+        m.validate()
         mm.exit()
 
 
