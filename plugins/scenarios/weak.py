@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
-from pykmm_plugins.scenarios import _gup as gup
-from pykmm_plugins.scenarios import _races as races
-from pykmm_plugins.scenarios import _speculative as speculative
-from pykmm_plugins.scenarios._races import PAGE
+from pykmm_plugins.scenarios._gup import pin_fork
+from pykmm_plugins.scenarios._races import PAGE, mprotect_fault, munmap_fault
+from pykmm_plugins.scenarios._speculative import mremap_dontunmap_fault
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -73,12 +72,11 @@ SCENARIOS = (
       for name, title, build in (
           ("split-file-fault", "a fault of a file against munmap of the pages before it", split_file),
           ("split-fault", "a fault against munmap of the pages before it", split_anon),
-          ("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
-          ("munmap-fault", "a fault against munmap", races.munmap_fault),
-          ("mremap-dontunmap-fault", "a fault against mremap with MREMAP_DONTUNMAP",
-           speculative.mremap_dontunmap_fault))),
+          ("mprotect-fault", "a fault against mprotect of its VMA", mprotect_fault),
+          ("munmap-fault", "a fault against munmap", munmap_fault),
+          ("mremap-dontunmap-fault", "a fault against mremap with MREMAP_DONTUNMAP", mremap_dontunmap_fault))),
     _weak("cow-read", "a page of a file is copied for a write, and read", cow_read, "mmap_sem"),
-    _weak("gup-fork", "a pin for writing against fork", gup.pin_fork, "lockless_gup"),
+    _weak("gup-fork", "a pin for writing against fork", pin_fork, "lockless_gup"),
 )
 
 

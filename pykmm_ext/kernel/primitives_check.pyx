@@ -343,8 +343,8 @@ cdef int world_reset(void *priv) noexcept nogil:
     init_srcu_struct_at(&w.srcu, w.nr_cpus, w.sda)
     if w.what == RBTREE:
         w.cpus[0].engine = NULL
-        for i in range(OBJECTS):
-            w.items[i].node.rb_left = w.items[i].node.rb_right = &w.items[i].node   # linking clears them
+        for i in range(OBJECTS - 1):
+            w.items[i].node.rb_left = w.items[i].node.rb_right = &w.items[OBJECTS - 1].node     # linking clears them
         for i in range(6 if w.large else 4):
             insert(&w.cpus[0], w, i, (i + 1) * 10 if i else 5)
     return 0
