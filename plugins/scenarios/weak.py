@@ -14,7 +14,7 @@ from pykmm.checking.scenario import Config, Scenario, register
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm_plugins.scenarios import gup, races, speculative
-from pykmm_plugins.scenarios.races import PAGE
+from pykmm_plugins.scenarios._races import PAGE
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
