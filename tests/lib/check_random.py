@@ -102,3 +102,44 @@ def program(rng: random.Random, *, irqs: bool = True) -> list[list[Insn]]:
             code += [{**insn, "to": insn["to"] + base} if "to" in insn else insn for insn in part]
         threads.append(code)
     return threads
+
+
+def scene(rng: random.Random) -> list[list[Insn]]:
+    """Two or three threads of short scenes: a seqlock's two sides, locks with IRQs off, IPIs, awaits, downgrades."""
+    nthreads = rng.choice([2, 2, 3])
+    seen: list[Insn] = [{"op": "mul", "reg": 0, "a": 5}, {"op": "add", "reg": 0, "a": ("reg", 1)}]
+    threads = []
+    for me in range(nthreads):
+        code: list[Insn] = []
+        for _ in range(rng.randint(1, 3 if nthreads == 2 else 2)):
+            x, value = rng.randrange(2), rng.randrange(1, 4)
+            store, load = {"op": "store", "addr": x, "a": value}, {"op": "load", "reg": 1, "addr": x}
+
+            def atomic(order: str) -> Insn:
+                return {"op": "rmw", "reg": 1, "addr": 2, "rmw": "add", "a": 1, "order": order}
+
+            base = len(code)
+            part: list[Insn] = rng.choice([
+                [{"op": "await_lt", "reg": 1, "addr": 2, "a": 2}, load, {"op": "fence", "fence": "rmb"},
+                 {"op": "load", "reg": 2, "addr": 2}, *seen],
+                [atomic(rng.choice(["relaxed", "acquire", "seq_cst"])), store, atomic("release"), *seen],
+                [{"op": "irq_disable"}, {"op": "lock", "addr": SPIN}, load, *seen, {"op": "unlock", "addr": SPIN},
+                 {"op": "irq_enable"}],
+                [{"op": "ipi", "reg": 15, "a": (me + 1) % nthreads}],
+                [{"op": "down_read", "addr": RWSEM}, load, *seen, {"op": "up_read", "addr": RWSEM}],
+                [{"op": "down_write", "addr": RWSEM}, store, {"op": "downgrade_write", "addr": RWSEM},
+                 {"op": "load", "reg": 1, "addr": 1 - x}, *seen, {"op": "up_read", "addr": RWSEM}],
+                [{"op": "trylock", "reg": 1, "addr": SPIN}, {"op": "jump_unless", "reg": 1, "to": 4},
+                 {"op": "store", "addr": x, "a": ("reg", 0)}, {"op": "unlock", "addr": SPIN}, *seen],
+                [{**store, "order": rng.choice(["relaxed", "release"])}],
+                [store, {"op": "fence", "fence": rng.choice(["mb", "wmb"])}, {"op": "load", "reg": 1, "addr": 1 - x},
+                 *seen],
+                [{"op": "rmw", "reg": 1, "addr": x, "rmw": "cmpxchg", "a": rng.randrange(2), "b": value,
+                  "order": rng.choice(["relaxed", "acquire", "seq_cst"])}, *seen],
+                [{"op": "await_ne", "reg": 1, "addr": x, "a": rng.randrange(3)}, *seen],
+                [{"op": "down_write", "addr": RWSEM}, store, {"op": "up_write", "addr": RWSEM},
+                 {"op": "choose", "reg": 1, "a": 2}, *seen],
+            ])
+            code += [{**insn, "to": insn["to"] + base} if "to" in insn else insn for insn in part]
+        threads.append(code)
+    return threads

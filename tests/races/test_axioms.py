@@ -100,13 +100,15 @@ def test_the_axioms_know_the_classical_tests() -> None:
 
     sb = [(0, 0), (1, 0)]
     assert allowed([[store(0, 1), load(0, 1)], [store(1, 1), load(0, 0)]], sb, (0, 0)) == [False, True, True, True]
-    assert not any(allowed([[store(0, 1), fence("mb"), load(0, 1)], [store(1, 1), fence("mb"), load(0, 0)]], sb, (0, 0)))
+    fenced = [[store(0, 1), fence("mb"), load(0, 1)], [store(1, 1), fence("mb"), load(0, 0)]]
+    assert not any(allowed(fenced, sb, (0, 0)))
     mp = [(1, 0), (1, 1)]
     assert allowed([[store(0, 1), store(1, 1)], [load(0, 1), load(1, 0)]], mp, (1, 0)) == [False, False, True, True]
     assert not any(allowed([[store(0, 1), fence("wmb"), store(1, 1)], [load(0, 1), load(1, 0, dep=0)]], mp, (1, 0)))
     # R and Z6.3 with lightweight fences: allowed on Power.
     assert allowed([[store(0, 1), fence("wmb"), store(1, 1)], [store(1, 2), fence("mb"), load(0, 0)]],
                    [(1, 0), ("word", 1)], (0, 2)) == [False, False, True, True]
-    iriw = [[store(0, 1)], [store(1, 1)], [load(0, 0), fence("rmb"), load(1, 1)], [load(0, 1), fence("rmb"), load(1, 0)]]
+    iriw = [[store(0, 1)], [store(1, 1)],
+            [load(0, 0), fence("rmb"), load(1, 1)], [load(0, 1), fence("rmb"), load(1, 0)]]
     assert allowed(iriw, [(2, 0), (2, 1), (3, 0), (3, 1)], (1, 0, 1, 0)) == [False, False, True, True]
     assert cyclic([2, 1]) and not cyclic([2, 0]) and Test([[store(0, 1)]]).n == 2
