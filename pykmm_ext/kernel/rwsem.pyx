@@ -227,8 +227,9 @@ cdef u32 wait_for_waker(Cpu *cpu, waiter *w) noexcept nogil:
     # From here on a waker owes a futex wake; before, its store alone was enough.
     state = cmpxchg_32(cpu, &w.state, WAITER_SPINS, WAITER_SLEEPS)
     if state == WAITER_SPINS:
-        state = <u32>kmm_await_futex(cpu, &w.state, waiter_is_woken, 0)
-    return state
+        return <u32>kmm_await_futex(cpu, &w.state, waiter_is_woken, 0)
+    # A compare-and-exchange that fails orders nothing, and what the last holder did is to be seen.
+    return smp_load_acquire_32(cpu, &w.state)  # pairs with the exchange in set_waiter()
 
 
 # Context: process, may sleep. The fast path has added READER_BIAS and found somebody in the way.

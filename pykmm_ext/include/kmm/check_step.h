@@ -784,6 +784,9 @@ static void step(struct check *c, u32 a, u32 choice)
 		struct access *from = w ? power_version(c, w, w->versions - (f.kind == A_WRITE)) : NULL;
 		if (from)
 			view_join(v->seen, from->view);
+		/* Coherence: one that stores nothing has read this version, and reads no older one later. */
+		if (from && w->view >= 0 && from->version > v->view[w->view])
+			v->view[w->view] = from->version;
 		/* What the last holder did before it gave the lock back travels with what is stored under it. */
 		if (op == P_LOCK && p->sub <= KMM_SPIN_TRYLOCK && value && from)
 			view_join(v->rel, from->view);
