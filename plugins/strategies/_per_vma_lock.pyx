@@ -26,7 +26,9 @@ Who runs against whom, beyond mm/vma_lock
 Options make it wrong in one point each (see the scenarios): ``new_vma=unlocked``, ``anon_vma=early``,
 ``detached=ignored``, ``bulk_unlock=relaxed``.
 """
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_32
+from pykmm_ext.kernel.atomic cimport (
+    READ_ONCE, READ_ONCE_32, READ_ONCE_PTR, WRITE_ONCE, WRITE_ONCE_32, smp_read_barrier_depends,
+)
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_read_trylock_inline, down_write, init_rwsem, up_read_inline, up_write
 from pykmm_ext.machine.cpu cimport Cpu, count_strategy, likely, u32, unlikely
@@ -87,6 +89,7 @@ cdef inline vm_area_struct *lock_vma_under_rcu(Cpu *cpu, mm_struct *mm, unsigned
         vma = find_vma_rcu(cpu, mm, address)
         if unlikely(vma == NULL):
             break
+        smp_read_barrier_depends(cpu)  # what was stored before the VMA was linked is there
         if unlikely(wrong & VMA_LOCK_ANON_EARLY) and READ_ONCE_PTR(cpu, &vma.anon_vma) == NULL:
             break
         if unlikely(not vma_start_read(cpu, mm, vma, wrong)):

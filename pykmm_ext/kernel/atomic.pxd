@@ -54,6 +54,7 @@ cdef extern from "kmm/barrier.h" nogil:
     void smp_mb(Cpu *cpu)
     void smp_rmb(Cpu *cpu)
     void smp_wmb(Cpu *cpu)
+    void smp_read_barrier_depends(Cpu *cpu)
     void smp_mb_light(Cpu *cpu)
     void smp_mb_heavy(Cpu *cpu)
     bint kmm_membarrier_register()
