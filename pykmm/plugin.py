@@ -154,7 +154,7 @@ class Registry:
             kinds = f"{self.kind[:-1]}ies" if self.kind.endswith("y") else f"{self.kind}{'e' * (self.kind == 'arch')}s"
             raise ValueError(unknown_name(self.kind, name, self._entries, f"pykmm list {kinds}")) from None
 
-    def parse(self, text: str) -> tuple[Entry, dict[str, str]]:
+    def parse(self, text: object) -> tuple[Entry, dict[str, str]]:
         """What "name" or "name[option=value,option=value]" names.
 
         ValueError for an unknown name, an unknown option and an unknown value: each lists the known ones. TypeError: no

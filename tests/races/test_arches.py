@@ -14,7 +14,7 @@ from pykmm_plugins.scenarios import races
 SCENARIOS = [get(name) for name in get_plugin_manager().scenarios.names()]
 BUGGY = [scenario for scenario in SCENARIOS if scenario.buggy is not None and scenario.shown]
 #: Executions of each search here; ``pykmm check all --arch ppc64`` has no such limit.
-LIMIT = 1500
+LIMIT = 300
 OTHERS = ("x86", "x86-5level", "x86-paravirt", "ppc64-4k")
 
 

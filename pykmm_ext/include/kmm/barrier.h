@@ -51,10 +51,11 @@ static inline void smp_mb(Cpu *cpu)
 }
 
 static inline void smp_rmb(Cpu *cpu) { engine_rmb(cpu->engine, cpu); }
+
 /*
  * Loads through a pointer that was just read come after that read on every CPU that Linux runs on. This says so to the
- * memory models, where no single load can (READ_ONCE_DEP()); nothing on native. simplified: there it is an smp_rmb(), and orders other loads
- * too.
+ * memory models, where no single load can (READ_ONCE_DEP()); nothing on native. simplified: there it is an smp_rmb(), and
+ * orders other loads too.
  */
 static inline void smp_read_barrier_depends(Cpu *cpu)
 {

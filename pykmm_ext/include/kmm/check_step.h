@@ -2,9 +2,9 @@
 /*
  * One step of one agent: who may take it, which word it touches, what it does.
  *
- * Ordered read-modify-writes, IPIs and giving rwsems back wait for the own buffer to drain. So does taking a lock under tso, where
- * that is a locked instruction; elsewhere it is an acquire, which leaves earlier stores where they are, unless a barrier
- * stands between them and it.
+ * Ordered read-modify-writes, IPIs and giving rwsems back wait for the own buffer to drain. So does taking a lock under
+ * tso, where that is a locked instruction; elsewhere it is an acquire, which leaves earlier stores where they are, unless a
+ * barrier stands between them and it.
  *
  * smp_mb_heavy() is membarrier(2): a full barrier, then one that every other vCPU executes between two of its
  * instructions (steps of agents of their own, P_MB), then the end of the wait for them. smp_mb_light() is a compiler's

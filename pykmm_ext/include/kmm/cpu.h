@@ -136,8 +136,9 @@ static inline void count_strategy(Cpu *cpu, u32 item)
 }
 
 /*
- * Primitives that are made of several others (atomic.h, barrier.h) look at cpu->engine once: their body is a function of the engine, which
- * KMM_ON_ENGINE() calls with a constant NULL on native. So each barrier stands in the source once, for every engine.
+ * Primitives that are made of several others (atomic.h, barrier.h) look at cpu->engine once: their body is a function of
+ * the engine, which KMM_ON_ENGINE() calls with a constant NULL on native. So each barrier stands in the source once, for
+ * every engine.
  */
 #define kmm_body static inline __attribute__((always_inline))
 #define KMM_ON_ENGINE(cpu, body, ...)                                                                \

@@ -181,7 +181,7 @@ def test_mistakes(arguments: dict[str, object], message: str) -> None:
 
 
 def test_what_cannot_be_checked() -> None:
-    with pytest.raises(ValueError, match="unknown scenario 'nope'; known: "):
+    with pytest.raises(ValueError, match="unknown scenario 'nope'; 'pykmm list scenarios' shows all "):
         pykmm.check("nope")
     with pytest.raises(TypeError, match="not int"):
         pykmm.check(3)  # type: ignore[arg-type]
