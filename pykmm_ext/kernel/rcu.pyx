@@ -22,8 +22,7 @@ Copying an old number, being descheduled and storing it much later is harmless, 
 back (64 bits): a later grace period waits for it. (Domains with a one-bit phase need two flips for this.)
 
 rcu_read_unlock()'s release pairs with the acquire of step 3: what the reader did is over when the
-grace period is. (Where step 3 does not wait, poll_cpus(), that is the lock of the list of callbacks, which is given back and
-taken again between the scan and the first of them: an unlock and a lock on one CPU order loads, too.)
+grace period is.
 
 simplified: no tree of CPUs, no expediting, no stall warning; preempted readers are waited for like sleeping
 ones in SRCU; callbacks run in whoever moves the grace period on.
@@ -79,7 +78,8 @@ cdef inline void end_gp(Cpu *cpu, rcu_state *rcu) noexcept nogil:
 # Context: gp_lock held; does not wait. Goes on from gp_cpu; True when every Cpu was seen quiescent.
 cdef bint poll_cpus(Cpu *cpu, machine *m) noexcept nogil:
     while m.rcu.gp_cpu < m.nr_cpus:
-        if not is_quiescent(READ_ONCE(cpu, &m.cpus[m.rcu.gp_cpu].rcu_gp_ctr), m.rcu.gp_ctr):
+        # Acquire: pairs with the release in rcu_read_unlock().
+        if not is_quiescent(smp_load_acquire(cpu, &m.cpus[m.rcu.gp_cpu].rcu_gp_ctr), m.rcu.gp_ctr):
             return False
         m.rcu.gp_cpu += 1
     return True
