@@ -249,10 +249,14 @@ def test_keyboard_interrupt():
 
         x.vcpu(cpu)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        explore(program)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            explore(program)
+    finally:
+        signal.signal(signal.SIGINT, before)
     timer.join()
 
 
