@@ -14,7 +14,7 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.handle cimport File as file_object
 from pykmm_ext.handle cimport (
-    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_enter, machine_forget, machine_get, machine_leave,
+    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_bind, machine_enter, machine_get, machine_leave,
     machine_put, machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
@@ -123,6 +123,7 @@ cdef class Machine(MachineHandle):
         m.fault_around_pages = around >> ops.page_shift
         m.quirks = quirk_bits
         self.m = m
+        machine_bind(strategy, m)
 
     def __dealloc__(self):
         cdef machine_leaks leaks
@@ -450,7 +451,6 @@ cdef object _shut(Machine self, machine_leaks *leaks):
         Py_DECREF(<object>m.poison)
         if poison != NULL:
             error = None    # whoever uses the machine has heard of it
-    machine_forget(self.strategy_object, m)
     with nogil:
         machine_destroy(m, leaks)
     return error

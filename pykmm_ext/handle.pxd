@@ -26,10 +26,11 @@ cdef class File:
 # gets a RuntimeError from every call into that machine (it would wait for itself). What callback_leave() wants.
 cdef void *callback_enter(machine_t *m) noexcept
 cdef void callback_leave(void *outer) noexcept
-# Context: GIL held, nobody uses the machine, which is about to go: what the strategy remembers of it is forgotten.
-ctypedef void (*forget_function)(object strategy, machine_t *m) noexcept
-cdef void machine_forget(object strategy, machine_t *m) noexcept
-cdef void set_forget(forget_function function) noexcept
+# Context: GIL held, a new machine. What a strategy in Python knows of each Cpu (Cpu.py_state) is made now, when it may still
+# fail (MemoryError), and goes with the machine.
+ctypedef int (*bind_function)(object strategy, machine_t *m) except -1
+cdef int machine_bind(object strategy, machine_t *m) except -1
+cdef void set_bind(bind_function function) noexcept
 
 # Context of these: GIL held. `what` names the argument in a TypeError or ValueError.
 cdef unsigned long as_ulong(object value, str what) except? 0xdead0

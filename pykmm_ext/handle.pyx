@@ -70,7 +70,7 @@ cdef extern from *:
     """
     void *kmm_calling
 
-cdef forget_function forget = NULL
+cdef bind_function bind_strategy = NULL
 
 
 cdef void *callback_enter(machine_t *m) noexcept:
@@ -85,14 +85,15 @@ cdef void callback_leave(void *outer) noexcept:
     kmm_calling = outer
 
 
-cdef void machine_forget(object strategy, machine_t *m) noexcept:
-    if forget != NULL:
-        forget(strategy, m)
+cdef int machine_bind(object strategy, machine_t *m) except -1:
+    if bind_strategy != NULL:
+        bind_strategy(strategy, m)
+    return 0
 
 
-cdef void set_forget(forget_function function) noexcept:
-    global forget
-    forget = function
+cdef void set_bind(bind_function function) noexcept:
+    global bind_strategy
+    bind_strategy = function
 
 
 # ---- ownership of machines and Cpus ----

@@ -9,8 +9,7 @@ cdef class PythonStrategy(Strategy):
     cdef list methods                   # by member; None = the class does not define it
     cdef list texts                     # what `names` and table.name point into
     cdef dict counter_index             # name: index into Cpu.strategy_count
-    cdef dict cpus                      # address of a Cpu: its CpuState
 
 # Context: GIL held; nobody runs on the machine. What its Cpus held is forgotten: their memory is put back to an earlier
 # state.
-cdef void python_strategy_reset(PythonStrategy s, machine *m) noexcept
+cdef void python_strategy_reset(machine *m) noexcept

@@ -23,11 +23,12 @@ No caller holds the GIL while it waits, except on the check engine, where the sc
 cimport cython
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport ENOMEM
+from libc.stdlib cimport calloc
 
 import inspect
 
 from pykmm_ext.engine.check cimport CHECK_EXCEPTION, CHECK_LOCK_HELD, check_fail
-from pykmm_ext.handle cimport callback_enter, callback_leave, pykmm_errors, set_forget
+from pykmm_ext.handle cimport callback_enter, callback_leave, pykmm_errors, set_bind
 from pykmm_ext.kernel.cpuset cimport copy_error
 from pykmm_ext.kernel.rwsem cimport down_read, downgrade_write
 from pykmm_ext.machine.cpu cimport KMM_STRATEGY_COUNTERS, Cpu, count_strategy, u32, unlikely
@@ -113,43 +114,37 @@ cdef struct frame:
 
 # ---- state by Cpu ----
 
+# Cpu.py_state. Made with the machine: when a callback has failed, for want of memory or stack, what is held must be known.
 cdef struct cpu_state:
     held_locks held
     u32 nested
     u32 before[MAX_NESTED]  # held.n when mmap_write_lock() was called
 
-@cython.final
-@cython.internal
-cdef class CpuState:
-    # Everything here: GIL, and the thread that drives the Cpu.
-    cdef cpu_state s
+
+# Context: any; the thread that drives the Cpu.
+cdef inline cpu_state *state_of(Cpu *cpu) noexcept nogil:
+    return <cpu_state *>cpu.py_state
 
 
-cdef cpu_state *state_of(PythonStrategy s, Cpu *cpu) except NULL:
-    cdef CpuState state = s.cpus.get(<size_t>cpu)
-    if state is None:
-        state = s.cpus[<size_t>cpu] = CpuState.__new__(CpuState)
-    return &state.s
-
-
-cdef void python_strategy_reset(PythonStrategy s, machine *m) noexcept:
-    cdef CpuState state
+# Context: GIL held; between two executions of the check engine.
+cdef void python_strategy_reset(machine *m) noexcept:
     cdef u32 i
     for i in range(m.nr_cpus):
-        state = s.cpus.get(<size_t>m.cpus[i])
-        if state is not None:
-            state.s.held.n = state.s.nested = 0
+        state_of(m.cpus[i]).held.n = state_of(m.cpus[i]).nested = 0
 
 
-# Context: GIL held, nobody uses the machine: another one's Cpus may lie at these addresses later.
-cdef void forget_machine(object strategy, machine *m) noexcept:
+# Context: as machine_bind().
+cdef int bind_machine(object strategy, machine *m) except -1:
     cdef u32 i
     if isinstance(strategy, PythonStrategy):
         for i in range(m.nr_cpus):
-            (<PythonStrategy>strategy).cpus.pop(<size_t>m.cpus[i], None)
+            m.cpus[i].py_state = calloc(1, sizeof(cpu_state))
+            if m.cpus[i].py_state == NULL:
+                raise MemoryError()
+    return 0
 
 
-set_forget(forget_machine)
+set_bind(bind_machine)
 
 
 # ---- calls ----
@@ -161,27 +156,35 @@ cdef int add_note(object error, str note) except -1:
     return 0
 
 
-# The exception `error` left the method. Context: GIL held; as invoke().
+# The exception `error` left the method. What has to be done is done first, and cannot fail; what is said of it may.
+# Context: GIL held; as invoke().
 cdef int fail(PythonStrategy s, frame *f, int m, u32 before, object error) except -1:
     cdef machine *mc = machine_of(f.cpu)
-    cdef str where = f"{members[m].name.decode()}() of strategy {s.name!r} on CPU {f.cpu.id}"
+    cdef bint poisons = not members[m].contained and kmm_poison_of(mc) == NULL
     if f.cpu.engine != NULL:
         if not isinstance(error, Abandoned):
-            f.kind = CHECK_EXCEPTION if getattr(error, "lock_held", None) is None else CHECK_LOCK_HELD
-            copy_error(f.text, ERROR_TEXT, where, error)
+            f.kind = CHECK_EXCEPTION
+            if getattr(error, "lock_held", None) is not None:
+                f.kind = CHECK_LOCK_HELD
+            copy_error(f.text, ERROR_TEXT, where(s, f, m), error)
         return 0
-    add_note(error, f"in {where}")
     if members[m].contained or f.held.n > before:
         with nogil:
             release_held(f.cpu, f.held, before)
-    if not members[m].contained and kmm_poison_of(mc) == NULL:
-        add_note(error, "the machine is poisoned: it can only be closed")
+    if poisons:
         Py_INCREF(error)
         kmm_poison(mc, <PyObject *>error)
     if f.cpu.py_exception == NULL:
         Py_INCREF(error)
         f.cpu.py_exception = <PyObject *>error
+    add_note(error, f"in {where(s, f, m)}")
+    if poisons:
+        add_note(error, "the machine is poisoned: it can only be closed")
     return 0
+
+
+cdef str where(PythonStrategy s, frame *f, int m):
+    return f"{members[m].name.decode()}() of strategy {s.name!r} on CPU {f.cpu.id}"
 
 
 cdef int must_be_balanced(PythonStrategy s, frame *f, int m, u32 before) except -1:
@@ -251,19 +254,16 @@ cdef int settle(PythonStrategy s, frame *f, int m, void *x, u32 before, cpu_stat
 cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noexcept:
     cdef machine *mc = machine_of(f.cpu)
     cdef PythonStrategy s = <PythonStrategy>mc.strategy_priv
-    cdef cpu_state *state
+    cdef cpu_state *state = state_of(f.cpu)
     cdef CpuHandle on = None
     cdef CpuHandle outer = None
     cdef VmaHandle vma = None
     cdef VmFault fault = None
     cdef PageArray pages = None
-    cdef u32 before = 0
+    cdef u32 before = state.held.n
     cdef int takes = members[m].takes
     cdef void *calling = callback_enter(mc)
     try:
-        state = state_of(s, f.cpu)
-        f.held = &state.held
-        before = state.held.n
         on = cpu_handle(f.cpu, f.held, s.counter_index)
         method = s.methods[m]
         if takes == TAKES_FAULT:
@@ -310,10 +310,8 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
                 with nogil:
                     unpin_user_pages(f.cpu, f.pages, pages.n, f.gup_flags, False)
             fail(s, f, m, before, error)
-        except BaseException as second:     # no memory even for that
-            if f.cpu.engine == NULL and f.cpu.py_exception == NULL:
-                Py_INCREF(second)
-                f.cpu.py_exception = <PyObject *>second
+        except BaseException:       # no memory or no stack for the notes
+            pass
     if fault is not None:
         fault.on = outer
     if on is not None:
@@ -324,13 +322,11 @@ cdef void invoke(frame *f, int m, void *x, unsigned long a, unsigned long b) noe
 # Context: the mm's, GIL not held (on the check engine it may be). The method's f.result; False: the machine is poisoned, no
 # Python is called, and nothing but f.held is there. Does not return on the check engine when the execution is over.
 cdef inline bint call(frame *f, Cpu *cpu, int m, void *x, unsigned long a, unsigned long b) noexcept nogil:
-    f.held = NULL
+    f.held = &state_of(cpu).held
     f.result = -1
     f.freed = False
     f.found = NULL
     if unlikely(kmm_poison_of(machine_of(cpu)) != NULL):
-        with gil:
-            f.held = held_of(cpu)
         return False
     f.cpu = cpu
     f.kind = NULL
@@ -418,7 +414,7 @@ cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned
     cdef frame f
     if call(&f, cpu, M_MMAP_WRITE_LOCK, mm, start, last) and (f.result >= 0 or cpu.engine != NULL):
         return
-    if f.held != NULL and not holds(f.held, HELD_MMAP_WRITE, mm):
+    if not holds(f.held, HELD_MMAP_WRITE, mm):
         take_mmap_write(cpu, f.held, mm)
 
 
@@ -427,8 +423,7 @@ cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if call(&f, cpu, M_MMAP_WRITE_UNLOCK, mm, 0, 0) and (f.result >= 0 or cpu.engine != NULL):
         return
-    if f.held != NULL:
-        release_held(cpu, f.held, 0)
+    release_held(cpu, f.held, 0)
 
 
 # Context: as strategy_ops.mmap_write_downgrade. Poisoned, or when Python has failed: what downgrade_write() would have
@@ -436,8 +431,6 @@ cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
 cdef void mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     if call(&f, cpu, M_MMAP_WRITE_DOWNGRADE, mm, 0, 0) and (f.result >= 0 or cpu.engine != NULL):
-        return
-    if f.held == NULL:
         return
     if unhold(f.held, HELD_MMAP_WRITE, mm, 0):
         downgrade_write(cpu, &mm.mmap_sem)
@@ -459,14 +452,6 @@ cdef int mm_init(Cpu *cpu, mm_struct *mm) noexcept nogil:
     cdef frame f
     call(&f, cpu, M_MM_INIT, mm, 0, 0)
     return -ENOMEM if f.result == -1 else <int>f.result
-
-
-# Context: GIL held. NULL: no memory.
-cdef held_locks *held_of(Cpu *cpu) noexcept:
-    try:
-        return &state_of(<PythonStrategy>machine_of(cpu).strategy_priv, cpu).held
-    except BaseException:
-        return NULL
 
 
 cdef enum:
@@ -547,7 +532,6 @@ cdef class PythonStrategy(Strategy):
             raise TypeError(f"{cls.__qualname__}() takes no arguments; a strategy with options needs an __init__() for them")
         doc = inspect.cleandoc(cls.__dict__.get("__doc__") or "a strategy in Python")
         self.description = class_text(cls, "description", PythonStrategy) or doc.partition("\n")[0]
-        self.cpus = {}
         self.methods = []
         self.texts = []
         defined = {name for name in MEMBERS if inspect.getattr_static(cls, name, None) is not None}

@@ -32,7 +32,7 @@ from pykmm_ext.engine.tape_ops cimport (
 from pykmm_ext.engine.tape_shadow cimport (
     shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
 )
-from pykmm_ext.handle cimport machine_forget, raise_exceptions
+from pykmm_ext.handle cimport machine_bind, raise_exceptions
 from pykmm_ext.kernel.atomic cimport (
     kmm_await_32, kmm_emit, kmm_user_load, kmm_user_store, smp_store_release_32, xchg,
 )
@@ -127,7 +127,7 @@ cdef int tape_reset(void *priv) noexcept nogil:
     lockdep_watch_reset(&t.watch)
     if t.python != NULL:
         with gil:
-            python_strategy_reset(<PythonStrategy>t.python, t.m)
+            python_strategy_reset(t.m)
     return 0
 
 
@@ -500,6 +500,7 @@ cdef class TapeCheck(Program):
         t.m = machine_create_checked(cpus, memory, arch_get_ops(arch), strategy_check_ops(strategy), strategy.priv, &err)
         if t.m == NULL:
             raise OSError(-err, os.strerror(-err))
+        machine_bind(strategy, t.m)
         region_of(t.m).bug = tape_bug
         t.m.quirks = quirks
         t.m.fault_around_pages = max(<u32>1, <u32>(fault_around >> t.m.arch.page_shift))
@@ -629,7 +630,6 @@ cdef class TapeCheck(Program):
         if t == NULL:
             return
         if t.m != NULL:
-            machine_forget(self.strategy, t.m)
             machine_destroy(t.m, NULL)
         lockdep_destroy(t.ld)
         shadow_free(&t.shadow)

@@ -86,6 +86,7 @@ cdef extern from "kmm/cpu.h" nogil:
         u64 fault_address
         u32 fault_code
         void *py_exception
+        void *py_state
         slab_magazine *slab
         u64 *vm_event
         u64 *strategy_count

@@ -98,6 +98,7 @@ cdef void free_machine(machine *m) noexcept nogil:
         for i in range(m.nr_cpus):
             if m.cpus[i] != NULL:
                 tlb_destroy_cpu(m.cpus[i])
+                free(m.cpus[i].py_state)
                 machine_free(NULL, m, m.cpus[i])
         machine_free(NULL, m, m.cpus)
     unreserve(m.mem_base, m.nr_frames << m.arch.page_shift)

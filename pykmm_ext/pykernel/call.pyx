@@ -128,8 +128,8 @@ cdef u64 call(CpuHandle on, kernel_function fn, void *p, unsigned long a=0, unsi
 # ---- what is held ----
 
 cdef int room(CpuHandle on) except -1:
-    if on.cpu != NULL and on.held.n == MAX_HELD:
-        raise RuntimeError(f"CPU {on.cpu.id} holds more than {MAX_HELD - 1} locks and references")
+    if on.cpu != NULL and on.held.n >= MAX_HELD - 1:    # one more is take_mmap_write()'s
+        raise RuntimeError(f"CPU {on.cpu.id} holds more than {MAX_HELD - 2} locks and references")
     return 0
 
 
@@ -223,11 +223,10 @@ cdef void release_held(Cpu *cpu, held_locks *h, u32 n) noexcept nogil:
 
 cdef void take_mmap_write(Cpu *cpu, held_locks *h, mm_struct *mm) noexcept nogil:
     rwsem.down_write(cpu, &mm.mmap_sem)
-    if h.n < MAX_HELD:
-        h.locks[h.n].kind = HELD_MMAP_WRITE
-        h.locks[h.n].lock = mm
-        h.locks[h.n].index = 0
-        h.n += 1
+    h.locks[h.n].kind = HELD_MMAP_WRITE
+    h.locks[h.n].lock = mm
+    h.locks[h.n].index = 0
+    h.n += 1
 
 
 # ---- handles ----

@@ -214,7 +214,7 @@ def locked_twice(cpu: Any, mm: Any, address: int, flags: int) -> None:
     (lambda cpu, mm, *_: (kernel.write_seqlock(cpu, mm), kernel.write_seqlock(cpu, mm)), "it would wait for itself"),
     (lambda cpu, mm, *_: (kernel.rcu_read_lock(cpu), kernel.synchronize_rcu(cpu)), "it would wait for itself"),
     (lambda cpu, mm, *_: (kernel.srcu_read_lock(cpu), kernel.synchronize_srcu(cpu)), "it would wait for itself"),
-    (lambda cpu, mm, *_: [kernel.rcu_read_lock(cpu) for _ in range(40)], "holds more than 31 locks and references"),
+    (lambda cpu, mm, *_: [kernel.rcu_read_lock(cpu) for _ in range(40)], "holds more than 30 locks and references"),
     (lambda cpu, mm, *_: kernel.walk_end(cpu, mm), r"walk_end\(\) on CPU 0, which does not hold it"),
 ])
 def test_mistakes_in_a_fault(body: Any, message: str) -> None:

@@ -102,6 +102,8 @@ typedef struct Cpu {
 	u64 fault_address;
 	u32 fault_code;                  /* SEGV_MAPERR / SEGV_ACCERR / BUS_ADRERR, 0 = none */
 	void *py_exception;              /* stashed by a Python strategy's adapter; owned reference */
+	void *py_state;                  /* what that adapter knows of this Cpu, of the host's heap: freed with the Cpu. Const; its
+					  * contents are the owner's */
 
 	struct slab_magazine slab[KMM_SLAB_CACHES];
 	u64 vm_event[NR_VM_EVENT_ITEMS];         /* written by owner, summed racily by readers */
