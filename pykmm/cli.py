@@ -53,10 +53,14 @@ app = typer.Typer(
 Traces = Annotated[list[Path] | None, typer.Argument(
     metavar="TRACE...", help="Recordings (perf trace or strace text, plain, .xz or .gz) or saved tapes (.npz).")]
 Trace = Annotated[Path, typer.Argument(metavar="TRACE", help="A recording or a saved tape.")]
-StrategyOption = Annotated[str, typer.Option("--strategy", "-s", metavar="A,B", help="Fault strategies, by name.")]
-EngineOption = Annotated[str, typer.Option(
-    "--engine", "-e", metavar="A,B", help="native: threads in this process. host: real system calls on this kernel.")]
-ArchOption = Annotated[str, typer.Option("--arch", metavar="A,B", help="Arch backends, by name.")]
+# What takes "A,B" may also be given again.
+StrategyOption = Annotated[list[str] | None, typer.Option(
+    "--strategy", "-s", metavar="A,B", help="Fault strategies, by name.  [default: mmap_sem,spf]")]
+EngineOption = Annotated[list[str] | None, typer.Option(
+    "--engine", "-e", metavar="A,B",
+    help="native: threads in this process. host: real system calls on this kernel.  [default: native]")]
+ArchOption = Annotated[list[str] | None, typer.Option(
+    "--arch", metavar="A,B", help="Arch backends, by name.  [default: x86]")]
 MemoryOption = Annotated[str | None, typer.Option(
     "--memory", metavar="SIZE", help="Simulated memory, like 1G; as much as the tape needs if not given.")]
 RepeatOption = Annotated[int, typer.Option(
@@ -118,10 +122,10 @@ def _blame(error: BaseException) -> str | None:
     return "\n".join([f"a plugin failed: {what[0]}", *what[1:], *"".join(traceback.format_list(frames)).splitlines()])
 
 
-def _names(text: str) -> list[str]:
+def _names(given: list[str] | None, default: str = "") -> list[str]:
     from pykmm.plugin import split_names
 
-    return split_names(text)
+    return split_names(default if given is None else ",".join(given))
 
 
 def _console(stderr: bool = False) -> Console:
@@ -242,9 +246,9 @@ def _write_json(target: str, values: Any) -> None:
 @_clear_errors
 def replay(
     traces: Traces = None,
-    strategy: StrategyOption = "mmap_sem,spf",
-    engine: EngineOption = "native",
-    arch: ArchOption = "x86",
+    strategy: StrategyOption = None,
+    engine: EngineOption = None,
+    arch: ArchOption = None,
     memory: MemoryOption = None,
     repeat: RepeatOption = 5,
     json: JsonOption = None,
@@ -268,10 +272,9 @@ def replay(
     paths = list(traces or [])
     if example or not paths:
         paths.append(example_path())
-    strategies, engines, arches = _names(strategy), _names(engine), _names(arch)
-    check_names("strategy", strategies)
-    check_names("engine", engines)
-    check_names("arch", arches)
+    strategies = check_names("strategy", _names(strategy, "mmap_sem,spf"))
+    engines = check_names("engine", _names(engine, "native"))
+    arches = check_names("arch", _names(arch, "x86"))
     if memory is not None:
         parse_size(memory)
     check_writable(json)

@@ -25,16 +25,17 @@ def compare(
     what: Annotated[list[str] | None, typer.Argument(
         metavar="TRACE|WORKLOAD...",
         help="Recordings, saved tapes, and workloads with parameters: page_fault1[size=64M] (pykmm list).")] = None,
-    strategies: Annotated[str, typer.Option(
-        "--strategies", "--strategy", "-s", metavar="A,B", help="Fault strategies; all if not given.")] = "",
-    arches: Annotated[str, typer.Option("--arches", "--arch", metavar="A,B", help="Arch backends.")] = "x86",
-    engines: Annotated[str, typer.Option(
+    strategies: Annotated[list[str] | None, typer.Option(
+        "--strategies", "--strategy", "-s", metavar="A,B", help="Fault strategies; all if not given.")] = None,
+    arches: Annotated[list[str] | None, typer.Option(
+        "--arches", "--arch", metavar="A,B", help="Arch backends.  [default: x86]")] = None,
+    engines: Annotated[list[str] | None, typer.Option(
         "--engines", "--engine", "-e", metavar="A,B",
-        help="native: threads in this process. host: real system calls on this kernel. check: searches for races.")]
-    = "native,host",
-    cpus: Annotated[str, typer.Option(
+        help="native: threads in this process. host: real system calls on this kernel. check: searches for races.  "
+             "[default: native,host]")] = None,
+    cpus: Annotated[list[str] | None, typer.Option(
         "--cpus", metavar="1,2,4",
-        help="Threads of workloads, simulated CPUs of recordings; what each has by itself if not given.")] = "",
+        help="Threads of workloads, simulated CPUs of recordings; what each has by itself if not given.")] = None,
     repeats: Annotated[int, typer.Option(
         "--repeats", "--repeat", "-r", min=1, max=10000, help="Runs per row that count, interleaved.")] = REPEATS,
     warmup: Annotated[int, typer.Option("--warmup", min=0, max=100, help="Runs per row that do not count.")] = 1,
@@ -45,7 +46,7 @@ def compare(
     max_executions: Annotated[int, typer.Option(
         "--max-executions", min=1, metavar="N", help="Executions of each search of the check engine.")] = 2000,
     suite: Annotated[str | None, typer.Option(
-        "--suite", metavar="NAME", help="Workloads and CPUs that belong together: faults, will-it-scale, cortenmm.")]
+        "--suite", metavar="NAME", help="Workloads and CPUs that belong together (pykmm list suites).")]
     = None,
     summary: Annotated[bool, typer.Option(
         "--summary", help="Print only the tables with a column per strategy.")] = False,
@@ -84,12 +85,12 @@ def compare(
         raise ValueError("nothing to compare: name recordings or workloads (pykmm list), or --suite")
     draw = _plotter(plot)
     check_writable(json, plot)
-    names = _names(strategies) if strategies else get_plugin_manager().strategies.names()
+    names = _names(strategies) or get_plugin_manager().strategies.names()
     with _progress() as progress:
         tapes = [_find(text) for text in wanted]
         comparison = run_comparison(
-            tapes, names, _names(engines), _names(arches), cpus=counts or None, memory=memory, repeats=repeats,
-            warmup=warmup, baseline=baseline, max_executions=max_executions, progress=progress)
+            tapes, names, _names(engines, "native,host"), _names(arches, "x86"), cpus=counts or None, memory=memory,
+            repeats=repeats, warmup=warmup, baseline=baseline, max_executions=max_executions, progress=progress)
     if json != "-":
         _print(comparison, summary)
     if json is not None:
@@ -100,13 +101,13 @@ def compare(
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-def _counts(text: str) -> list[int]:
+def _counts(given: list[str] | None) -> list[int]:
     found = []
-    for word in filter(None, (word.strip() for word in text.split(","))):
+    for word in filter(None, (word.strip() for text in given or [] for word in text.split(","))):
         if not word.isdecimal():
             raise ValueError(f"--cpus takes numbers like 1,2,4, not {word!r}")
         found.append(int(word))
-    if text and not found:
+    if given is not None and not found:
         raise ValueError("--cpus takes numbers like 1,2,4")
     return found
 

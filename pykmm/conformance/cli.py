@@ -19,11 +19,12 @@ EXIT_FAILED = 1
 def conformance(
     name: Annotated[str, typer.Argument(
         metavar="NAME", help="A fault strategy (with options: 'name[option=value]') or an arch.")],
-    arch: Annotated[str, typer.Option(
-        "--arch", metavar="A,B", help="Arches to test a strategy on; 'all': every one. x86 if not given.")] = "",
+    arch: Annotated[list[str] | None, typer.Option(
+        "--arch", metavar="A,B", help="Arches to test a strategy on; 'all': every one. x86 if not given.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A second or two on each arch, not some ten.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Minutes on each arch.")] = False,
-    only: Annotated[str, typer.Option("--only", metavar="CHECK,CHECK", help="These checks; all if not given.")] = "",
+    only: Annotated[list[str] | None, typer.Option(
+        "--only", metavar="CHECK,CHECK", help="These checks; all if not given.")] = None,
     seed: Annotated[int, typer.Option(
         "--seed", help="Of generated programs, stress and sampled schedules.")] = 0,
     memory_model: Annotated[str | None, typer.Option(
@@ -48,10 +49,10 @@ def conformance(
       pykmm conformance spf --only catalogue --full --json report.json
     """
     from pykmm.checking.scenario import MEMORY_MODELS
-    from pykmm.cli import _progress, _write_json, check_writable
+    from pykmm.cli import _names, _progress, _write_json, check_writable
     from pykmm.conformance.checks import ARCH_CHECKS, STRATEGY_CHECKS, check_arch_conformance, check_conformance
     from pykmm.machine import check_names
-    from pykmm.plugin import get_plugin_manager, split_names, split_options
+    from pykmm.plugin import get_plugin_manager, split_options
 
     if quick and full:
         raise ValueError("--quick and --full exclude each other")
@@ -66,10 +67,11 @@ def conformance(
         raise ValueError(f"unknown strategy or arch {base!r}; known strategies: "
                          f"{', '.join(manager.strategies.names())}; arches: {', '.join(manager.arches.names())}")
     (manager.arches if of_arch else manager.strategies).parse(name)
-    arches = manager.arches.names() if arch == "all" else check_names("arch", split_names(arch) or ["x86"])
+    asked = _names(arch, "x86")
+    arches = manager.arches.names() if asked == ["all"] else check_names("arch", asked)
     if of_arch:
         arches = [name]
-    checks = split_names(only) or None
+    checks = _names(only) or None
     known = ARCH_CHECKS if of_arch else STRATEGY_CHECKS
     for check in checks or ():
         if check not in known:

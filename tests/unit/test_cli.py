@@ -96,6 +96,10 @@ def test_compare_workloads(tmp_path: Path) -> None:
     assert "page_fault1" in picture.read_text()
     only = pykmm("compare", "mmap1[iterations=9]", "-s", "spf", "-e", "native", "--json", "-")
     assert json.loads(only.stdout)["rows"][0]["unit"] == "iterations"
+    again = pykmm("compare", "mmap1[iterations=9]", "-s", "spf", "-s", "mmap_sem,spf-rfc5[ptl=spin,seq=plain]", "-e",
+                  "native", "--cpus", "1", "--cpus", "2", "-r", "1", "--json", "-")
+    assert [(row["strategy"], row["cpus"]) for row in json.loads(again.stdout)["rows"]] == [
+        (name, cpus) for cpus in (1, 2) for name in ("spf", "mmap_sem", "spf-rfc5[ptl=spin,seq=plain]")]
     short = pykmm("compare", "mmap1[iterations=9]", "-s", "spf", "-e", "native", "--summary", "-r", "1")
     assert "outcome of faults" not in short.stdout
     assert "spf, rate" in short.stdout
