@@ -50,6 +50,7 @@ DEFAULT_PLUGINS: tuple[str, ...] = (
     "workloads.faults",
     "workloads.cortenmm",
     "workloads.mtest06",
+    "workloads.gup_test",
     "scenarios.races",
     "scenarios.speculative",
     "scenarios.spf_2021",

@@ -16,17 +16,27 @@ class Suite:
     description: str
 
 
-def _faults(mapper: str) -> tuple[str, ...]:
+def _faults(mapper: str = "no") -> tuple[str, ...]:
     found = []
-    for access, size in (("read", "128M"), ("write", "16M")):
+    for access, size in (("read", "512M"), ("write", "32M")):
         for vma in ("shared", "separate"):
-            found.append(f"faults[access={access},vma={vma},size={size}" + (f",mapper={mapper}]" if mapper else "]"))
+            options = f"access={access},vma={vma},size={size}"
+            found.append(f"faults[{options}]" if mapper == "no" else f"faults[{options},mapper={mapper}]")
     return tuple(found)
 
 
+def _pins() -> tuple[str, ...]:
+    found = []
+    for pages in (1, 64):
+        for more in ("", ",mapper=write", ",mapper=yes"):
+            found.append(f"gup_test[area=separate,pages={pages},iterations=128{more}]")
+    return ("gup_test[iterations=128]", *found)
+
+
 SUITES = {
-    "faults": Suite((*_faults(""), "page_fault1[size=16M,iterations=4]", *_faults("yes")), (1, 2),
+    "faults": Suite((*_faults(), "page_fault1[size=16M,iterations=8]", *_faults("write"), *_faults("yes")), (1, 2),
                     "read and write faults in one VMA and in separate ones, alone and beside a mapper"),
+    "pins": Suite(_pins(), (1, 2), "pages are pinned and given back, alone and beside a mapper"),
     "will-it-scale": Suite(("page_fault1", "page_fault2", "page_fault3", "mmap1", "mmap2", "brk1", "tlb_flush1",
                             "malloc1"), (1, 2), "will-it-scale's memory tests, threads"),
     "cortenmm": Suite(tuple(f"cortenmm-{name}[contention={contention}]"

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from pykmm.tape import OpStream, Tape
 
 __all__ = [
-    "PAGE", "count", "finish", "make", "page_bytes", "parameters", "register", "start", "together", "whole_pages",
+    "MAPPERS", "PAGE", "beside_mapper", "count", "finish", "make", "page_bytes", "parameters", "register", "start",
+    "together", "whole_pages",
 ]
 
 PAGE = 4096
+#: What beside_mapper() knows.
+MAPPERS = ("no", "yes", "write")
+#: Pages that it maps at a time.
+MAPPER_PAGES = 16
 MODES = ("threads", "processes")
 MAX_THREADS = 4096
 
@@ -144,6 +149,29 @@ def together(tape: Tape, streams: Sequence[OpStream]) -> list[OpStream]:
         for stream in streams[1:]:
             tape.edges.append((gathered, stream.nop()))
     return list(streams)
+
+
+def beside_mapper(tape: Tape, streams: Sequence[OpStream], mapper: str, turns: int, page: int) -> int:
+    """Let the streams begin at the same time, with one more thread that maps 16 pages and unmaps them, `turns` times.
+
+    ``mapper="yes"``: it does nothing else, so it holds mmap_sem for writing most of the time, or waits for it.
+    ``mapper="write"``: it writes the pages before it unmaps them, as programs do. ``mapper="no"``: there is none.
+    Returns the most bytes that it has in use. ValueError: another word.
+    """
+    if mapper not in MAPPERS:
+        raise ValueError(f"mapper is {', '.join(MAPPERS[:-1])} or {MAPPERS[-1]}, not {mapper!r}")
+    if mapper == "no":
+        together(tape, streams)
+        return 0
+    other = tape.thread("mapper")
+    together(tape, [*streams, other])
+    first = len(tape)
+    area = other.mmap(MAPPER_PAGES * page)
+    if mapper == "write":
+        other.touch(area, MAPPER_PAGES * page, "write")
+    other.munmap(area, MAPPER_PAGES * page)
+    tape.repeat(first, turns)
+    return MAPPER_PAGES * page if mapper == "write" else 0
 
 
 def finish(tape: Tape, unit: str, counts: Sequence[int], resident: int) -> Tape:

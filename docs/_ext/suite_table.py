@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The figures of a suite as tables for a page: ``python docs/_ext/suite_table.py figures.json [page.rst]``.
+"""The figures of a suite as tables for a page: ``python docs/_ext/suite_table.py figures.json [page.rst [suite]]``.
 
 ``figures.json`` is what ``pykmm compare --suite NAME --json figures.json`` wrote. Prints the same two tables as
-``--summary``, as reStructuredText; with a page, puts them between its lines ``.. suite: begin`` and ``.. suite: end``.
+``--summary``, as reStructuredText; with a page, puts them between its lines ``.. suite: begin`` and ``.. suite: end``
+(``.. suite NAME: begin`` where a suite is named).
 """
 from __future__ import annotations
 
@@ -40,17 +41,18 @@ def tables(values: dict[str, Any]) -> str:
     return "\n".join(out)
 
 
-def main(figures: str, page: str = "") -> None:
+def main(figures: str, page: str = "", suite: str = "") -> None:
     """Print, or replace in `page`."""
+    mark = f".. suite {suite}:" if suite else ".. suite:"
     text = tables(json.loads(pathlib.Path(figures).read_text("utf-8")))
     if not page:
         print(text)
         return
     path = pathlib.Path(page)
-    head, begin, rest = path.read_text("utf-8").partition(".. suite: begin\n")
-    _, end, tail = rest.partition(".. suite: end\n")
+    head, begin, rest = path.read_text("utf-8").partition(f"{mark} begin\n")
+    _, end, tail = rest.partition(f"{mark} end\n")
     if not begin or not end:
-        sys.exit(f"{page}: no lines '.. suite: begin' and '.. suite: end'")
+        sys.exit(f"{page}: no lines '{mark} begin' and '{mark} end'")
     path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", "utf-8")
 
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm.tape_builder import Address
-from pykmm.workload import PAGE, count, finish, page_bytes, register, start, together, whole_pages
+from pykmm.workload import MAPPERS, PAGE, beside_mapper, count, finish, page_bytes, register, start, whole_pages
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
 
 Number = int | str
+
+#: By access, and whether the mapper writes: its turns for each page that is touched.
+_PAIRS = {("read", False): 1, ("write", False): 2, ("read", True): 1 / 8, ("write", True): 1 / 2}
 
 
 def _areas(tape: Tape, threads: int, length: int, separate: bool, page: int) -> list[Address]:
@@ -81,30 +84,23 @@ def faults(*, threads: Number = 1, size: Number = "16M", access: str = "write", 
 
     Every thread touches its own area once, page by page, with ``access=write`` (a page each) or ``access=read`` (the
     zero page). The areas are parts of one VMA (``vma=shared``) or VMAs of their own (``vma=separate``); no two share a
-    page table. ``mapper=yes`` adds a thread that maps and unmaps 16 pages all the time; it is not counted, and makes
-    ``pairs`` mmap and munmap calls (0: two for a page that is written and one for a page that is read, which lasts
-    about as long as the faults do).
+    page table. ``mapper`` adds a thread that maps and unmaps 16 pages all the time, and writes to them in between with
+    ``mapper=write``; it is not counted, and makes ``pairs`` mmap and munmap calls (0: as many as last about as long as
+    the faults do, beside the slowest strategy).
     """
     unit, number = page_bytes(page), count(threads, "threads", most=4095)
     length = whole_pages(size, unit)
     pages = length // unit
-    calls = count(pairs, "pairs", least=0) or pages * (2 if access == "write" else 1)
+    calls = count(pairs, "pairs", least=0) or max(1, int(pages * _PAIRS[access, mapper == "write"]))
     tape = Tape()
     areas = _areas(tape, number, length, vma == "separate", unit)
     streams = [tape.thread() for _ in areas]
-    if mapper == "yes":
-        other = tape.thread("mapper")
-        together(tape, [*streams, other])
-        first = len(tape)
-        other.munmap(other.mmap(16 * unit), 16 * unit)
-        tape.repeat(first, calls)
-    else:
-        together(tape, streams)
+    mapped = beside_mapper(tape, streams, mapper, calls, unit)
     for thread, area in zip(streams, areas, strict=True):
         thread.touch(area, length, access)
-    counts = [pages] * number + [0] * (mapper == "yes")
-    resident = length if access == "write" else length // 512
-    return finish(tape, "faults", counts, resident * number)
+    counts = [pages] * number + [0] * (mapper != "no")
+    resident = (length if access == "write" else length // 512) * number + mapped
+    return finish(tape, "faults", counts, resident)
 
 
 @hookimpl
@@ -114,4 +110,4 @@ def pykmm_register_workloads(registry: Registry) -> None:
     register(registry, "multi-fault", multi_fault, "parallel write faults between barriers, then MADV_DONTNEED",
              {"vma": ("one", "separate")})
     register(registry, "faults", faults, "read or write faults in one VMA or several, alone or beside a mapper",
-             {"access": ("write", "read"), "vma": ("shared", "separate"), "mapper": ("no", "yes")})
+             {"access": ("write", "read"), "vma": ("shared", "separate"), "mapper": MAPPERS})

@@ -38,13 +38,15 @@ SMALL = {
     "cortenmm-unmap-virt": ("requests=10", "requests=1"),
     "cortenmm-unmap": ("requests=10,contention=high", "requests=1"),
     "mtest06": ("iterations=20", "iterations=1,reads=1"),
+    "gup_test": ("size=32K,pages=3,iterations=3,mapper=write", "size=4K,iterations=1"),
 }
 NAMES = [entry.name for entry in get_plugin_manager().workloads if entry.origin.startswith("workloads.")]
 VARIANTS = [f"{name}[{SMALL[name][0]}]" for name in NAMES] + [
     "page_fault1[size=64K,mode=processes]", "page_fault2[size=64K,mode=processes]",
     "mmap1[iterations=9,mode=processes]", "brk1[iterations=9,mode=processes]",
     "tlb_flush1[size=16K,mode=processes]", "faults[size=64K,access=read]",
-    "faults[size=64K,vma=separate]", "multi-fault[size=32K,stride=64K,vma=separate]", "ebizzy[flags=-mT,records=3]",
+    "faults[size=64K,vma=separate]", "faults[size=64K,mapper=write]", "gup_test[size=32K,area=separate,access=read]",
+    "multi-fault[size=32K,stride=64K,vma=separate]", "ebizzy[flags=-mT,records=3]",
     "ebizzy[flags=-M,records=3]", "ebizzy[flags=-P,records=3]", "ebizzy[flags=-mz -s 16384 -n 3,records=3]",
 ]
 
@@ -118,6 +120,7 @@ def test_is_the_same_every_time(name: str) -> None:
     ("brk1[iterations=7]", 14, "iterations"), ("tlb_flush1[size=32K]", 8, "iterations"),
     ("malloc1[iterations=5]", 5, "iterations"), ("pft[size=64K]", 16, "faults"),
     ("multi-fault[size=32K,iterations=2]", 16, "faults"), ("faults[size=64K,mapper=yes]", 16, "faults"),
+    ("faults[size=64K,mapper=yes,pairs=1]", 16, "faults"), ("gup_test[size=32K,pages=3,iterations=4]", 32, "pages"),
     ("ebizzy[records=9]", 9, "records"), ("cortenmm-PF[requests=5]", 5, "requests"),
 ])
 def test_counts(text: str, faults: int, unit: str) -> None:
@@ -172,7 +175,8 @@ def test_low_contention_shares_no_page_table() -> None:
     ("mtest06[threads=1]", "threads must be 2"), ("multi-fault[stride=4K]", "stride must be at least"),
     ("page_fault1[size=0]", "size must be at least"), ("malloc1[size=1M]", "size must be at least"),
     ("mmap1[mode=fibers]", "unknown mode"), ("mmap1[iterations=many]", "iterations must be a number"),
-    ("mmap1[threads=0]", "threads must be 1"),
+    ("mmap1[threads=0]", "threads must be 1"), ("gup_test[pages=0]", "pages must be 1"), ("faults[mapper=x]", "mapper"),
+    ("gup_test[area=own]", "area"),
 ])
 def test_bad_parameters(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
