@@ -74,6 +74,8 @@ class Row:
     unit: str = ""              #: what a workload counts
     rates: list[float] = field(default_factory=list)    #: units per second of every run
     ratios: list[float] = field(default_factory=list)   #: times / those of the baseline, run by run
+    #: rates / those of the baseline, run by run (where pages differ, so does what is counted in that time)
+    speedups: list[float] = field(default_factory=list)
     #: rates / those of the baseline on the smallest number of CPUs, run by run
     scaling: list[float] = field(default_factory=list)
     report: CheckReport | None = field(default=None, repr=False)    #: of the check engine
@@ -117,7 +119,7 @@ class Row:
         }
         if self.rates:
             values |= {"unit": self.unit, "rate": self.rate.median, "rate_quartiles": [self.rate.low, self.rate.high],
-                       "rates": self.rates, "scaling": self.scaling}
+                       "rates": self.rates, "speedups": self.speedups, "scaling": self.scaling}
         return values
 
 
@@ -267,6 +269,7 @@ def _pair(rows: list[Row], baseline: str) -> None:
         for row in group:
             row.ratios = [mine / other if other else 1.0 for mine, other in zip(row.times, base.times, strict=True)]
             row.ratio = statistics.median(row.ratios)
+            row.speedups = [mine / other if other else 1.0 for mine, other in zip(row.rates, base.rates, strict=True)]
     for row in timed if first is not None and first.rates else []:
         assert first is not None
         row.scaling = [mine / other if other else 0.0 for mine, other in zip(row.rates, first.rates, strict=True)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from pykmm.comparison import Spread, processors
@@ -105,7 +106,7 @@ def _bars(axes: Any, style: _Style, rows: list[Row]) -> None:
         axes.barh(at, figure.median, xerr=[[figure.median - figure.low], [figure.high - figure.median]],
                   color=style.looks[label][0], alpha=0.85, capsize=4, ecolor="#CC3311", height=0.66,
                   hatch="//" if row.oversubscribed else None, edgecolor="white")
-        ratio = (1 / row.ratio if row.ratio else 0.0) if row.rates else row.ratio
+        ratio = statistics.median(row.speedups) if row.rates else row.ratio
         axes.annotate(f"{ratio:.2f}x", (figure.high, at), xytext=(7, 0), textcoords="offset points", va="center",
                       fontsize=8, zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
     base = next((row for row in rows if row.strategy == style.comparison.baseline), rows[0])

@@ -88,7 +88,7 @@ def _timed_table(comparison: Comparison, workload: str, rows: list[Row], without
                        format_rate(max(row.rates))]
         else:
             figures = [format_time(row.time.median), f"±{row.time.percent:.1f} %", format_time(row.elapsed)]
-        ratio = Spread.of([1 / value if value else 0.0 for value in row.ratios] if counted else row.ratios)
+        ratio = Spread.of(row.speedups if counted else row.ratios)
         name = row.strategy if len({other.arch for other in rows if other.engine != "host"}) < 2 or \
             row.engine == "host" else f"{row.strategy} ({row.arch})"
         cells = [cpus_label(row), escape(name), row.engine, *figures, f"{ratio.median:.2f}",
@@ -164,7 +164,7 @@ def summary_tables(comparison: Comparison, width: int | None = None) -> Iterator
     if not rows:
         return
     yield _pivot(comparison, rows, f"rate / rate of {comparison.baseline} on as many CPUs (above 1: faster)",
-                 lambda row: f"{1 / row.ratio:.2f}" if row.ratio else "-", width)
+                 lambda row: f"{statistics.median(row.speedups):.2f}", width)
     if len({row.cpus for row in rows}) > 1:
         least = min(row.cpus for row in rows)
         where = "1 CPU" if least == 1 else f"{least} CPUs"

@@ -24,7 +24,7 @@ def tables(values: dict[str, Any]) -> str:
     least = min(row["cpus"] for row in rows)
     out = []
     for title, cell in (
-            (f"Rate over that of ``{base}`` on as many CPUs", lambda row: 1 / row["ratio"]),
+            (f"Rate over that of ``{base}`` on as many CPUs", lambda row: statistics.median(row["speedups"])),
             (f"Rate over that of ``{base}`` on {least} CPU{'s' * (least > 1)}",
              lambda row: statistics.median(row["scaling"]))):
         out.append(f"{title} (above 1: faster):\n\n.. csv-table::\n   :delim: |\n   :header-rows: 1\n")
