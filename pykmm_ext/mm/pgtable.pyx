@@ -18,9 +18,10 @@ Publication: a table's zeroes are stored before the entry that points to it (``s
 address dependency of every lockless descent: READ_ONCE of the entry, then a load *through* it.
 
 simplified: one lock for all levels above the PTEs (no split PMD locks); a table that is smaller than a frame takes a
-whole one (ppc64: Linux packs such tables into fragments of a page).
+whole one (ppc64: Linux packs such tables into fragments of a page), of which only its own part is cleared.
 """
 from libc.errno cimport ENOMEM
+from libc.string cimport memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, atomic_add, smp_store_release
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, spinlock_t
@@ -138,9 +139,12 @@ cdef void pgd_free(Cpu *cpu, mm_struct *mm) noexcept nogil:
 cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm, u32 level) noexcept nogil:
     cdef u32 shift = mm.arch.level_bits[level] + 3
     cdef u32 order = shift - mm.arch.page_shift if shift > mm.arch.page_shift else 0
-    cdef page *table = alloc_pages(cpu, __GFP_ZERO, order)
+    cdef bint part = shift < mm.arch.page_shift and mm.machine.region == NULL  # (a region knows what was cleared)
+    cdef page *table = alloc_pages(cpu, 0 if part else __GFP_ZERO, order)
     if unlikely(table == NULL):
         return NULL
+    if unlikely(part):
+        memset(mm.machine.mem_base + (page_to_pfn(mm.machine, table) << mm.arch.page_shift), 0, <size_t>1 << shift)
     table.flags = PG_table # not visible to others yet
     table.private_ = <unsigned long>mm.id << 8 | level
     spin_lock_init(&table.ptl)

@@ -196,6 +196,25 @@ def test_the_isa_finds_what_is_mapped_and_nothing_else(arch: Arch, todo: list[tu
 
 
 @both
+def test_a_table_in_a_frame_that_was_written(arch: Arch) -> None:
+    """Tables smaller than a frame are cleared as far as they go: nothing of what the frame held is an entry."""
+    with pykmm.Machine(arch=arch, cpus=1, memory="16M") as machine:
+        mm, size = machine.mm(), machine.page_size
+        frames = int(machine.memory * 3 / 4) // size
+        a = mm.mmap(0, frames * size, 3, PRIVATE_ANON)
+        for page in range(frames):
+            mm.store(a + page * size, b"\xff" * size)
+        mm.munmap(a, frames * size)
+        a = mm.mmap(0x40000000, 1 << 30, 3, PRIVATE_ANON | 0x10)
+        touched = list(range(a, a + (1 << 30), 32 << 20))
+        for ea in touched:
+            mm.load(ea, 1)
+        machine.validate()
+        assert [leaf.ea for leaf in leaves(machine.read_physical, mm.pgd, size.bit_length() - 1)] == touched
+        mm.exit()
+
+
+@both
 def test_hardware_sets_reference_and_change(arch: Arch) -> None:
     with pykmm.Machine(arch=arch, cpus=1, memory="16M") as machine:
         mm = machine.mm()
