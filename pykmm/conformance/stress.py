@@ -119,7 +119,8 @@ def check_stress(subject: Subject) -> tuple[str, list[Failure]]:
     tapes = max(1, subject.effort.rounds // TURNS)
     faults = 0
     try:
-        with subject.machine(cpus=FAULTERS + 2 + _FORKS) as machine:
+        # What is freed is reused as early as it may be, not by thousands: who still looks at it sees something else.
+        with subject.machine(cpus=FAULTERS + 2 + _FORKS, quirks=("eager-callbacks",)) as machine:
             machine.validate()
             frames = machine.vmstat["nr_used_frames"]
             for turn in range(tapes):

@@ -97,10 +97,10 @@ class Subject:
             return found
         return self._arch() if callable(self._arch) else self._arch
 
-    def machine(self, cpus: int, frames: int = 16384) -> Machine:
+    def machine(self, cpus: int, frames: int = 16384, quirks: tuple[str, ...] = ()) -> Machine:
         """A machine with `frames` frames of memory; a context manager."""
         return Machine(arch=self.make_arch(), strategy=self.make_strategy(), cpus=cpus, memory=frames * self.page,
-                       fault_around=min(16 * self.page, 1 << 21))
+                       fault_around=min(16 * self.page, 1 << 21), quirks=quirks)
 
     def replay(self, check: str) -> str:
         """How to make one check again."""

@@ -59,8 +59,9 @@ cdef extern from "kmm/rcu_segcblist.h" nogil:
 
 cdef enum:
     GP_IDLE, GP_DRAIN_OTHER, GP_DRAIN_OLD
-    # A grace period costs a membarrier(2): share it among this many callbacks.
-    CALLBACK_BATCH = 64
+    # A grace period costs a membarrier(2), up to 40 us beside CPUs that run: share it among this many callbacks. (Linux
+    # lets them wait for milliseconds, and hurries beyond 10,000: qhimark.)
+    CALLBACK_BATCH = 2048
     # How often, in callbacks, call_srcu() looks whether it can move on.
     CALLBACK_POLL = 16
 

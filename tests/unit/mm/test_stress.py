@@ -47,7 +47,8 @@ def test_faults_against_changes(arch: Any, strategy: Any, workers: int, nr_stabl
     if strategy is corrected or arch is X86Paravirt:
         changes //= 4
     cpus = workers + 1
-    with Machine(arch(), strategy(), cpus=cpus, memory=frames(64 << 20)) as m:
+    quirks = ("eager-callbacks",) if drops else ()      # a VMA is reused as early as it may be
+    with Machine(arch(), strategy(), cpus=cpus, memory=frames(64 << 20), quirks=quirks) as m:
         mm = m.mm()
         backing = m.file("zeroes", size=nr_loose * PAGE) if backed else None
         mm.mmap(STABLE, nr_stable * PAGE, RW, PRIVATE_ANON_FIXED)
