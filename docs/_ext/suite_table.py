@@ -20,7 +20,14 @@ def tables(values: dict[str, Any]) -> str:
     """Rates relative to the baseline on as many CPUs, and to the baseline on the fewest."""
     rows = [row for row in values["rows"] if row.get("rates")]
     base = values["baseline"]
-    labels = list(dict.fromkeys("linux (host)" if row["engine"] == "host" else row["strategy"] for row in rows))
+    several = len({row["arch"] for row in rows if row["engine"] != "host"}) > 1
+
+    def label(row: dict[str, Any]) -> str:
+        if row["engine"] == "host":
+            return "linux (host)"
+        return f"{row['strategy']} ({row['arch']})" if several else str(row["strategy"])
+
+    labels = list(dict.fromkeys(map(label, rows)))
     least = min(row["cpus"] for row in rows)
     out = []
     for title, cell in (
@@ -28,15 +35,14 @@ def tables(values: dict[str, Any]) -> str:
             (f"Rate over that of ``{base}`` on {least} CPU{'s' * (least > 1)}",
              lambda row: statistics.median(row["scaling"]))):
         out.append(f"{title} (above 1: faster):\n\n.. csv-table::\n   :delim: |\n   :header-rows: 1\n")
-        out.append(f"   workload | CPUs | {base}, {rows[0]['unit']}/s | " + " | ".join(labels))
+        out.append(f"   workload | CPUs | {base}, per second | " + " | ".join(labels))
         for workload, cpus in dict.fromkeys((row["workload"], row["cpus"]) for row in rows):
             group = [row for row in rows if (row["workload"], row["cpus"]) == (workload, cpus)]
             rate = next((row["rate"] for row in group if row["strategy"] == base), group[0]["rate"])
             star = "\\*" if group[0]["oversubscribed"] else ""
-            cells = {"linux (host)" if row["engine"] == "host" else row["strategy"]: f"{cell(row):.2f}"
-                     for row in group}
+            cells = {label(row): f"{cell(row):.2f}" for row in group}
             out.append(f"   ``{workload}`` | {cpus}{star} | {format_rate(rate)} | "
-                       + " | ".join(cells.get(label, "") for label in labels))
+                       + " | ".join(cells.get(name, "") for name in labels))
         out.append("")
     return "\n".join(out)
 
