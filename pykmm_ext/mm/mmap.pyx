@@ -10,6 +10,8 @@ the writer sections of the speculative-page-fault series through the strategy's 
 simplified: no RLIMIT_*, no security modules (mmap_min_addr moves hints and bounds the search, and
 MAP_FIXED below it is allowed, as for root), MAP_HUGETLB and MAP_DROPPABLE are -EINVAL, every file may be read and
 written.
+simplified: munmap() holds mmap_sem for writing until pages and tables are gone, as in 4.12, on which the speculative
+series stand; since 4.20 Linux goes on as a reader once the VMAs are out of the tree.
 """
 from libc.errno cimport EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
 
