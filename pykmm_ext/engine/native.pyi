@@ -8,8 +8,6 @@ import numpy.typing as npt
 
 from pykmm_ext.binding import Machine
 
-DATA_DIFFERS: int
-
 def run(machine: Machine, ops: npt.NDArray[np.uint8], stream_start: npt.NDArray[np.uint32],
         dep_start: npt.NDArray[np.uint32], dep_stream: npt.NDArray[np.uint32], dep_pos: npt.NDArray[np.uint32],
         awaited: npt.NDArray[np.uint8], closes: npt.NDArray[np.uint8], results: npt.NDArray[np.int64],

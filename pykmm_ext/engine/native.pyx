@@ -27,14 +27,14 @@ from time import monotonic
 
 from pykmm_ext.binding cimport Machine
 from pykmm_ext.engine.tape_ops cimport (
-    KMM_OP_NOP, TAPE_DATA_DIFFERS, TapeArrays, at_least, end_mm, leave_mm, now_ns, run_op, run_state, stream, tape_end,
-    tape_start,
+    KMM_OP_NOP, TapeArrays, at_least, end_mm, leave_mm, run_op, run_state, stream, tape_end, tape_start,
 )
 from pykmm_ext.handle cimport cpu_disown, cpu_own, machine_get, machine_put, pykmm_errors, take_exception
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE_32, WRITE_ONCE_32, atomic_dec_32, atomic_inc_32, kmm_await_futex, kmm_cpu_relax, kmm_is_nonzero, kmm_wake_32,
     smp_load_acquire_32, smp_mb, smp_store_release_32,
 )
+from pykmm_ext.kernel.timekeeping cimport now_ns
 from pykmm_ext.machine.cpu cimport PGFAULT, Cpu, u32, u64, unlikely
 from pykmm_ext.machine.memory cimport machine_commit
 from pykmm_ext.mm.mm_types cimport KMM_FAULT_RETURN
@@ -81,9 +81,6 @@ cdef enum:
     LOOK_NS = 100000000     # between two looks around
     GIVE_UP = 20            # looks after which a thread that was told to end is left alone
 
-#: What run() puts into its codes: the fault codes of include/kmm/mm_types.h, and this one.
-DATA_DIFFERS = TAPE_DATA_DIFFERS
-
 cdef struct native_run
 
 # The thread of one stream.
@@ -91,7 +88,6 @@ cdef struct native_thread:
     native_run *run
     stream *s
     pthread_t thread
-    u32 started
     int host_cpu            # the processor it keeps to, -1 = where the host puts it
 
 cdef struct native_run:
@@ -235,7 +231,6 @@ cdef u32 start_threads(native_run *run) noexcept nogil:
         if pthread_create(&run.threads[i].thread, NULL, stream_main, &run.threads[i]) != 0:
             run.stop = 1
             break
-        run.threads[i].started = 1
         started += 1
     if not run.stop:
         kmm_await_futex(cpu, &run.ready, at_least, run.nthreads)

@@ -68,11 +68,10 @@ cdef struct run_state:
     mm_slot *mms
     u32 nfiles
     file **files
-    u32 nblobs
     const u8 **blobs
     u64 *blob_lens
     s64 *results            # by operation: an address, 0 or -errno
-    u8 *codes               # by operation: why an access failed, or DATA_DIFFERS
+    u8 *codes               # by operation: why an access failed, or TAPE_DATA_DIFFERS
     u64 *durations          # or NULL
     bint recorded
     bint no_maps            # an address space that ends leaves no copy of its maps
@@ -96,7 +95,6 @@ cdef class TapeArrays:
 
 # Context: any. value >= arg: a kmm_pred.
 cdef int at_least(u64 value, u64 arg) noexcept nogil
-cdef u64 now_ns() noexcept nogil
 # Context: process, no locks, may sleep; whoever drives the stream's Cpu. Leave the active address space.
 cdef void leave_mm(stream *s) noexcept nogil
 # The same: make address space `index` active; False where it does not exist (any more).

@@ -9,12 +9,12 @@ MREMAP_FIXED for one that moved), since where mmap(NULL) goes depends on what ot
 from libc.errno cimport EFAULT, EINVAL, ENOMEM, ENOSYS, ESRCH
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import os
 
 from pykmm_ext.kernel.atomic cimport kmm_cpu_relax, kmm_emit, kmm_user_load, kmm_user_store
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
+from pykmm_ext.kernel.timekeeping cimport now_ns
 from pykmm_ext.machine.cpu cimport KMM_EV_COMPUTE
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch
 from pykmm_ext.mm.brk cimport ksys_brk
@@ -51,12 +51,6 @@ cdef enum:
 
 # Bytes of one PIN.
 cdef u64 MAX_PIN = <u64>1 << 34
-
-
-cdef u64 now_ns() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <u64>t.tv_sec * 1000000000 + <u64>t.tv_nsec
 
 
 cdef int at_least(u64 value, u64 arg) noexcept nogil:
@@ -480,7 +474,6 @@ cdef class TapeArrays:
         state.nstreams = n
         state.nmms = mms
         state.nfiles = <u32>len(files)
-        state.nblobs = <u32>len(blobs)
         state.recorded = recorded
         state.streams = <stream *>calloc(n, sizeof(stream))
         state.mms = <mm_slot *>calloc(mms + 1, sizeof(mm_slot))

@@ -15,23 +15,13 @@ from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, s
 from pykmm_ext.kernel.srcu cimport (
     cleanup_srcu_struct, init_srcu_struct, srcu_read_lock, srcu_read_unlock, srcu_struct, synchronize_srcu,
 )
+from pykmm_ext.kernel.timekeeping cimport now_ns
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.machine.irq cimport local_irq_disable, local_irq_enable, smp_call_function_many
 from pykmm_ext.mm.mm_types cimport kmem_cache
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_MONOTONIC
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-
-
 cdef inline double now() noexcept nogil:
-    cdef timespec ts
-    clock_gettime(CLOCK_MONOTONIC, &ts)
-    return ts.tv_sec * 1e9 + ts.tv_nsec
+    return <double>now_ns()
 
 
 cdef void ipi_nothing(Cpu *target, void *info) noexcept nogil:

@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_PTR, WRITE_ONCE
 from pykmm_ext.kernel.cpuset cimport CpuSet, cpuset_cpu
+from pykmm_ext.kernel.random32 cimport xorshift
 from pykmm_ext.kernel.rbtree cimport (
     RB_CLEAR_NODE, RB_EMPTY_NODE, RB_EMPTY_ROOT, rb_augment_callbacks, rb_erase, rb_erase_augmented, rb_first,
     rb_insert_augmented, rb_insert_color, rb_last, rb_link_node, rb_next, rb_node, rb_parent, rb_prev, rb_replace_node,
@@ -64,15 +65,6 @@ cdef rb_augment_callbacks item_augment
 item_augment.propagate = item_propagate
 item_augment.copy = item_copy
 item_augment.rotate = item_rotate
-
-
-cdef inline u64 xorshift(u64 *state) noexcept nogil:
-    cdef u64 x = state[0]
-    x ^= x << 13
-    x ^= x >> 7
-    x ^= x << 17
-    state[0] = x
-    return x
 
 
 cdef class RbTree:

@@ -12,9 +12,11 @@ from libc.string cimport memcpy, memset
 import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
+from pykmm_ext.kernel.random32 cimport xorshift
 from pykmm_ext.kernel.rwsem cimport down_read, down_write
 from pykmm_ext.kernel.slab cimport kmem_cache_alloc, kmem_cache_free
 from pykmm_ext.kernel.spinlock cimport spin_lock
+from pykmm_ext.kernel.timekeeping cimport now_ns
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32, u64
 from pykmm_ext.machine.irq cimport local_irq_disable
 from pykmm_ext.machine.memory cimport (
@@ -40,13 +42,6 @@ from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr
 from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.strategy cimport Strategy, strategy_get_ops
 
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-    const int CLOCK_MONOTONIC
-
 cdef enum:
     PAGES = 32              # the window in which everything happens
     MAX_MMS = 4
@@ -61,19 +56,8 @@ cdef enum:
 cdef unsigned long BASE = 0x10000000
 
 
-cdef inline u64 now_ns() noexcept nogil:
-    cdef timespec ts
-    clock_gettime(CLOCK_MONOTONIC, &ts)
-    return <u64>ts.tv_sec * 1000000000 + <u64>ts.tv_nsec
-
-
 cdef inline u64 draw(u64 *state) noexcept nogil:
-    cdef u64 x = state[0]
-    x ^= x << 13
-    x ^= x >> 7
-    x ^= x << 17
-    state[0] = x
-    return x >> 8
+    return xorshift(state) >> 8
 
 
 # Context: as the engine's thread; no Cpu runs. Takes it off every Cpu.

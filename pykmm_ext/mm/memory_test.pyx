@@ -12,7 +12,9 @@ from libc.stdlib cimport calloc, free
 from pykmm_ext.binding cimport Machine
 from pykmm_ext.handle cimport File, cpu_disown, cpu_own, machine_get, machine_put
 from pykmm_ext.kernel.atomic cimport READ_ONCE, smp_load_acquire, smp_store_release
+from pykmm_ext.kernel.random32 cimport xorshift
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
+from pykmm_ext.kernel.timekeeping cimport now_ns
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32, u64
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch
 from pykmm_ext.mm.filemap cimport validate_mapping
@@ -32,14 +34,6 @@ from pykmm_ext.mm_binding cimport MmStruct
 cdef extern from "<sys/mman.h>" nogil:
     void *host_mmap "mmap"(void *addr, size_t length, int prot, int flags, int fd, long offset)
     int host_munmap "munmap"(void *addr, size_t length)
-    int host_mprotect "mprotect"(void *addr, size_t length, int prot)
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-    const int CLOCK_MONOTONIC
 
 cdef enum:
     PROT_R = 1
@@ -49,21 +43,6 @@ cdef enum:
     MAP_FIXED = 0x10
     DONTNEED = 4
     PAGE = 4096
-
-
-cdef inline u64 now_ns() noexcept nogil:
-    cdef timespec ts
-    clock_gettime(CLOCK_MONOTONIC, &ts)
-    return <u64>ts.tv_sec * 1000000000 + <u64>ts.tv_nsec
-
-
-cdef inline u64 xorshift(u64 *state) noexcept nogil:
-    cdef u64 x = state[0]
-    x ^= x << 13
-    x ^= x >> 7
-    x ^= x << 17
-    state[0] = x
-    return x
 
 
 def page_info(MmStruct mm not None, unsigned long address):

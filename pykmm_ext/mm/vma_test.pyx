@@ -8,35 +8,15 @@ stands in for tools/testing/vma. Every function drives one simulated Cpu from th
 from libc.stdlib cimport free, malloc
 
 from pykmm_ext.handle cimport cpu_disown, cpu_own, machine_get, machine_put
+from pykmm_ext.kernel.random32 cimport xorshift
 from pykmm_ext.kernel.srcu cimport srcu_read_lock, srcu_read_unlock
+from pykmm_ext.kernel.timekeeping cimport now_ns
 from pykmm_ext.machine.cpu cimport Cpu, u32, u64
 from pykmm_ext.mm.mm_types cimport anon_vma_chain, vm_area_struct
 from pykmm_ext.mm.mmap cimport ksys_mmap, mmap_read_lock, mmap_read_unlock, vm_munmap
 from pykmm_ext.mm.vma cimport __find_vma, find_vma, find_vma_srcu
 from pykmm_ext.mm.vma_exec cimport install_mapping
 from pykmm_ext.mm_binding cimport MmStruct
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-    const int CLOCK_MONOTONIC
-
-
-cdef inline u64 now_ns() noexcept nogil:
-    cdef timespec ts
-    clock_gettime(CLOCK_MONOTONIC, &ts)
-    return <u64>ts.tv_sec * 1000000000 + <u64>ts.tv_nsec
-
-
-cdef inline u64 xorshift(u64 *state) noexcept nogil:
-    cdef u64 x = state[0]
-    x ^= x << 13
-    x ^= x >> 7
-    x ^= x << 17
-    state[0] = x
-    return x
 
 
 def install(MmStruct mm not None, unsigned long start, unsigned long end, unsigned long vm_flags, str name=None) -> int:
