@@ -3,6 +3,9 @@
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.mm.mm_types cimport mm_struct, page, vm_area_struct
 
+# Context: mmap_sem held R, may sleep. The page is there, and writable where `write`, or was a moment ago; or -EFAULT,
+# -ENOMEM.
+cdef int populate_page(Cpu *cpu, vm_area_struct *vma, unsigned long address, bint write) noexcept nogil
 # Context: mmap_sem held R, may sleep. Fault in every page of the range that is not (MAP_POPULATE, mlock); may fail
 # silently.
 cdef long populate_vma_page_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long end) noexcept nogil

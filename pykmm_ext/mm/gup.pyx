@@ -34,8 +34,8 @@ Barriers
     Entry, then table: address dependencies. The mark is read after the second look at the entry: smp_rmb() pairs with
     the PTL section, or the flush, between the change of a mark and whatever follows from it.
 
-populate_vma_page_range() looks at entries without the PTL, under mmap_sem R, and believes them only as far as to leave out
-a fault; a page that a zap takes away meanwhile is faulted in again by whoever touches it.
+populate_page() looks at entries without the PTL, under mmap_sem R, and believes them only as far as to leave out a fault;
+a page that a zap takes away meanwhile is faulted in again by whoever touches it.
 
 simplified: no FOLL_FORCE, FOLL_LONGTERM or FOLL_TOUCH, no huge pages, no secretmem; signals do not end the slow path.
 """
@@ -57,24 +57,41 @@ from pykmm_ext.mm.mm_types cimport (
 )
 from pykmm_ext.mm.mmap cimport find_vma, mmap_read_lock, mmap_read_unlock
 from pykmm_ext.mm.page_alloc cimport put_page_refs, try_get_page_refs
-from pykmm_ext.mm.pgtable cimport level_addr_end, mm_find_pmd, pte_offset, pte_offset_map_lock, table_entry
+from pykmm_ext.mm.pgtable cimport level_addr_end, mm_find_pmd, mm_read_pte, pte_offset_map_lock, table_entry
 
 
-# Context: mmap_sem held R; may sleep. True when the page at `address` is mapped and, for `write`, writable.
+# Context: mmap_sem held R. True when the page at `address` is mapped and, for `write`, writable: a racy look without
+# the PTL.
 cdef bint page_is_mapped(Cpu *cpu, mm_struct *mm, unsigned long address, bint write) noexcept nogil:
     cdef const arch_ops *arch = mm.arch
-    cdef pmd_t *pmd = mm_find_pmd(cpu, mm, address)
-    cdef pmd_t pmdval
-    cdef pte_t pte
-    if pmd == NULL:
-        return False
-    pmdval = READ_ONCE_DEP(cpu, pmd, 1)
-    if arch.table_none(pmdval) or arch.table_bad(pmdval):
-        return False
-    pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
-    if not arch.pte_present(pte) or arch.pte_protnone(pte):
+    cdef pte_t pte = 0
+    if not mm_read_pte(cpu, mm, address, &pte) or not arch.pte_present(pte) or arch.pte_protnone(pte):
         return False
     return not write or arch.pte_write(pte)
+
+
+# Context: mmap_sem held R; may sleep. A fault on somebody's behalf: 0, -EFAULT, -ENOMEM. Those of user accesses are
+# counted where they enter (machine/tlb).
+cdef int faultin_page(Cpu *cpu, vm_area_struct *vma, unsigned long address, u32 flags) noexcept nogil:
+    cdef vm_fault_t ret
+    count_vm_event(cpu, PGFAULT)
+    ret = handle_mm_fault(cpu, vma, address, flags)
+    if ret & VM_FAULT_MAJOR:
+        count_vm_event(cpu, PGMAJFAULT)
+    if ret & VM_FAULT_ERROR:
+        return -ENOMEM if ret & VM_FAULT_OOM else -EFAULT
+    return 0
+
+
+cdef int populate_page(Cpu *cpu, vm_area_struct *vma, unsigned long address, bint write) noexcept nogil:
+    cdef int _tries, err
+    for _tries in range(4):  # a fault may find its entry changed and ask for the access to be repeated
+        if page_is_mapped(cpu, vma.vm_mm, address, write):
+            break
+        err = faultin_page(cpu, vma, address, FAULT_FLAG_USER | (FAULT_FLAG_WRITE if write else 0))
+        if err:
+            return err
+    return 0
 
 
 cdef long populate_vma_page_range(Cpu *cpu, vm_area_struct *vma, unsigned long start, unsigned long end) noexcept nogil:
@@ -82,24 +99,14 @@ cdef long populate_vma_page_range(Cpu *cpu, vm_area_struct *vma, unsigned long s
     cdef unsigned long address = start & ~(page_size - 1)
     # Break COW now, but do not dirty shared pages.
     cdef bint write = (vma.vm_flags & (VM_WRITE | VM_SHARED)) == VM_WRITE
-    cdef u32 flags = FAULT_FLAG_USER | (FAULT_FLAG_WRITE if write else 0)
-    cdef vm_fault_t ret
     cdef long n = 0
-    cdef int _tries
+    cdef int err
     if not vma.vm_flags & VM_ACCESS_FLAGS:
         return -EFAULT
     while address < end:
-        for _tries in range(4):  # a fault may find its entry changed and ask for the access to be repeated
-            if page_is_mapped(cpu, vma.vm_mm, address, write):
-                break
-            count_vm_event(cpu, PGFAULT)  # those of user accesses are counted where they enter (machine/tlb)
-            ret = handle_mm_fault(cpu, vma, address, flags)
-            if ret & VM_FAULT_MAJOR:
-                count_vm_event(cpu, PGMAJFAULT)
-            if ret & VM_FAULT_ERROR:
-                if n:
-                    return n
-                return -ENOMEM if ret & VM_FAULT_OOM else -EFAULT
+        err = populate_page(cpu, vma, address, write)
+        if err:
+            return n if n else err
         n += 1
         address += page_size
         if address == 0:
@@ -180,7 +187,6 @@ cdef long __get_user_pages(Cpu *cpu, mm_struct *mm, unsigned long start, unsigne
     cdef unsigned long page_size = <unsigned long>1 << mm.arch.page_shift
     cdef vm_area_struct *vma = NULL
     cdef unsigned long n = 0
-    cdef vm_fault_t ret
     cdef page *pg
     cdef int err = 0
     cdef u32 flags
@@ -200,13 +206,8 @@ cdef long __get_user_pages(Cpu *cpu, mm_struct *mm, unsigned long start, unsigne
         if err == -ENOMEM:
             break
         flags = FAULT_FLAG_UNSHARE if err == -EMLINK else FAULT_FLAG_WRITE if gup_flags & FOLL_WRITE else 0
-        err = 0
-        count_vm_event(cpu, PGFAULT)
-        ret = handle_mm_fault(cpu, vma, start, flags)
-        if ret & VM_FAULT_MAJOR:
-            count_vm_event(cpu, PGMAJFAULT)
-        if ret & VM_FAULT_ERROR:
-            err = -ENOMEM if ret & VM_FAULT_OOM else -EFAULT
+        err = faultin_page(cpu, vma, start, flags)
+        if err:
             break
     return <long>n if n or err == 0 else err
 

@@ -12,24 +12,24 @@ As Linux 6.18 in what is accepted, refused, split and merged. simplified:
 - MADV_COLLAPSE never succeeds (mm/khugepaged): there are no huge pages.
 - msync writes nothing back: a file's page cache is all there is of it.
 """
-from libc.errno cimport EACCES, EAGAIN, EBUSY, EFAULT, EINVAL, ENOMEM, EOPNOTSUPP
+from libc.errno cimport EACCES, EAGAIN, EBUSY, EINVAL, ENOMEM, EOPNOTSUPP
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, READ_ONCE_DEP, WRITE_ONCE, cmpxchg
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32
 from pykmm_ext.mm.filemap cimport filemap_get_page, find_get_page
+from pykmm_ext.mm.gup cimport populate_page
 from pykmm_ext.mm.khugepaged cimport madvise_collapse
-from pykmm_ext.mm.memory cimport handle_mm_fault
 from pykmm_ext.mm.memory_zap cimport zap_page_range
 from pykmm_ext.mm.mm_types cimport (
-    FAULT_FLAG_USER, FAULT_FLAG_WRITE, PG_anon, VM_ACCESS_FLAGS, VM_DONTCOPY, VM_DONTDUMP, VM_FAULT_ERROR,
-    VM_FAULT_OOM, VM_HUGEPAGE, VM_HUGETLB, VM_IO, VM_LOCKED, VM_MAYSHARE, VM_MERGEABLE, VM_NOHUGEPAGE, VM_PFNMAP,
-    VM_RAND_READ, VM_SEQ_READ, VM_SHARED, VM_SPECIAL, VM_WIPEONFORK, VM_WRITE, arch_ops, mm_struct, page, pfn_to_page,
-    pmd_t, pte_t, vm_area_struct, vm_fault_t, vma_start_write, vma_write_begin, vma_write_end,
+    PG_anon, VM_ACCESS_FLAGS, VM_DONTCOPY, VM_DONTDUMP, VM_HUGEPAGE, VM_HUGETLB, VM_IO, VM_LOCKED, VM_MAYSHARE,
+    VM_MERGEABLE, VM_NOHUGEPAGE, VM_PFNMAP, VM_RAND_READ, VM_SEQ_READ, VM_SHARED, VM_SPECIAL, VM_WIPEONFORK, VM_WRITE,
+    arch_ops, mm_struct, page, pfn_to_page, pmd_t, pte_t, vm_area_struct, vma_start_write, vma_write_begin,
+    vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from pykmm_ext.mm.page_alloc cimport put_page
-from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, mm_read_pte, pte_lockptr, pte_offset
 from pykmm_ext.mm.vma cimport find_vma, find_vma_prev
 from pykmm_ext.mm.vma_merge cimport vma_modify_flags
 
@@ -223,26 +223,10 @@ cdef int madvise_vma(Cpu *cpu, vm_area_struct *vma, vm_area_struct **prev, unsig
     return 0
 
 
-cdef bint pte_allows(Cpu *cpu, mm_struct *mm, unsigned long address, bint write) noexcept nogil:
-    """Context: mmap_sem held. Is the page there, and writable if it shall be? A racy look without the PTL."""
-    cdef pmd_t *pmd = mm_find_pmd(cpu, mm, address)
-    cdef pmd_t pmdval
-    cdef pte_t pte
-    if pmd == NULL:
-        return False
-    pmdval = READ_ONCE_DEP(cpu, pmd, 1)
-    if mm.arch.table_none(pmdval) or mm.arch.table_bad(pmdval):
-        return False
-    pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
-    return (not mm.arch.pte_none(pte) and mm.arch.pte_present(pte) and not mm.arch.pte_protnone(pte)
-            and (not write or mm.arch.pte_write(pte)))
-
-
 cdef long madvise_populate(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end, bint write) noexcept nogil:
     """Context: mmap_sem R, may sleep. 0, -ENOMEM (hole, no memory), -EINVAL (permissions), -EFAULT (beyond the file)."""
     cdef vm_area_struct *vma = NULL
-    cdef vm_fault_t fault
-    cdef int tries
+    cdef int err
     while start < end:
         if vma == NULL or start >= vma.vm_end:
             vma = find_vma(cpu, mm, start)
@@ -250,12 +234,9 @@ cdef long madvise_populate(Cpu *cpu, mm_struct *mm, unsigned long start, unsigne
                 return -ENOMEM
             if vma.vm_flags & (VM_IO | VM_PFNMAP) or not vma.vm_flags & (VM_WRITE if write else VM_ACCESS_FLAGS):
                 return -EINVAL
-        for tries in range(4):  # no-cython-lint
-            if pte_allows(cpu, mm, start, write):
-                break
-            fault = handle_mm_fault(cpu, vma, start, FAULT_FLAG_USER | (FAULT_FLAG_WRITE if write else 0))
-            if fault & VM_FAULT_ERROR:
-                return -ENOMEM if fault & VM_FAULT_OOM else -EFAULT
+        err = populate_page(cpu, vma, start, write)
+        if err:
+            return err
         start += <unsigned long>1 << mm.arch.page_shift
     return 0
 
@@ -321,16 +302,10 @@ cdef u8 mincore_page(Cpu *cpu, vm_area_struct *vma, unsigned long address) noexc
     """Context: mmap_sem R. 1 when touching the page would need no reading: mapped, or in the file's page cache."""
     cdef page *pg
     cdef mm_struct *mm = vma.vm_mm
-    cdef pmd_t *pmd = mm_find_pmd(cpu, mm, address)
-    cdef pmd_t pmdval
-    cdef pte_t pte
+    cdef pte_t pte = 0
     cdef unsigned long index
-    if pmd != NULL:
-        pmdval = READ_ONCE_DEP(cpu, pmd, 1)
-        if not mm.arch.table_none(pmdval) and not mm.arch.table_bad(pmdval):
-            pte = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
-            if not mm.arch.pte_none(pte):
-                return 1 if mm.arch.pte_present(pte) else 0
+    if mm_read_pte(cpu, mm, address, &pte) and not mm.arch.pte_none(pte):
+        return 1 if mm.arch.pte_present(pte) else 0
     if vma.vm_file == NULL:
         return 0
     index = vma.vm_pgoff + ((address - vma.vm_start) >> mm.arch.page_shift)

@@ -10,7 +10,10 @@ from pykmm_ext.mm.mm_types cimport arch_ops, mm_struct, page, pmd_t, pte_t
 cdef unsigned long *table_entry(mm_struct *mm, unsigned long table, u32 level, unsigned long address) noexcept nogil
 # The level-1 entry for address, or NULL where an upper level is missing. Lockless (READ_ONCE).
 cdef pmd_t *mm_find_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil
-# The same, populating upper levels under page_table_lock. mmap_sem held. NULL = out of memory.
+# The value of the entry of the page at `address`, by the same way; False: there is no table. The tables cannot be freed
+# meanwhile.
+cdef bint mm_read_pte(Cpu *cpu, mm_struct *mm, unsigned long address, pte_t *pte) noexcept nogil
+# mm_find_pmd(), populating upper levels under page_table_lock. mmap_sem held. NULL = out of memory.
 cdef pmd_t *mm_alloc_pmd(Cpu *cpu, mm_struct *mm, unsigned long address) noexcept nogil
 # Make *slot at `level` point to a new table unless it does to one. mmap_sem held. 0 or -ENOMEM.
 cdef int populate_entry(Cpu *cpu, mm_struct *mm, unsigned long *slot, u32 level) noexcept nogil

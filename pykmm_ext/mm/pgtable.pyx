@@ -108,6 +108,19 @@ cdef pte_t *pte_offset(mm_struct *mm, pmd_t pmdval, unsigned long address) noexc
     return table_entry(mm, mm.arch.table_paddr(pmdval), 0, address)
 
 
+# Context: mmap_sem held, or a walk that tables wait for. Racy: the entry may change at any time.
+cdef bint mm_read_pte(Cpu *cpu, mm_struct *mm, unsigned long address, pte_t *pte) noexcept nogil:
+    cdef pmd_t *pmd = mm_find_pmd(cpu, mm, address)
+    cdef pmd_t pmdval
+    if pmd == NULL:
+        return False
+    pmdval = READ_ONCE_DEP(cpu, pmd, 1)
+    if mm.arch.table_none(pmdval) or mm.arch.table_bad(pmdval):
+        return False
+    pte[0] = READ_ONCE_DEP(cpu, pte_offset(mm, pmdval, address), 1)
+    return True
+
+
 # Takes the PTL. Context: mmap_sem held; *pmd points to a table.
 cdef pte_t *pte_offset_map_lock(Cpu *cpu, mm_struct *mm, pmd_t *pmd, unsigned long address,
                                 spinlock_t **ptlp) noexcept nogil:

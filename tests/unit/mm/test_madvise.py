@@ -52,10 +52,12 @@ def test_free_keeps_contents_without_pressure(mm: Any) -> None:
 
 def test_populate(mm: Any) -> None:
     fixed(mm, 0, 4)
+    before = mm.machine.vmstat["pgfault"]
     mm.madvise(BASE, 2 * PAGE, 22)
     mm.madvise(BASE + 2 * PAGE, 2 * PAGE, 23)
     assert mm.mincore(BASE, 4 * PAGE) == b"\1\1\1\1"
     faults = mm.machine.vmstat["pgfault"]
+    assert faults == before + 4
     mm.store(BASE + 2 * PAGE, b"x")
     assert mm.machine.vmstat["pgfault"] == faults
     mm.mprotect(BASE, PAGE, R)
