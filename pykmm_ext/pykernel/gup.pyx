@@ -20,9 +20,9 @@ from pykmm_ext.mm.mm_types cimport (
 from pykmm_ext.mm.page_alloc cimport try_get_page_refs
 from pykmm_ext.mm.pgtable cimport mm_find_pmd as mm_find_pmd_entry, table_entry
 from pykmm_ext.pykernel.call cimport (
-    HELD_GUP_WALK, HELD_PAGE, SPINS, call, give_back, hold, over_handle, room, same, stale,
+    HELD_GUP_WALK, HELD_PAGE, SPINS, call, give_back, over_handle, room, same, stale,
 )
-from pykmm_ext.pykernel.memory cimport PageHandle, page_handle, walking
+from pykmm_ext.pykernel.memory cimport PageHandle, begin_walk, end_walk, page_handle, walking
 
 cdef extern from *:
     """
@@ -119,19 +119,12 @@ cdef u64 do_unpin(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept 
 def begin_lockless_pgtbl_walk(CpuHandle cpu not None, MmHandle mm not None):
     """Page tables that are found from now on are not freed before end_lockless_pgtbl_walk(); as walk_begin(), and counted
     where the address space counts its walks. No sleeping inside; does not nest."""
-    same(cpu, mm.on)
-    room(cpu)
-    if walking(cpu):
-        raise RuntimeError(f"begin_lockless_pgtbl_walk() on CPU {cpu.cpu.id} inside of another page-table walk")
-    call(cpu, do_begin_walk, mm.mm)
-    hold(cpu, HELD_GUP_WALK, mm.mm)
+    begin_walk(cpu, mm, do_begin_walk, HELD_GUP_WALK, "begin_lockless_pgtbl_walk()")
 
 
 def end_lockless_pgtbl_walk(CpuHandle cpu not None, MmHandle mm not None):
     """The reverse."""
-    same(cpu, mm.on)
-    give_back(cpu, HELD_GUP_WALK, mm.mm, "end_lockless_pgtbl_walk()")
-    call(cpu, do_end_walk, mm.mm)
+    end_walk(cpu, mm, do_end_walk, HELD_GUP_WALK, "end_lockless_pgtbl_walk()")
 
 
 @cython.final

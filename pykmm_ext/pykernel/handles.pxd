@@ -13,12 +13,17 @@ cdef class VmaHandle:
     cdef vm_area_struct *vma
     cdef u32 freed          # it was handed to a function that frees it
 
+cdef struct field_word:
+    void *p
+    u32 width               # bytes: 4 or 8
+
 cdef class FieldHandle:
     cdef CpuHandle on
-    cdef void *p
-    cdef u32 width          # bytes: 4 or 8
+    cdef field_word word
     cdef str name
 
 # Context: GIL held.
 cdef MmHandle mm_handle(CpuHandle on, mm_struct *mm)
 cdef VmaHandle vma_handle(CpuHandle on, vm_area_struct *vma)
+# Context: GIL held. As the conversion of a number that is too large for its C type.
+cdef int fits(field_word word, unsigned long value) except -1

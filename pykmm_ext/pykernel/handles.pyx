@@ -249,14 +249,21 @@ cdef class FieldHandle:
     @property
     def value(self):
         """What is in it."""
-        return call(self.on, do_read if self.width == 8 else do_read_32, self.p)
+        return call(self.on, do_read if self.word.width == 8 else do_read_32, self.word.p)
 
     @value.setter
     def value(self, unsigned long value):
-        call(self.on, do_write if self.width == 8 else do_write_32, self.p, value)
+        fits(self.word, value)
+        call(self.on, do_write if self.word.width == 8 else do_write_32, self.word.p, value)
 
     def __repr__(self):
         return "<FieldHandle, over>" if self.on.cpu == NULL else f"<FieldHandle {self.name}>"
+
+
+cdef int fits(field_word word, unsigned long value) except -1:
+    if word.width == 4 and value >> 32:
+        raise OverflowError(f"{value:#x} is too large for a word of 32 bits")
+    return 0
 
 
 cdef FieldHandle field(CpuHandle on, str name, void *p, u32 width):
@@ -265,7 +272,7 @@ cdef FieldHandle field(CpuHandle on, str name, void *p, u32 width):
         stale()
     h = FieldHandle.__new__(FieldHandle)
     h.on = on
-    h.p = p
-    h.width = width
+    h.word.p = p
+    h.word.width = width
     h.name = name
     return h

@@ -2,7 +2,8 @@
 # Faults and pages of strategies in Python. Not part of the plugin C API.
 from pykmm_ext.machine.cpu cimport u32
 from pykmm_ext.mm.mm_types cimport page, vm_fault
-from pykmm_ext.pykernel.call cimport CpuHandle
+from pykmm_ext.pykernel.call cimport CpuHandle, kernel_function
+from pykmm_ext.pykernel.handles cimport MmHandle
 
 # A page that the callback knows. What it owns of it is booked as HELD_PAGE.
 cdef class PageHandle:
@@ -23,3 +24,6 @@ cdef class VmFault:
 cdef PageHandle page_handle(CpuHandle on, page *pg, u32 refs)
 # Context: GIL held. Is a walk without a lock under way on the Cpu?
 cdef bint walking(CpuHandle on)
+# Context: GIL held. fn() begins, or ends, a walk of `kind`; `what` is its name.
+cdef int begin_walk(CpuHandle cpu, MmHandle mm, kernel_function fn, u32 kind, str what) except -1
+cdef int end_walk(CpuHandle cpu, MmHandle mm, kernel_function fn, u32 kind, str what) except -1

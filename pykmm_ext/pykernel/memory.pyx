@@ -20,10 +20,10 @@ from pykmm_ext.mm.page_alloc cimport put_page_refs
 from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr, pte_offset, table_entry
 from pykmm_ext.mm.speculative cimport walk_begin as mm_walk_begin, walk_end as mm_walk_end
 from pykmm_ext.pykernel.call cimport (
-    HELD_GUP_WALK, HELD_PAGE, HELD_PTL, HELD_WALK, SLEEPS, SPINS, call, give_back, hold, holds, over_handle, room, same,
-    stale,
+    HELD_GUP_WALK, HELD_PAGE, HELD_PTL, HELD_WALK, RUNS, SLEEPS, SPINS, call, give_back, hold, holds, kernel_function,
+    over_handle, room, same, stale,
 )
-from pykmm_ext.pykernel.handles cimport MmHandle, VmaHandle, mm_handle, vma_handle
+from pykmm_ext.pykernel.handles cimport VmaHandle, mm_handle, vma_handle
 
 
 # ---- contexts of the next: as the kernel function that each calls ----
@@ -283,22 +283,32 @@ cdef bint walking(CpuHandle on):
     return holds(on.held, HELD_WALK, NULL) or holds(on.held, HELD_GUP_WALK, NULL)
 
 
-def walk_begin(CpuHandle cpu not None, MmHandle mm not None):
-    """Page tables that are found from now on are not freed before walk_end(): IRQs off and, where the arch frees tables
-    by RCU, an RCU section. No sleeping inside; does not nest."""
+cdef int begin_walk(CpuHandle cpu, MmHandle mm, kernel_function fn, u32 kind, str what) except -1:
     same(cpu, mm.on)
     room(cpu)
     if walking(cpu):
-        raise RuntimeError(f"walk_begin() on CPU {cpu.cpu.id} inside of another page-table walk")
-    call(cpu, do_walk_begin, mm.mm)
-    hold(cpu, HELD_WALK, mm.mm)
+        raise RuntimeError(f"{what} on CPU {cpu.cpu.id} inside of another page-table walk")
+    call(cpu, fn, mm.mm)
+    hold(cpu, kind, mm.mm)
+    return 0
+
+
+cdef int end_walk(CpuHandle cpu, MmHandle mm, kernel_function fn, u32 kind, str what) except -1:
+    same(cpu, mm.on)
+    give_back(cpu, kind, mm.mm, what)
+    call(cpu, fn, mm.mm)
+    return 0
+
+
+def walk_begin(CpuHandle cpu not None, MmHandle mm not None):
+    """Page tables that are found from now on are not freed before walk_end(): IRQs off and, where the arch frees tables
+    by RCU, an RCU section. No sleeping inside; does not nest."""
+    begin_walk(cpu, mm, do_walk_begin, HELD_WALK, "walk_begin()")
 
 
 def walk_end(CpuHandle cpu not None, MmHandle mm not None):
     """The reverse."""
-    same(cpu, mm.on)
-    give_back(cpu, HELD_WALK, mm.mm, "walk_end()")
-    call(cpu, do_walk_end, mm.mm)
+    end_walk(cpu, mm, do_walk_end, HELD_WALK, "walk_end()")
 
 
 def walk_to_pte(CpuHandle cpu not None, VmFault vmf not None):
@@ -330,30 +340,29 @@ def pmd_same(CpuHandle cpu not None, VmFault vmf not None):
     return bool(call(cpu, do_pmd_same, &vmf.vmf))
 
 
-def pte_trylock(CpuHandle cpu not None, VmFault vmf not None):
-    """Take the lock of the fault's page table if that needs no waiting: True = it is taken. Only between walk_begin() and
-    walk_end(): the lock lies in the table's struct page. spin_trylock(pte_lockptr()) in C."""
+# Context: GIL held, given up while it spins.
+cdef bint take_ptl(CpuHandle cpu, VmFault vmf, bint spin, str what) except -1:
     same(cpu, vmf.on)
-    must_walk(vmf, "pte_trylock()")
+    must_walk(vmf, what)
     room(cpu)
     if holds(cpu.held, HELD_PTL, NULL):
-        raise RuntimeError(f"pte_trylock() on CPU {cpu.cpu.id}, which holds a page-table lock already")
-    if not call(cpu, do_pte_lock, &vmf.vmf):
+        raise RuntimeError(f"{what} on CPU {cpu.cpu.id}, which holds a page-table lock already")
+    if not call(cpu, do_pte_lock, &vmf.vmf, spin, 0, SPINS if spin else RUNS):
         return False
     hold(cpu, HELD_PTL, vmf.vmf.ptl)
     return True
 
 
+def pte_trylock(CpuHandle cpu not None, VmFault vmf not None):
+    """Take the lock of the fault's page table if that needs no waiting: True = it is taken. Only between walk_begin() and
+    walk_end(): the lock lies in the table's struct page. spin_trylock(pte_lockptr()) in C."""
+    return take_ptl(cpu, vmf, False, "pte_trylock()")
+
+
 def pte_lock(CpuHandle cpu not None, VmFault vmf not None):
     """The same, and spin until it is free. With IRQs off that is a deadlock: its holder may wait for this CPU to take an
     IPI."""
-    same(cpu, vmf.on)
-    must_walk(vmf, "pte_lock()")
-    room(cpu)
-    if holds(cpu.held, HELD_PTL, NULL):
-        raise RuntimeError(f"pte_lock() on CPU {cpu.cpu.id}, which holds a page-table lock already")
-    call(cpu, do_pte_lock, &vmf.vmf, 1, 0, SPINS)
-    hold(cpu, HELD_PTL, vmf.vmf.ptl)
+    take_ptl(cpu, vmf, True, "pte_lock()")
 
 
 def pte_unlock(CpuHandle cpu not None, VmFault vmf not None):

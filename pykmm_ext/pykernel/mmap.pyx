@@ -7,7 +7,7 @@ from pykmm_ext.machine.cpu cimport Cpu, rcu_head, u64
 from pykmm_ext.mm cimport fault, gup, speculative, vma as vmas
 from pykmm_ext.mm.mm_types cimport machine, mm_struct, page, vm_area_struct, vm_fault_t
 from pykmm_ext.pykernel.call cimport (
-    HELD_MMAP_WRITE, HELD_RCU, HELD_SRCU, SLEEPS, SPINS, CpuHandle, MachineRef, call, holds, same,
+    HELD_MMAP_WRITE, HELD_RCU, HELD_SRCU, RUNS, SLEEPS, SPINS, CpuHandle, MachineRef, call, holds, kernel_function, same,
 )
 from pykmm_ext.pykernel.gup cimport gup_function, pin_pages
 from pykmm_ext.pykernel.handles cimport MmHandle, VmaHandle, vma_handle
@@ -41,30 +41,29 @@ cdef u64 do_vma_has_changed(Cpu *cpu, void *p, unsigned long a, unsigned long b)
     return vmas.vma_has_changed(cpu, <vm_area_struct *>p, <u32>a)
 
 
-def find_vma(CpuHandle cpu not None, MmHandle mm not None, unsigned long address):
-    """The first VMA that ends above `address`, or None. mmap_sem must be held."""
+# Context: GIL held.
+cdef VmaHandle look_up(CpuHandle cpu, MmHandle mm, kernel_function fn, unsigned long address, u32 may=RUNS):
     cdef u64 vma
     same(cpu, mm.on)
-    vma = call(cpu, do_find_vma, mm.mm, address)
+    vma = call(cpu, fn, mm.mm, address, 0, may)
     return vma_handle(cpu, <vm_area_struct *>vma) if vma else None
+
+
+def find_vma(CpuHandle cpu not None, MmHandle mm not None, unsigned long address):
+    """The first VMA that ends above `address`, or None. mmap_sem must be held."""
+    return look_up(cpu, mm, do_find_vma, address)
 
 
 def find_vma_srcu(CpuHandle cpu not None, MmHandle mm not None, unsigned long address):
     """The same without mmap_sem, inside of an SRCU section; for strategies whose tree changes bump mm_seq
     (spf_tree_write_begin)."""
-    cdef u64 vma
-    same(cpu, mm.on)
-    vma = call(cpu, do_find_vma_srcu, mm.mm, address, 0, SPINS)
-    return vma_handle(cpu, <vm_area_struct *>vma) if vma else None
+    return look_up(cpu, mm, do_find_vma_srcu, address, SPINS)
 
 
 def find_vma_rcu(CpuHandle cpu not None, MmHandle mm not None, unsigned long address):
     """A VMA that may be the one at `address`, or None: without mmap_sem, inside of an RCU section, and without asking
     mm_seq. It may be another one, or one that is gone: whoever uses it takes its lock and looks again."""
-    cdef u64 vma
-    same(cpu, mm.on)
-    vma = call(cpu, do_find_vma_rcu, mm.mm, address)
-    return vma_handle(cpu, <vm_area_struct *>vma) if vma else None
+    return look_up(cpu, mm, do_find_vma_rcu, address)
 
 
 def vma_has_changed(CpuHandle cpu not None, VmaHandle vma not None, unsigned int sequence):
