@@ -159,7 +159,6 @@ cdef struct lockdep:
 cdef struct lockdep_context:
     u32 cpu
     bint irqs_off
-    bint preempt_off
     bint in_irq                  # in an IPI handler
     const char *where
 

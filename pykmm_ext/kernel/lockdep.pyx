@@ -391,7 +391,7 @@ cdef const lockdep_report *lockdep_might_sleep(lockdep *ld, const lockdep_contex
     cdef lockdep_cpu *c = &ld.cpus[ctx.cpu]
     cdef lockdep_report *r
     cdef const char *message
-    if likely(not (c.atomic or ctx.irqs_off or ctx.in_irq or ctx.preempt_off)) or unlikely(not ld.enabled):
+    if likely(not (c.atomic or ctx.irqs_off or ctx.in_irq)) or unlikely(not ld.enabled):
         return NULL
     if ctx.in_irq:
         message = b"may sleep in an IPI handler"
@@ -399,10 +399,8 @@ cdef const lockdep_report *lockdep_might_sleep(lockdep *ld, const lockdep_contex
         message = b"may sleep with IRQs off"
     elif c.nr_rcu and c.atomic == c.nr_rcu:
         message = b"may sleep in an RCU read section"
-    elif c.atomic:
-        message = b"may sleep while it holds a lock that is spun for"
     else:
-        message = b"may sleep with preemption off"
+        message = b"may sleep while it holds a lock that is spun for"
     r = new_report(ld, ctx, LOCKDEP_SLEEP, message)
     r.name = what
     return r

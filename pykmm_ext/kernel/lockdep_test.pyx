@@ -68,13 +68,12 @@ cdef class Lockdep:
         cdef bytes kept = self.names.setdefault(name, name.encode())
         return kept
 
-    cdef lockdep_context context(self, u32 cpu, bint irqs_off, bint preempt_off, bint in_irq, object where) except *:
+    cdef lockdep_context context(self, u32 cpu, bint irqs_off, bint in_irq, object where) except *:
         cdef lockdep_context ctx
         if cpu >= self.nr_cpus:
             raise IndexError(cpu)
         ctx.cpu = cpu
         ctx.irqs_off = irqs_off
-        ctx.preempt_off = preempt_off
         ctx.in_irq = in_irq
         ctx.where = self.keep(where)
         return ctx
@@ -86,20 +85,20 @@ cdef class Lockdep:
     def acquire(self, u32 cpu, size_t address, int cls, u32 subclass=0, str mode="write", bint trylock=False,
                 bint irqs_off=False, bint in_irq=False, where=None):
         """Take a lock; the report or None. So it is with the following."""
-        cdef lockdep_context ctx = self.context(cpu, irqs_off, False, in_irq, where)
+        cdef lockdep_context ctx = self.context(cpu, irqs_off, in_irq, where)
         return report_dict(lockdep_acquire(self.ld, &ctx, <const void *>address, cls, subclass,
                                            <lockdep_mode><int>MODES.index(mode), trylock))
 
     def release(self, u32 cpu, size_t address, int counted=-1):
         """Release it; `counted`: its class, if that counts its writers."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, None)
+        cdef lockdep_context ctx = self.context(cpu, False, False, None)
         if counted >= 0:
             return report_dict(lockdep_release_counted(self.ld, &ctx, <const void *>address, counted))
         return report_dict(lockdep_release(self.ld, &ctx, <const void *>address))
 
     def downgrade(self, u32 cpu, size_t address):
         """A writer goes on as a reader."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, None)
+        cdef lockdep_context ctx = self.context(cpu, False, False, None)
         return report_dict(lockdep_downgrade(self.ld, &ctx, <const void *>address))
 
     def nested(self, u32 cpu, size_t address, u32 subclass):
@@ -108,42 +107,42 @@ cdef class Lockdep:
 
     def sync(self, u32 cpu, size_t address, int cls, str mode="write", where=None):
         """Wait for the holders of a class."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, where)
+        cdef lockdep_context ctx = self.context(cpu, False, False, where)
         return report_dict(lockdep_sync(self.ld, &ctx, <const void *>address, cls, <lockdep_mode><int>MODES.index(mode)))
 
     def ipi_wait(self, u32 cpu, bint irqs_off=False, bint in_irq=False, where=None):
         """Wait for other CPUs' interrupts."""
-        cdef lockdep_context ctx = self.context(cpu, irqs_off, False, in_irq, where)
+        cdef lockdep_context ctx = self.context(cpu, irqs_off, in_irq, where)
         return report_dict(lockdep_ipi_wait(self.ld, &ctx, b"smp_call_function_many"))
 
     def irqs_on(self, u32 cpu, where=None):
         """IRQs have been enabled."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, where)
+        cdef lockdep_context ctx = self.context(cpu, False, False, where)
         return report_dict(lockdep_irqs_on(self.ld, &ctx))
 
-    def might_sleep(self, u32 cpu, bint irqs_off=False, bint preempt_off=False, bint in_irq=False, where=None):
+    def might_sleep(self, u32 cpu, bint irqs_off=False, bint in_irq=False, where=None):
         """Something may sleep."""
-        cdef lockdep_context ctx = self.context(cpu, irqs_off, preempt_off, in_irq, where)
+        cdef lockdep_context ctx = self.context(cpu, irqs_off, in_irq, where)
         return report_dict(lockdep_might_sleep(self.ld, &ctx, b"something"))
 
     def assert_held(self, u32 cpu, size_t address, str mode="read"):
         """The lock is held, for writing if so asked."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, None)
+        cdef lockdep_context ctx = self.context(cpu, False, False, None)
         return report_dict(lockdep_assert_held(self.ld, &ctx, <const void *>address, <lockdep_mode><int>MODES.index(mode)))
 
     def rcu_held(self, u32 cpu):
         """An RCU read section is held."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, None)
+        cdef lockdep_context ctx = self.context(cpu, False, False, None)
         return report_dict(lockdep_rcu_held(self.ld, &ctx, b"something"))
 
     def srcu_held(self, u32 cpu, size_t address):
         """A section of that domain is held."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, None)
+        cdef lockdep_context ctx = self.context(cpu, False, False, None)
         return report_dict(lockdep_srcu_held(self.ld, &ctx, <const void *>address))
 
     def exit_check(self, u32 cpu):
         """Nothing is held."""
-        cdef lockdep_context ctx = self.context(cpu, False, False, False, None)
+        cdef lockdep_context ctx = self.context(cpu, False, False, None)
         return report_dict(lockdep_exit_check(self.ld, &ctx))
 
     def reset_held(self):
@@ -174,7 +173,7 @@ cdef class Lockdep:
 
     def bench(self, unsigned long n, u32 depth=4):
         """Take and release `depth` locks n times, as an exploration would."""
-        cdef lockdep_context ctx = self.context(0, False, False, False, "bench")
+        cdef lockdep_context ctx = self.context(0, False, False, "bench")
         cdef unsigned long _i
         cdef size_t j
         cdef const lockdep_report *r = NULL

@@ -81,7 +81,6 @@ cdef inline lockdep_context context_of(lockdep_watch *w, Cpu *cpu, const char *w
     cdef lockdep_context ctx
     ctx.cpu = cpu.id
     ctx.irqs_off = cpu.irq_disabled != 0
-    ctx.preempt_off = cpu.preempt_count != 0
     ctx.in_irq = w.in_irq[cpu.id] != 0
     ctx.where = where
     return ctx

@@ -72,7 +72,6 @@ cdef extern from "kmm/cpu.h" nogil:
         u32 id
         u32 light_is_mb
         u32 irq_disabled
-        u32 preempt_count
         tlb *tlb
         void *active_mm        # struct mm_struct *
         u32 rcu_nesting

@@ -5,7 +5,6 @@ from pykmm_ext.machine.cpu cimport Cpu, u32
 cdef extern from "kmm/irq.h" nogil:
     void local_irq_disable(Cpu *cpu)
     void local_irq_enable(Cpu *cpu)
-    bint irqs_disabled(Cpu *cpu)
     # arch->vcpu_preemption: sections with IRQs off in which the host may flush this vCPU's TLB; see irq.h
     void vcpu_preempt_enable(Cpu *cpu)
     void vcpu_preempt_disable(Cpu *cpu)

@@ -194,7 +194,6 @@ cdef int dup_mmap(Cpu *cpu, mm_struct *mm, mm_struct *oldmm) noexcept nogil:
     mm.start_brk = oldmm.start_brk
     mm.brk = oldmm.brk
     mm.start_stack = oldmm.start_stack
-    mm.initialised = oldmm.initialised
     mm.total_vm = oldmm.total_vm
     mm.data_vm = oldmm.data_vm
     mm.exec_vm = oldmm.exec_vm

@@ -15,20 +15,20 @@ cdef extern from "kmm/mm_types.h" nogil:
     ctypedef unsigned long pgprot_t
     ctypedef unsigned int vm_fault_t
 
-    const unsigned long VM_NONE, VM_READ, VM_WRITE, VM_EXEC, VM_SHARED
+    const unsigned long VM_READ, VM_WRITE, VM_EXEC, VM_SHARED
     const unsigned long VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE, VM_GROWSDOWN
     const unsigned long VM_PFNMAP, VM_LOCKED, VM_IO, VM_SEQ_READ, VM_RAND_READ
     const unsigned long VM_DONTCOPY, VM_DONTEXPAND, VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE
     const unsigned long VM_HUGETLB, VM_SYNC, VM_WIPEONFORK, VM_DONTDUMP, VM_SOFTDIRTY
     const unsigned long VM_MIXEDMAP, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_MERGEABLE, VM_SPECIAL
-    const unsigned long VM_ACCESS_FLAGS, PG_locked, PG_referenced, PG_uptodate, PG_dirty
-    const unsigned long PG_lru, PG_reserved, PG_table, PG_buddy, PG_anon, PG_pristine, PG_anon_exclusive
-    const unsigned int FAULT_FLAG_WRITE, FAULT_FLAG_MKWRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE, FAULT_FLAG_TRIED
+    const unsigned long VM_ACCESS_FLAGS, PG_uptodate, PG_dirty
+    const unsigned long PG_reserved, PG_table, PG_buddy, PG_anon, PG_pristine, PG_anon_exclusive
+    const unsigned int FAULT_FLAG_WRITE, FAULT_FLAG_ALLOW_RETRY, FAULT_FLAG_KILLABLE
     const u32 VMA_LOCK_OFFSET, VMA_ATTACHED
-    const unsigned int FAULT_FLAG_USER, FAULT_FLAG_REMOTE, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK
+    const unsigned int FAULT_FLAG_USER, FAULT_FLAG_INSTRUCTION, FAULT_FLAG_SPECULATIVE, FAULT_FLAG_VMA_LOCK
     const unsigned int FAULT_FLAG_UNSHARE, FOLL_WRITE, FOLL_GET, FOLL_PIN, GUP_PIN_COUNTING_BIAS, VM_FAULT_OOM
-    const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE, VM_FAULT_LOCKED
-    const unsigned int VM_FAULT_RETRY, VM_FAULT_FALLBACK, VM_FAULT_BADMAP, VM_FAULT_BADACCESS, VM_FAULT_ERROR
+    const unsigned int VM_FAULT_SIGBUS, VM_FAULT_MAJOR, VM_FAULT_SIGSEGV, VM_FAULT_NOPAGE
+    const unsigned int VM_FAULT_RETRY, VM_FAULT_BADMAP, VM_FAULT_BADACCESS, VM_FAULT_ERROR
     const unsigned int KMM_SEGV_MAPERR, KMM_SEGV_ACCERR, KMM_BUS_ADRERR, KMM_FAULT_OOM, KMM_FAULT_RETURN
     const unsigned int KMM_FAULT_ENDLESS, KMM_FAULT_KILLED
     enum:
@@ -168,7 +168,6 @@ cdef extern from "kmm/mm_types.h" nogil:
         unsigned long mmap_base
         unsigned long task_size
         unsigned long start_stack
-        u32 initialised
         unsigned long *mm_cpumask
         void *strategy_data
         mm_struct *mmlist_next
@@ -281,7 +280,6 @@ cdef extern from "kmm/mm_types.h" nogil:
     unsigned long page_to_pfn(const machine *m, const page *page)
     page *pfn_to_page(const machine *m, unsigned long pfn)
     void *phys_to_virt(const machine *m, unsigned long paddr)
-    unsigned long virt_to_phys(const machine *m, const void *p)
     unsigned long vma_pages(const vm_area_struct *vma, unsigned page_shift)
 
 cdef extern from "kmm/quirks.h" nogil:

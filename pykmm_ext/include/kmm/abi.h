@@ -12,7 +12,7 @@
 
 #include "kmm/mm_types.h"
 
-#define KMM_ABI_ENTRIES 10
+#define KMM_ABI_ENTRIES 11
 #define KMM_ABI_MAGIC 0x6b6d6d31 /* "kmm1": the layout of this structure */
 
 struct kmm_abi {
@@ -28,6 +28,7 @@ struct kmm_abi {
 	{ "the head of struct vm_area_struct", offsetof(struct vm_area_struct, strategy_data) }, \
 	{ "struct mm_struct", sizeof(struct mm_struct) }, \
 	{ "the head of struct mm_struct", offsetof(struct mm_struct, mmap_sem) }, \
+	{ "the middle of struct mm_struct", offsetof(struct mm_struct, strategy_data) }, \
 	{ "struct vm_fault", sizeof(struct vm_fault) }, \
 	{ "struct page", sizeof(struct page) }, \
 	{ "struct machine", sizeof(struct machine) }, \

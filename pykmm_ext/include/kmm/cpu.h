@@ -84,7 +84,6 @@ typedef struct Cpu {
 	/* Interrupts. irq_disabled is written by the owner and read by IPI senders, ipi_pending
 	 * the other way round (Dekker pair: irq.h). irq_disabled is a nesting count. */
 	u32 irq_disabled ____cacheline_aligned;
-	u32 preempt_count;
 	struct tlb *tlb;                 /* entries: owner with IRQs off, or an IPI sender that holds ipi_lock */
 	struct mm_struct *active_mm;
 	u32 rcu_nesting;

@@ -58,8 +58,6 @@ static inline void local_irq_enable(Cpu *cpu)
 		cpu->ipi_slow(cpu);
 }
 
-static inline bool irqs_disabled(Cpu *cpu) { return cpu->irq_disabled != 0; }
-
 /*
  * A vCPU that the host has stopped (arch->vcpu_preemption): its TLB may be flushed for it, although its IRQs are off.
  *

@@ -36,7 +36,6 @@ typedef unsigned long pgd_t;
 typedef unsigned long pgprot_t;
 
 /* ---- vm_flags (include/linux/mm.h) ---- */
-#define VM_NONE         0x00000000UL
 #define VM_READ         0x00000001UL
 #define VM_WRITE        0x00000002UL
 #define VM_EXEC         0x00000004UL
@@ -71,12 +70,9 @@ typedef unsigned long pgprot_t;
 /* ---- fault flags and results ---- */
 typedef unsigned int vm_fault_t;
 #define FAULT_FLAG_WRITE        0x01
-#define FAULT_FLAG_MKWRITE      0x02
 #define FAULT_FLAG_ALLOW_RETRY  0x04
 #define FAULT_FLAG_KILLABLE     0x10
-#define FAULT_FLAG_TRIED        0x20
 #define FAULT_FLAG_USER         0x40
-#define FAULT_FLAG_REMOTE       0x80
 #define FAULT_FLAG_INSTRUCTION  0x100
 #define FAULT_FLAG_SPECULATIVE  0x200
 #define FAULT_FLAG_UNSHARE      0x400 /* a page that is to be pinned for reading must be nobody else's */
@@ -87,9 +83,7 @@ typedef unsigned int vm_fault_t;
 #define VM_FAULT_MAJOR    0x0004
 #define VM_FAULT_SIGSEGV  0x0040
 #define VM_FAULT_NOPAGE   0x0100
-#define VM_FAULT_LOCKED   0x0200
 #define VM_FAULT_RETRY    0x0400
-#define VM_FAULT_FALLBACK 0x0800
 /* What a strategy's handle_fault adds to VM_FAULT_SIGSEGV (stands in for the si_code). */
 #define VM_FAULT_BADMAP    0x10000 /* SEGV_MAPERR */
 #define VM_FAULT_BADACCESS 0x20000 /* SEGV_ACCERR */
@@ -108,11 +102,8 @@ typedef unsigned int vm_fault_t;
 enum rss_item { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 
 /* ---- physical memory ---- */
-#define PG_locked     (1UL << 0)
-#define PG_referenced (1UL << 1)
 #define PG_uptodate   (1UL << 2)
 #define PG_dirty      (1UL << 3)
-#define PG_lru        (1UL << 4)
 #define PG_reserved   (1UL << 5)
 #define PG_table      (1UL << 6)  /* holds a page table */
 #define PG_buddy      (1UL << 7)  /* free, first page of a block of `order` in the buddy lists */
@@ -268,7 +259,6 @@ struct mm_struct {
 	unsigned long mmap_base;        /* highest address that mmap(NULL) may use, exclusive; set before use */
 	unsigned long task_size;        /* const */
 	unsigned long start_stack;      /* top of the stack that an exec has laid out, or 0; set before use */
-	u32 initialised;                /* import of start maps done */
 
 	unsigned long *mm_cpumask;      /* bit n: Cpu n may hold TLB entries of this mm; atomic bit operations */
 	void *strategy_data;            /* per-mm state of the strategy */
@@ -422,8 +412,6 @@ static inline struct page *pfn_to_page(const struct machine *m, unsigned long pf
 { return m->mem_map + pfn; }
 static inline void *phys_to_virt(const struct machine *m, unsigned long paddr)
 { return m->mem_base + paddr; }
-static inline unsigned long virt_to_phys(const struct machine *m, const void *p)
-{ return (unsigned long)((const u8 *)p - m->mem_base); }
 
 static inline unsigned long vma_pages(const struct vm_area_struct *vma, unsigned page_shift)
 { return (vma->vm_end - vma->vm_start) >> page_shift; }

@@ -37,7 +37,6 @@ enum kmm_tape_opcode {
 	KMM_OP_SETBRK,     /* addr = start_brk, new_addr = current break of an imported process */
 	KMM_OP_MBIND,      /* addr, len, flags = mode and MPOL_F_*; the mask is node 0 where the mode needs one */
 	KMM_OP_TRUNCATE,   /* file, len = the new size */
-	KMM_NR_OPS
 };
 
 #define KMM_NO_RESULT INT64_MIN

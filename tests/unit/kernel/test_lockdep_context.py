@@ -113,7 +113,7 @@ def test_sleep_while_held(g, kind, flags, mode, atomic):
     assert g.ld.might_sleep(0) is None
 
 
-@pytest.mark.parametrize("how", ["irqs_off", "preempt_off", "in_irq"])
+@pytest.mark.parametrize("how", ["irqs_off", "in_irq"])
 def test_sleep_in_context(g, how):
     assert g.ld.might_sleep(0, **{how: True})["kind"] == "sleep-in-atomic"
 
