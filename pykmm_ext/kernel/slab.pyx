@@ -17,7 +17,8 @@ Chunks outlive every reader anyway.
 
 Where the machine lies in a region, the magazines stay empty: every allocation takes the way of a refill and every
 free that of a drain, and both go to the region, without a lock (include/kmm/region.h). Objects of a typesafe cache go
-to the magazine there too, are reused at once and never count as freed: touching one that is free is no bug by itself.
+to the magazine there too and are reused at once; what a full one cannot take stays where it is, unused: the region
+would poison it. They never count as freed: touching one that is free is no bug by itself.
 """
 from libc.errno cimport ENOMEM, EINVAL
 from libc.stdlib cimport free, realloc
@@ -139,13 +140,15 @@ cdef bint refill(Cpu *cpu, kmem_cache *s, slab_magazine *mag) noexcept nogil:
 
 
 # Context: IRQs on. Makes room in a full magazine; the objects freed longest ago go. True when `obj` is free already.
+# In a region depot_count counts objects of a typesafe cache that nobody gets any more; no scheduling point.
 cdef bint drain(Cpu *cpu, kmem_cache *s, slab_magazine *mag, void *obj) noexcept nogil:
     cdef u32 i
     if machine_of(cpu).region != NULL:
         if not mag.registered:
             register_magazine(s, mag, KMM_MAG_REGION)
-        if s.typesafe and mag.count < KMM_SLAB_MAGAZINE:
-            return False
+        if s.typesafe:
+            s.depot_count += mag.count == KMM_SLAB_MAGAZINE
+            return mag.count == KMM_SLAB_MAGAZINE
         machine_free(cpu, machine_of(cpu), obj)
         return True
     spin_lock(cpu, &s.lock)
@@ -249,8 +252,9 @@ cdef int validate_kmem_cache(kmem_cache *s) noexcept nogil:
 cdef int validate_region_cache(machine *m, kmem_cache *s) noexcept nogil:
     cdef unsigned long live = 0
     cdef slab_magazine *mag = s.magazines
-    if not region_count(region_of(m), s.name, &live) or s.depot_count != 0 or s.slabs != NULL:
+    if not region_count(region_of(m), s.name, &live) or s.slabs != NULL or (s.depot_count and not s.typesafe):
         return -1
+    live -= s.depot_count
     while mag != NULL:  # of a typesafe cache; others are empty
         live -= mag.count
         mag = mag.next

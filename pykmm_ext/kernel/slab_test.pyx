@@ -20,17 +20,22 @@ cdef class SlabCache:
     :param cpus: the CpuSet.
     :param object_size: bytes, at least 16.
     :param id: index of the cache among a Cpu's magazines.
+    :param typesafe: SLAB_TYPESAFE_BY_RCU: objects come as they were left.
     """
     cdef CpuSet cpus
     cdef kmem_cache cache
     cdef void **slots
     cdef size_t size
+    cdef bint typesafe
+    cdef unsigned long nr_kept      # racy where several threads allocate
 
-    def __cinit__(self, CpuSet cpus not None, size_t object_size, u32 id=0):
+    def __cinit__(self, CpuSet cpus not None, size_t object_size, u32 id=0, bint typesafe=False):
         self.cpus = cpus
         self.size = object_size
+        self.typesafe = typesafe
         if object_size < 16 or kmem_cache_init(&self.cache, id, b"test", object_size) != 0:
             raise ValueError("object_size must be 16 or more, id below KMM_SLAB_CACHES")
+        self.cache.typesafe = typesafe
         self.slots = <void **>calloc(SLOTS, sizeof(void *))
         if self.slots == NULL:
             raise MemoryError()
@@ -46,10 +51,14 @@ cdef class SlabCache:
         cdef int errors = 0
         if obj == NULL:
             return 1
-        for i in range(self.size):
-            if obj[i] != 0:
-                errors += 1
-                break
+        if self.typesafe:   # zero when it is new, or as put() left it
+            errors = words[1] != (~words[0] if words[0] else 0)
+            self.nr_kept += words[0] != 0
+        else:
+            for i in range(self.size):
+                if obj[i] != 0:
+                    errors += 1
+                    break
         words[0] = mark
         words[1] = ~mark
         obj[self.size - 1] |= 1
@@ -107,6 +116,11 @@ cdef class SlabCache:
         return kmem_cache_active(self.cpus.machine, &self.cache)
 
     @property
+    def kept(self):
+        """Of a typesafe cache: how many objects came with what somebody had left in them."""
+        return self.nr_kept
+
+    @property
     def total(self):
         """Objects carved so far."""
         return self.cache.nr_total
@@ -127,4 +141,5 @@ cdef class SlabCache:
             self.slots[i] = NULL
         live = kmem_cache_destroy(&self.cache)
         kmem_cache_init(&self.cache, self.cache.id, b"test", self.size)
+        self.cache.typesafe = self.typesafe
         return live

@@ -66,3 +66,20 @@ def test_caches_share_a_cpu():
     assert (a.active, b.active) == (2, 2)
     with pytest.raises(ValueError):
         SlabCache(cpus, 64, 8)
+
+
+def test_a_typesafe_object_stays_one():
+    """Whichever way it takes, through magazines and the depot to another CPU: nobody writes to it, and no memory of the
+    cache becomes anything else."""
+    cpus = CpuSet(2)
+    cache = SlabCache(cpus, 192, typesafe=True)
+    first = {cache.alloc(slot) for slot in range(500)}
+    assert cache.kept == 0
+    for slot in range(500):
+        cache.free(slot, slot & 1)
+    assert cache.active == 0
+    assert cache.valid()
+    again = {cache.alloc(slot, 1) for slot in range(500)}
+    assert cache.kept == len(first & again) > 400
+    assert cache.valid()
+    assert cache.destroy() == 500

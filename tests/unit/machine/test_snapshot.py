@@ -62,6 +62,22 @@ def test_every_execution_is_the_same(machine: CheckedMachine) -> None:
     assert machine.digest() not in digests
 
 
+def test_a_typesafe_object_is_never_freed() -> None:
+    """A reader without a lock may look at it for ever: also at those that no magazine has room for."""
+    machine = build("per_vma_lock-refcount")
+    made = [machine.allocate() for _ in range(200)]
+    for obj, pfn in made:
+        machine.release(obj, pfn)
+    assert {machine.state(obj) for obj, _ in made} == {"live"}
+    assert machine.validate() is None
+    again = [machine.allocate() for _ in range(200)]
+    assert len({obj for obj, _ in again} & {obj for obj, _ in made}) == 61, "a magazine of them is used again"
+    for obj, pfn in again:
+        machine.release(obj, pfn)
+    assert machine.validate() is None
+    assert not any(machine.close_all().values())
+
+
 def test_abandoned(machine: CheckedMachine) -> None:
     """Locks held, IRQs off, a write section open, objects lost: all gone."""
     machine.snapshot()
