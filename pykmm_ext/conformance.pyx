@@ -4,7 +4,7 @@ from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.mm.mm_types cimport arch_ops, strategy_ops
 from pykmm_ext.strategy cimport Strategy, strategy_get_ops
 
-# The members that the kit asks about; a table may have more. `bytes` = sizeof(void *) of every function pointer.
+# Every function of the tables, in their order.
 cdef extern from *:
     """
     #include <stddef.h>
@@ -15,7 +15,12 @@ cdef extern from *:
     static const struct kmm_table_member kmm_strategy_members[] = {
         KMM_S(handle_fault), KMM_S(pte_map_lock), KMM_S(pte_spinlock), KMM_S(gup_fast), KMM_S(mmap_write_lock),
         KMM_S(mmap_write_unlock), KMM_S(vma_write_begin), KMM_S(vma_write_end), KMM_S(tree_write_begin),
-        KMM_S(tree_write_end), KMM_S(free_vma), KMM_S(vma_init), KMM_S(mm_init), KMM_S(mm_exit), KMM_S(quiesce), {0, 0}};
+        KMM_S(tree_write_end), KMM_S(free_vma), KMM_S(vma_init), KMM_S(mm_init), KMM_S(mm_exit), KMM_S(quiesce),
+        KMM_S(filemap_fault), KMM_S(vma_start_write), KMM_S(vma_mark_attached), KMM_S(vma_mark_detached),
+        KMM_S(mmap_write_downgrade), {0, 0}};
+    /* Whoever appends a member appends it here: size, name and counter_names come first, vma_typesafe is no function. */
+    _Static_assert(sizeof(struct strategy_ops) == (3 + sizeof(kmm_strategy_members) / sizeof(kmm_strategy_members[0]) - 1
+                   + 1) * sizeof(void *), "kmm_strategy_members");
     #define KMM_A(member) {#member, offsetof(struct arch_ops, member)}
     static const struct kmm_table_member kmm_arch_members[] = {
         KMM_A(vm_get_page_prot), KMM_A(pfn_pte), KMM_A(pte_pfn), KMM_A(pte_none), KMM_A(pte_present),
