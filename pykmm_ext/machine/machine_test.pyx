@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32, WRITE_ONCE, WRITE_ONCE_32, atomic_inc_32, xchg
+from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, xchg
 from pykmm_ext.kernel.spinlock cimport spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport (
     IPI_HANDLED, IPI_SENT, NR_PGTABLE_ALLOC, NR_PGTABLE_FREE, PGALLOC, PGFAULT, PGFREE, PGMAJFAULT, TLB_FLUSH_LOCAL,
@@ -24,8 +24,8 @@ from pykmm_ext.machine.memory cimport machine_commit, machine_create, machine_de
 from pykmm_ext.machine.tlb cimport copy_from_user, copy_to_user, switch_mm, user_touch, validate_tlb, walk_page_table
 from pykmm_ext.mm.mm_types cimport (
     FAULT_FLAG_INSTRUCTION, FAULT_FLAG_WRITE, KMM_MAX_LEVELS, VM_EXEC, VM_FAULT_BADACCESS,
-    VM_FAULT_BADMAP, VM_FAULT_OOM, VM_FAULT_SIGSEGV, VM_READ, VM_SHARED, VM_WRITE, arch_ops, machine,
-    mm_struct, mmu_gather, page, page_to_pfn, pfn_to_page, pmd_t, pte_t, strategy_ops, vm_fault_t,
+    VM_FAULT_BADMAP, VM_FAULT_OOM, VM_FAULT_SIGSEGV, VM_READ, VM_SHARED, VM_WRITE, arch_ops, mm_struct,
+    mmu_gather, page, page_to_pfn, pfn_to_page, pmd_t, pte_t, strategy_ops, vm_fault_t,
 )
 from pykmm_ext.mm.mmu_gather cimport (
     tlb_finish_mmu, tlb_flush_mmu, tlb_gather_mmu, tlb_remove_page, tlb_remove_table, tlb_track_range,
@@ -42,21 +42,6 @@ from pykmm_ext.mm.pgtable cimport (
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
-
-# What an address space allows, and what its fault handler answers.
-cdef struct rig_mm:
-    mm_struct mm
-    unsigned long start, end, vm_flags
-    u32 result
-    u32 faults
-    const arch_ops *real        # of a recording Rig: the arch under the recorder
-    page *watched
-    u32 nr_records
-    u32 records[64]
 
 
 # Context: as strategy_ops.handle_fault.
@@ -161,11 +146,14 @@ EVENTS = {
 }
 
 
+cdef Cpu *rig_cpu(Rig rig, int n) except NULL:
+    if rig.m == NULL or n < 0 or n >= <int>rig.m.nr_cpus:
+        raise ValueError("no such Cpu")
+    return rig.m.cpus[n]
+
+
 cdef class Space:
     """An address space of a Rig: one range, one set of VM_ flags."""
-
-    cdef rig_mm *r
-    cdef Rig rig
 
     @property
     def pgd(self):
@@ -198,7 +186,7 @@ cdef class Space:
     def set_entry(self, unsigned long address, u32 level, unsigned long raw, int cpu=0):
         """Store a raw entry, making the tables above it; no flush. Returns the old one. MemoryError."""
         cdef mm_struct *mm = &self.r.mm
-        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self.rig, cpu)
         cdef pmd_t *pmd
         cdef unsigned long *slot = NULL
         cdef u32 at
@@ -220,7 +208,7 @@ cdef class Space:
         cdef mm_struct *mm = &self.r.mm
         cdef unsigned long mask = (<unsigned long>1 << mm.arch.level_bits[level]) - 1
         cdef unsigned long index = (address >> mm.arch.level_shift[level]) & mask
-        return xchg(self.rig.cpu(0), <unsigned long *>(mm.machine.mem_base + table) + index, raw)
+        return xchg(rig_cpu(self.rig, 0), <unsigned long *>(mm.machine.mem_base + table) + index, raw)
 
     def find_pmd(self, unsigned long address):
         """Physical address of the level-1 slot, or None."""
@@ -228,40 +216,24 @@ cdef class Space:
         return None if pmd == NULL else <unsigned long>pmd - <unsigned long>self.rig.m.mem_base
 
     def alloc_pmd(self, unsigned long address, int cpu=0):
-        cdef pmd_t *pmd = mm_alloc_pmd(self.rig.cpu(cpu), &self.r.mm, address)
+        cdef pmd_t *pmd = mm_alloc_pmd(rig_cpu(self.rig, cpu), &self.r.mm, address)
         return None if pmd == NULL else <unsigned long>pmd - <unsigned long>self.rig.m.mem_base
 
     def pte_alloc(self, unsigned long address, int cpu=0):
-        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self.rig, cpu)
         cdef pmd_t *pmd = mm_alloc_pmd(c, &self.r.mm, address)
         return -ENOMEM if pmd == NULL else pte_alloc(c, &self.r.mm, pmd)
 
-    def populate_race(self, int cpu, unsigned long n, unsigned long stride, Flag gate):
-        """Two threads: make the same `n` PTE tables, each at the same moment. Returns failures."""
-        cdef Cpu *c = self.rig.cpu(cpu)
-        cdef mm_struct *mm = &self.r.mm
-        cdef unsigned long i, bad = 0
-        cdef pmd_t *pmd
-        with nogil:
-            for i in range(n):
-                atomic_inc_32(c, &gate.progress)
-                while READ_ONCE_32(c, &gate.progress) < 2 * (i + 1):
-                    sched_yield()
-                pmd = mm_alloc_pmd(c, mm, i * stride)
-                if pmd == NULL or pte_alloc(c, mm, pmd) != 0:
-                    bad += 1
-        return bad
-
     def ptl_is_split(self, unsigned long a, unsigned long b):
         """Do the PTLs of two populated addresses differ?"""
-        cdef Cpu *c = self.rig.cpu(0)
+        cdef Cpu *c = rig_cpu(self.rig, 0)
         cdef pmd_t pa = READ_ONCE(c, mm_find_pmd(c, &self.r.mm, a))
         cdef pmd_t pb = READ_ONCE(c, mm_find_pmd(c, &self.r.mm, b))
         return pte_lockptr(c, &self.r.mm, pa) != pte_lockptr(c, &self.r.mm, pb)
 
     def flush(self, int cpu, str what, unsigned long start=0, unsigned long end=0):
         cdef mm_struct *mm = &self.r.mm
-        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self.rig, cpu)
         cdef int kind = ("mm", "range", "page", "serialize").index(what)
         with nogil:
             if kind == 0:
@@ -288,7 +260,7 @@ cdef class Space:
               bint fullmm=False):
         """As zap_pte_range and free_pgtables do: clear, gather, flush, free. Returns (pages, times it was full)."""
         cdef mm_struct *mm = &self.r.mm
-        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self.rig, cpu)
         cdef unsigned long size = <unsigned long>1 << mm.arch.page_shift
         cdef unsigned long covers = <unsigned long>1 << mm.arch.level_shift[1]
         cdef unsigned long address = start
@@ -333,7 +305,7 @@ cdef class Space:
 
     def free(self, int cpu=0):
         """Gives every table and every mapped frame back. No Cpu has it active."""
-        cdef Cpu *c = self.rig.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self.rig, cpu)
         if self.r == NULL:
             return
         assert not self.cpumask, "still active"
@@ -348,10 +320,6 @@ cdef class Space:
 
 cdef class Rig:
     """A machine whose parts can be called one by one."""
-
-    cdef machine *m
-    cdef Arch arch
-    cdef arch_ops recorder
 
     def __init__(self, Arch arch, u32 cpus=1, u64 memory=16 << 20, bint record=False):
         cdef int err = 0
@@ -374,11 +342,6 @@ cdef class Rig:
         if self.m != NULL:
             machine_destroy(self.m, NULL)
 
-    cdef Cpu *cpu(self, int n) except NULL:
-        if self.m == NULL or n < 0 or n >= <int>self.m.nr_cpus:
-            raise ValueError("no such Cpu")
-        return self.m.cpus[n]
-
     def destroy(self):
         """Ends the machine; returns what had leaked."""
         cdef machine_leaks leaks
@@ -394,20 +357,20 @@ cdef class Rig:
 
     def alloc(self, int cpu=0, u32 order=0, bint zero=False):
         """pfn, or None when memory is out."""
-        cdef page *p = alloc_pages(self.cpu(cpu), __GFP_ZERO if zero else 0, order)
+        cdef page *p = alloc_pages(rig_cpu(self, cpu), __GFP_ZERO if zero else 0, order)
         return None if p == NULL else page_to_pfn(self.m, p)
 
     def get(self, unsigned long pfn, int cpu=0):
-        get_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+        get_page(rig_cpu(self, cpu), pfn_to_page(self.m, pfn))
 
     def put(self, unsigned long pfn, int cpu=0):
-        put_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+        put_page(rig_cpu(self, cpu), pfn_to_page(self.m, pfn))
 
     def put_zeroed(self, unsigned long pfn, int cpu=0):
-        put_zeroed_page(self.cpu(cpu), pfn_to_page(self.m, pfn))
+        put_zeroed_page(rig_cpu(self, cpu), pfn_to_page(self.m, pfn))
 
     def free_pages(self, unsigned long pfn, u32 order, int cpu=0):
-        __free_pages(self.cpu(cpu), pfn_to_page(self.m, pfn), order)
+        __free_pages(rig_cpu(self, cpu), pfn_to_page(self.m, pfn), order)
 
     def refcount(self, unsigned long pfn):
         return pfn_to_page(self.m, pfn)._refcount
@@ -422,10 +385,10 @@ cdef class Rig:
         pfn_to_page(self.m, pfn).flags = flags
 
     def drain(self, int cpu=0):
-        drain_local_pages(self.cpu(cpu))
+        drain_local_pages(rig_cpu(self, cpu))
 
     def pcp_count(self, int cpu=0):
-        return self.cpu(cpu).pcp.count
+        return rig_cpu(self, cpu).pcp.count
 
     def commit(self, unsigned long frames):
         with nogil:
@@ -461,76 +424,11 @@ cdef class Rig:
             raise ValueError("beyond memory")
         memcpy(self.m.mem_base + paddr, <const char *>data, len(data))
 
-    def page_stress(self, int cpu, u64 seed, unsigned long rounds, u32 keep=300):
-        """Random alloc/free of orders 0..3 with a stamp in every frame; returns how many stamps were damaged."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef machine *m = self.m
-        cdef page **held = <page **>malloc(keep * sizeof(page *))
-        cdef u32 *orders = <u32 *>malloc(keep * sizeof(u32))
-        cdef unsigned long bad = 0, i, at, j
-        cdef u32 n = 0, order
-        cdef u64 *words
-        cdef page *p
-        if held == NULL or orders == NULL:
-            free(held)
-            free(orders)
-            raise MemoryError
-        with nogil:
-            for i in range(rounds):
-                seed ^= seed << 13
-                seed ^= seed >> 7
-                seed ^= seed << 17
-                if n < keep and (n == 0 or seed & 1):
-                    order = <u32>(seed >> 8) & 3 if (seed >> 16) & 7 == 0 else 0
-                    p = alloc_pages(c, __GFP_ZERO if seed & 2 else 0, order)
-                    if p == NULL:
-                        continue
-                    for j in range(<unsigned long>1 << order):
-                        words = <u64 *>(m.mem_base + ((page_to_pfn(m, p) + j) << m.arch.page_shift))
-                        if seed & 2 and (words[0] or words[511]):
-                            bad += 1
-                        words[0] = <u64>(<unsigned long>p) ^ cpu
-                        words[511] = i
-                    p.index = i
-                    held[n] = p
-                    orders[n] = order
-                    n += 1
-                else:
-                    at = (seed >> 20) % n if n else 0
-                    if n == 0:
-                        continue
-                    p = held[at]
-                    order = orders[at]
-                    for j in range(<unsigned long>1 << order):
-                        words = <u64 *>(m.mem_base + ((page_to_pfn(m, p) + j) << m.arch.page_shift))
-                        if words[0] != (<u64>(<unsigned long>p) ^ cpu) or words[511] != p.index:
-                            bad += 1
-                    n -= 1
-                    held[at] = held[n]
-                    orders[at] = orders[n]
-                    __free_pages(c, p, order)
-            while n:
-                n -= 1
-                __free_pages(c, held[n], orders[n])
-        free(held)
-        free(orders)
-        return bad
-
-    def ref_stress(self, int cpu, unsigned long pfn, unsigned long rounds):
-        """get_page/put_page pairs on a shared frame."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef page *p = pfn_to_page(self.m, pfn)
-        cdef unsigned long _i
-        with nogil:
-            for _i in range(rounds):
-                get_page(c, p)
-                put_page(c, p)
-
     # ---- address spaces ----
 
     def space(self, unsigned long start=0, unsigned long end=0, unsigned long vm_flags=0, int cpu=0):
         cdef Space s = Space.__new__(Space)
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         cdef void *memory = NULL
         cdef mm_struct *mm
         if posix_memalign(&memory, 128, sizeof(rig_mm)) != 0:
@@ -559,21 +457,21 @@ cdef class Rig:
         return s
 
     def switch(self, int cpu, Space space):
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         cdef mm_struct *mm = NULL if space is None else &space.r.mm
         with nogil:
             switch_mm(c, mm)
 
     def touch(self, int cpu, unsigned long address, u32 access=0):
         """0, or (errno, fault_code, fault_address)."""
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         cdef int err
         with nogil:
             err = user_touch(c, address, access)
         return fault_of(c, err)
 
     def load(self, int cpu, unsigned long address, unsigned long n):
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         cdef bytearray data = bytearray(n)
         cdef char *p = data
         cdef int err
@@ -582,7 +480,7 @@ cdef class Rig:
         return bytes(data) if err == 0 else fault_of(c, err)
 
     def store(self, int cpu, unsigned long address, bytes data):
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         cdef const char *p = data
         cdef unsigned long n = len(data)
         cdef int err
@@ -592,7 +490,7 @@ cdef class Rig:
 
     def hw_walk(self, int cpu, unsigned long address, u32 access):
         """The TLB word, 0 = fault."""
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         cdef unsigned long data
         local_irq_disable(c)
         data = self.m.arch.hw_walk(c, <mm_struct *>c.active_mm, address, access)
@@ -602,112 +500,18 @@ cdef class Rig:
     def validate_tlb(self, int cpu=0):
         """AssertionError with what and where."""
         cdef unsigned long address = 0
-        cdef const char *message = validate_tlb(self.cpu(cpu), &address)
+        cdef const char *message = validate_tlb(rig_cpu(self, cpu), &address)
         if message != NULL:
             raise AssertionError(f"{message.decode()} ({address:#x})")
 
     def events(self, int cpu=0):
-        cdef Cpu *c = self.cpu(cpu)
+        cdef Cpu *c = rig_cpu(self, cpu)
         return {name: c.vm_event[<int>number] for name, number in EVENTS.items()}
-
-    def shootdown_reader(self, int cpu, Space space, unsigned long address, Flag stop):
-        """Read 8 bytes until told to stop; returns (reads, reads of a poisoned frame)."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef u64 word = 0
-        cdef unsigned long reads = 0, bad = 0
-        with nogil:
-            switch_mm(c, &space.r.mm)
-            while not READ_ONCE_32(c, &stop.value):
-                if copy_from_user(c, &word, address, 8) != 0:
-                    bad += 1
-                    break
-                reads += 1
-                if word != 1:
-                    bad += 1
-                WRITE_ONCE_32(c, &stop.progress, <u32>reads)
-            switch_mm(c, NULL)
-        return reads, bad
-
-    def shootdown_writer(self, int cpu, Space space, unsigned long address, unsigned long rounds, bint flush,
-                         Flag stop):
-        """Move the page between two frames; after each flush poison the old one, then make it good again."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef machine *m = self.m
-        cdef mm_struct *mm = &space.r.mm
-        cdef const arch_ops *arch = m.arch
-        cdef page *frames[2]
-        cdef u64 *words[2]
-        cdef pmd_t *pmd = mm_alloc_pmd(c, mm, address)
-        cdef spinlock_t *ptl = NULL
-        cdef pte_t *pte
-        cdef unsigned long prot = arch.vm_get_page_prot(VM_READ)
-        cdef unsigned long i
-        cdef u32 before
-        cdef int k
-        for k in range(2):
-            frames[k] = alloc_page(c, __GFP_ZERO)
-            if frames[k] == NULL:
-                raise MemoryError
-            words[k] = <u64 *>(m.mem_base + (page_to_pfn(m, frames[k]) << arch.page_shift))
-            words[k][0] = 1
-        if pmd == NULL or pte_alloc(c, mm, pmd) != 0:
-            raise MemoryError
-        with nogil:
-            for i in range(rounds):
-                k = i & 1
-                pte = pte_offset_map_lock(c, mm, pmd, address, &ptl)
-                xchg(c, pte, arch.pfn_pte(page_to_pfn(m, frames[k]), prot))
-                spin_unlock(c, ptl)
-                if flush or i == 0: # without: the reader stays on the first frame
-                    arch.flush_tlb_page(c, mm, address)
-                WRITE_ONCE(c, <unsigned long *>words[1 - k], 0xdead)
-                # Let the reader read at least once meanwhile, now and then.
-                if i % 63 == 0: # odd: both frames get their turn
-                    before = READ_ONCE_32(c, &stop.progress)
-                    while READ_ONCE_32(c, &stop.progress) - before < 2 and not READ_ONCE_32(c, &stop.value):
-                        sched_yield()
-                WRITE_ONCE(c, <unsigned long *>words[1 - k], 1)
-            WRITE_ONCE_32(c, &stop.value, 1)
-        # The frame that is not mapped any more; the mapped one goes with the address space.
-        put_page(c, frames[rounds & 1])
-
-    def fault_stress(self, int cpu, Space space, unsigned long start, unsigned long pages, unsigned long rounds):
-        """Fault a range in, check and stamp it, unmap it (with a flush) again and again. Returns wrong contents."""
-        cdef Cpu *c = self.cpu(cpu)
-        cdef u64 word
-        cdef unsigned long i, _r, bad = 0
-        cdef unsigned long size = <unsigned long>1 << self.m.arch.page_shift
-        for _r in range(rounds):
-            with nogil:
-                for i in range(pages):
-                    word = 1
-                    if copy_from_user(c, &word, start + i * size, 8) != 0 or word != 0:
-                        bad += 1
-                    word = start + i
-                    if copy_to_user(c, start + i * size, &word, 8) != 0:
-                        bad += 1
-                for i in range(pages):
-                    word = 0
-                    if copy_from_user(c, &word, start + i * size, 8) != 0 or word != start + i:
-                        bad += 1
-            space.unmap(cpu, start, start + pages * size)
-        return bad
-
 
 cdef object fault_of(Cpu *cpu, int err):
     if err == 0:
         return 0
     return -err, cpu.fault_code, cpu.fault_address
-
-
-cdef class Flag:
-    """A word two stress threads share."""
-
-    cdef u32 value
-    cdef u32 progress
-
-    def set(self):
-        self.value = 1
 
 
 def entry(Arch arch, str what, unsigned long a=0, unsigned long b=0):

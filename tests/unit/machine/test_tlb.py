@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykmm_ext.machine.machine_test import Flag, Rig, Space
+from pykmm_ext.machine.machine_test import Rig, Space
+from pykmm_ext.machine.machine_torture import Flag, fault_stress, shootdown_reader, shootdown_writer
 from pykmm_plugins.arch._x86 import make_arch
 
 PAGE = 4096
@@ -439,9 +440,9 @@ def shootdown(flush: bool, rounds: int) -> tuple[int, int]:
     rig.write(page * PAGE, (1).to_bytes(8, "little"))
     space.set_entry(BASE, 0, page << 12 | P | US | A | NX)
     stop, result = Flag(), []
-    reader = threading.Thread(target=lambda: result.append(rig.shootdown_reader(1, space, BASE, stop)))
+    reader = threading.Thread(target=lambda: result.append(shootdown_reader(space, 1, BASE, stop)))
     reader.start()
-    rig.shootdown_writer(0, space, BASE, rounds, flush, stop)
+    shootdown_writer(space, 0, BASE, rounds, flush, stop)
     reader.join()
     rig.put(page)
     space.free()
@@ -469,7 +470,7 @@ def test_two_threads_fault_and_unmap_in_one_address_space() -> None:
         rig.switch(cpu, space)
     bad: list[int] = []
     threads = [threading.Thread(target=lambda cpu=cpu: bad.append(
-        rig.fault_stress(cpu, space, BASE + cpu * 256 * PAGE, 100, 300))) for cpu in range(2)]
+        fault_stress(space, cpu, BASE + cpu * 256 * PAGE, 100, 300))) for cpu in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykmm_ext.machine.machine_test import Rig
+from pykmm_ext.machine.machine_torture import page_stress, ref_stress
 from pykmm_plugins.arch._x86 import make_arch
 
 PAGE = 4096
@@ -228,7 +229,7 @@ def test_against_a_model(steps: list[tuple[int, int, int, int]]) -> None:
 def test_two_threads_share_a_zone() -> None:
     rig = make(cpus=2, memory=1024 * PAGE)
     bad: list[int] = []
-    threads = [threading.Thread(target=lambda cpu=cpu: bad.append(rig.page_stress(cpu, 77 + cpu, 200_000)))
+    threads = [threading.Thread(target=lambda cpu=cpu: bad.append(page_stress(rig, cpu, 77 + cpu, 200_000)))
                for cpu in range(2)]
     for thread in threads:
         thread.start()
@@ -241,7 +242,7 @@ def test_two_threads_share_a_zone() -> None:
 def test_reference_counts_are_atomic() -> None:
     rig = make(cpus=2)
     pfn = rig.alloc()
-    threads = [threading.Thread(target=rig.ref_stress, args=(cpu, pfn, 300_000)) for cpu in range(2)]
+    threads = [threading.Thread(target=ref_stress, args=(rig, cpu, pfn, 300_000)) for cpu in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -7,7 +7,8 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pykmm_ext.machine.machine_test import Flag, Rig
+from pykmm_ext.machine.machine_test import Rig
+from pykmm_ext.machine.machine_torture import Flag, populate_race
 from pykmm_plugins.arch._x86 import make_arch
 
 PAGE = 4096
@@ -116,7 +117,7 @@ def test_two_cpus_populate_the_same_tables() -> None:
     rig = make(cpus=2, frames=16384)
     space = rig.space()
     gate, bad = Flag(), []
-    threads = [threading.Thread(target=lambda cpu=cpu: bad.append(space.populate_race(cpu, 3000, 100 * PMD, gate)))
+    threads = [threading.Thread(target=lambda cpu=cpu: bad.append(populate_race(space, cpu, 3000, 100 * PMD, gate)))
                for cpu in range(2)]
     for thread in threads:
         thread.start()
