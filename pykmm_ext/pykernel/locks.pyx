@@ -12,7 +12,7 @@ from pykmm_ext.pykernel.call cimport (
 from pykmm_ext.pykernel.handles cimport FieldHandle, MmHandle, VmaHandle, field_word, fits
 
 
-# ---- adapters: `b` is the kernel function, whose context is theirs ----
+# ---- adapters for functions of one signature: `b` is the function ----
 
 ctypedef void (*cpu_function)(Cpu *cpu) noexcept nogil
 ctypedef void (*sem_function)(Cpu *cpu, rw_semaphore *sem) noexcept nogil
@@ -20,73 +20,87 @@ ctypedef bint (*sem_trylock)(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 ctypedef void (*mm_seq_function)(Cpu *cpu, seqlock_t *sl) noexcept nogil
 
 
+# Context: as the function `b`.
 cdef u64 do_cpu(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     (<cpu_function>b)(cpu)
     return 0
 
 
+# Context: as the function `b`.
 cdef u64 do_sem(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     (<sem_function>b)(cpu, &(<mm_struct *>p).mmap_sem)
     return 0
 
 
+# Context: as the function `b`.
 cdef u64 do_sem_trylock(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     return (<sem_trylock>b)(cpu, &(<mm_struct *>p).mmap_sem)
 
 
+# Context: as the function `b`.
 cdef u64 do_mm_seq(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     (<mm_seq_function>b)(cpu, &(<mm_struct *>p).mm_seq)
     return 0
 
 
-# Context of the next four: GIL held.
+# Context: GIL held, given up while the function may wait.
 cdef int call_cpu(CpuHandle cpu, cpu_function fn, u32 may=RUNS) except -1:
     call(cpu, do_cpu, NULL, 0, <unsigned long>fn, may)
     return 0
 
 
+# Context: GIL held, given up while the function may wait.
 cdef int call_sem(CpuHandle cpu, sem_function fn, MmHandle mm, u32 may=RUNS) except -1:
     call(cpu, do_sem, mm.mm, 0, <unsigned long>fn, may)
     return 0
 
 
+# Context: GIL held.
 cdef bint call_sem_trylock(CpuHandle cpu, sem_trylock fn, MmHandle mm) except -1:
     return call(cpu, do_sem_trylock, mm.mm, 0, <unsigned long>fn) != 0
 
 
+# Context: GIL held, given up while the function may wait.
 cdef int call_mm_seq(CpuHandle cpu, mm_seq_function fn, MmHandle mm, u32 may=RUNS) except -1:
     call(cpu, do_mm_seq, mm.mm, 0, <unsigned long>fn, may)
     return 0
 
 
-# ---- adapters of one function each, whose context is theirs ----
+# ---- adapters of one function each ----
 
+# Context: as srcu_read_lock().
 cdef u64 do_srcu_read_lock(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     return <u64>srcu.srcu_read_lock(cpu, <srcu.srcu_struct *>p)
 
 
+# Context: as srcu_read_unlock().
 cdef u64 do_srcu_read_unlock(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     srcu.srcu_read_unlock(cpu, <srcu.srcu_struct *>p, <int>a)
     return 0
 
 
+# Context: as synchronize_srcu().
 cdef u64 do_synchronize_srcu(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     srcu.synchronize_srcu(cpu, <srcu.srcu_struct *>p)
     return 0
 
 
+# Context: as raw_read_seqcount().
 cdef u64 do_raw_read_seqcount(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     return seqlock.raw_read_seqcount(cpu, <seqlock.seqcount_t *>p)
 
 
+# Context: as read_seqcount_retry().
 cdef u64 do_read_seqcount_retry(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     return seqlock.read_seqcount_retry(cpu, <seqlock.seqcount_t *>p, <u32>a)
 
 
+# Context: as read_seqbegin().
 cdef u64 do_read_seqbegin(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     return seqlock.read_seqbegin(cpu, &(<mm_struct *>p).mm_seq)
 
 
+# Context: as read_seqretry().
 cdef u64 do_read_seqretry(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     return seqlock.read_seqretry(cpu, &(<mm_struct *>p).mm_seq, <u32>a)
 
@@ -277,13 +291,15 @@ def write_sequnlock(CpuHandle cpu not None, MmHandle mm not None):
     call_mm_seq(cpu, seqlock.write_sequnlock, mm)
 
 
-# ---- words: p is a field_word; contexts: as the kernel function that each calls ----
+# ---- words: p is a field_word ----
 
+# Context: as xchg().
 cdef u64 do_xchg(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     cdef field_word *w = <field_word *>p
     return atomic.xchg_32(cpu, <u32 *>w.p, <u32>a) if w.width == 4 else atomic.xchg(cpu, <unsigned long *>w.p, a)
 
 
+# Context: as cmpxchg().
 cdef u64 do_cmpxchg(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     cdef field_word *w = <field_word *>p
     if w.width == 4:
@@ -291,6 +307,7 @@ cdef u64 do_cmpxchg(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcep
     return atomic.cmpxchg(cpu, <unsigned long *>w.p, a, b)
 
 
+# Context: as atomic_add_return().
 cdef u64 do_add_return(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     cdef field_word *w = <field_word *>p
     if w.width == 4:
@@ -298,6 +315,7 @@ cdef u64 do_add_return(Cpu *cpu, void *p, unsigned long a, unsigned long b) noex
     return atomic.atomic_add_return(cpu, <unsigned long *>w.p, a)
 
 
+# Context: as smp_load_acquire().
 cdef u64 do_acquire(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     cdef field_word *w = <field_word *>p
     if w.width == 4:
@@ -305,6 +323,7 @@ cdef u64 do_acquire(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcep
     return atomic.smp_load_acquire(cpu, <unsigned long *>w.p)
 
 
+# Context: as smp_store_release().
 cdef u64 do_release(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     cdef field_word *w = <field_word *>p
     if w.width == 4:
@@ -319,6 +338,7 @@ cdef int masked_equal(u64 value, u64 arg) noexcept nogil:
     return <u32>(value & (arg >> 32)) == <u32>arg
 
 
+# Context: as kmm_await().
 cdef u64 do_await(Cpu *cpu, void *p, unsigned long a, unsigned long b) noexcept nogil:
     cdef field_word *w = <field_word *>p
     if w.width == 4:
