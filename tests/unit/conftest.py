@@ -2,12 +2,13 @@
 """Fixtures of the unit tests: machines are of the arch under test."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from arch_under_test import ARCH, frames
 
 import pykmm
+from pykmm.plugin import get_plugin_manager
 
 Make = Callable[..., pykmm.Machine]
 
@@ -19,3 +20,12 @@ def machine_under_test(machine: Make) -> Make:
              **options: object) -> pykmm.Machine:
         return machine(arch=arch, memory=frames(memory), fault_around=frames(fault_around), **options)
     return make
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Strategies may be registered: they are gone afterwards."""
+    registry = get_plugin_manager().strategies
+    before = dict(registry._entries)
+    yield
+    registry._entries = before

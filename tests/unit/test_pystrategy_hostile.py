@@ -1,223 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Strategies in Python whose authors mean no good: nothing hangs, crashes, or goes wrong without a word."""
+"""Strategies in Python and the interpreter: garbage, recursion, all kinds of exceptions, processes."""
 from __future__ import annotations
 
-import asyncio
-import copy
 import enum
 import gc
 import inspect
 import os
 import pathlib
-import pickle
 import signal
 import subprocess
 import sys
-import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from made_strategies import PRIVATE_ANON, RW, Everything, Fallback, in_every_fault, make, mapped
 from python_strategies import PythonGup, PythonRefcount, PythonSpf
 
 import pykmm
 from pykmm import kernel
-from pykmm.plugin import get_plugin_manager
 from pykmm.strategy import MEMBERS
-
-RW = 3
-PRIVATE_ANON = 0x22
-
-
-class Fallback(pykmm.PythonStrategy):
-    """The least that a strategy does."""
-
-    name = "fallback"
-
-    def handle_fault(self, cpu: Any, mm: Any, address: int, flags: int) -> Any:
-        return kernel.handle_fault_mmap_sem(cpu, mm, address, flags)
-
-
-def make(base: type[pykmm.PythonStrategy] = Fallback, **members: Any) -> Any:
-    return type("Made", (base,), {"name": "made", **members})()
-
-
-def in_every_fault(body: Any) -> Any:
-    def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
-        body(cpu, mm)
-        return kernel.handle_fault_mmap_sem(cpu, mm, address, flags)
-    return make(handle_fault=handle_fault)
-
-
-def page(machine: pykmm.Machine) -> tuple[pykmm.MmStruct, int]:
-    mm = machine.mm()
-    return mm, mm.mmap(0, 0x4000, RW, PRIVATE_ANON)
-
-
-# ---- handles that nobody made ----
-
-@pytest.mark.parametrize("kind", [kernel.CpuHandle, kernel.MmHandle, kernel.VmaHandle, kernel.FieldHandle,
-                                  kernel.MachineRef, kernel.PageHandle, kernel.EntryHandle, kernel.PageArray])
-def test_handles_without_a_callback(kind: Any) -> None:
-    fake = kind.__new__(kind)
-    assert isinstance(repr(fake), str)
-    for name in dir(fake):
-        if not name.startswith("_"):
-            try:
-                value = getattr(fake, name)
-                if callable(value):
-                    value("strategy_data")
-            except (ReferenceError, TypeError):
-                pass
-    cpu = kernel.CpuHandle.__new__(kernel.CpuHandle)
-    for name in kernel.__all__:
-        function = getattr(kernel, name)
-        if callable(function) and not isinstance(function, type) and name != "access_error":
-            for arguments in ((cpu, fake), (cpu, fake, 0), (cpu, fake, 0, 0), (cpu,), (fake,), ()):
-                with pytest.raises((ReferenceError, TypeError)):
-                    function(*arguments)
-    for make_copy in (copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError):
-            make_copy(fake)
-
-
-def test_a_kernel_function_that_nobody_made() -> None:
-    fake = kernel.KernelFunction.__new__(kernel.KernelFunction)
-
-    def body(cpu: Any, mm: Any) -> None:
-        with pytest.raises(TypeError, match="made by pykmm"):
-            fake(cpu, mm, 1, 2)
-
-    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        mm, a = page(machine)
-        mm.store(a, b"x")
-    with pytest.raises(pykmm.PluginError, match="none of the table's"):
-        make(free_vma=fake)
-
-
-def test_wrong_types() -> None:
-    def body(cpu: Any, mm: Any) -> None:
-        for name in kernel.__all__:
-            function = getattr(kernel, name)
-            if not callable(function) or isinstance(function, type) or name == "access_error":
-                continue
-            for arguments in ((None, None), ("cpu", mm), (cpu, "mm"), (cpu, cpu), (mm, cpu), (cpu, mm, "x"),
-                              (cpu, None, -1), (cpu, 1 << 70, 1 << 70, 1 << 70)):
-                with pytest.raises((TypeError, OverflowError, KeyError, RuntimeError)):
-                    function(*arguments)
-        seen.append(cpu.id)
-
-    seen: list[int] = []
-    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        mm, a = page(machine)
-        mm.store(a, b"x")
-        machine.validate()
-    assert seen == [0]
-
-
-# ---- other threads, other machines, the machine itself ----
-
-def test_a_thread_that_does_not_drive_the_cpu() -> None:
-    def body(cpu: Any, mm: Any) -> None:
-        def other() -> None:
-            for use in (lambda: kernel.mmap_read_lock(cpu, mm), lambda: mm.map_count, lambda: kernel.smp_mb(cpu),
-                        lambda: kernel.rcu_read_unlock(cpu), lambda: setattr(mm, "strategy_data", 1)):
-                try:
-                    use()
-                except RuntimeError as error:
-                    errors.append(str(error))
-        kernel.rcu_read_lock(cpu)
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-        kernel.rcu_read_unlock(cpu)
-
-    errors: list[str] = []
-    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        mm, a = page(machine)
-        mm.store(a, b"x")
-        machine.validate()
-    assert len(errors) == 5
-    assert all("by a thread that does not drive CPU 0" in error for error in errors)
-
-
-def test_the_machine_from_inside() -> None:
-    def body(cpu: Any, mm: Any) -> None:
-        for use in (lambda: space.load(a, 1), lambda: space.store(a, b"y", cpu=1), machine.mm, machine.validate,
-                    lambda: machine.vmstat, space.proc_maps, lambda: machine.run(pykmm.Tape()),
-                    lambda: machine.file("f", size=1), machine.close, space.exit):
-            try:
-                use()
-            except RuntimeError as error:
-                errors.append(str(error))
-
-    errors: list[str] = []
-    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        space, a = page(machine)
-        space.store(a, b"x")
-        assert space.load(a, 1) == b"x"
-        machine.validate()
-    assert len(errors) == 10, errors
-    assert sum("may not use the machine that has called it" in error for error in errors) >= 9, errors
-
-
-def test_another_machine_from_inside() -> None:
-    def body(cpu: Any, mm: Any) -> None:
-        with pykmm.Machine(strategy=inner, memory="16M") as other:
-            space, b = page(other)
-            space.store(b, b"inner")
-            loaded.append(space.load(b, 5))
-
-    loaded: list[bytes] = []
-    inner = Fallback()
-    with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        mm, a = page(machine)
-        mm.store(a, b"x")
-        assert mm.load(a, 1) == b"x"
-        machine.validate()
-    assert loaded == [b"inner"]
-
-
-def test_one_strategy_on_two_machines_at_once() -> None:
-    made = PythonSpf()
-    with pykmm.Machine(strategy=made, memory="16M") as one, pykmm.Machine(strategy=made, memory="16M",
-                                                                         arch="ppc64") as two:
-        spaces = [page(machine) for machine in (one, two)]
-
-        def use(mm: pykmm.MmStruct, a: int, cpu: int) -> None:
-            for _ in range(30):
-                b = mm.mmap(0, 0x40000, RW, PRIVATE_ANON, cpu=cpu)
-                mm.touch(b, 0x40000, "w", cpu=cpu)
-                mm.munmap(b, 0x40000, cpu=cpu)
-
-        threads = [threading.Thread(target=use, args=(*space, cpu)) for space in spaces for cpu in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        one.validate()
-        two.validate()
-        assert one.counters["speculative" if "speculative" in one.counters else "successes"] > 0
-
-
-def test_nothing_is_remembered_of_a_machine_that_is_gone() -> None:
-    """The next machine's CPUs may lie where those of the last one were."""
-    def vma_start_write(self: Any, cpu: Any, vma: Any) -> None:
-        if armed:
-            kernel.rcu_read_lock(cpu)   # left behind
-
-    armed = True
-    made = make(vma_start_write=vma_start_write)
-    for _ in range(3):
-        with pykmm.Machine(strategy=made, cpus=1, memory="16M") as machine:
-            page(machine)
-    armed = False
-    for _ in range(8):
-        with pykmm.Machine(strategy=made, cpus=1, memory="16M") as machine:
-            mm, a = page(machine)
-            mm.store(a, b"x")
-
 
 # ---- garbage ----
 
@@ -233,7 +35,7 @@ def test_a_cycle_through_the_machine_is_collected() -> None:
     quiesced: list[bool] = []
     made = Cyclic()
     made.machine = pykmm.Machine(strategy=made, memory="16M")
-    made.space, a = page(made.machine)
+    made.space, a = mapped(made.machine)
     made.space.store(a, b"x")
     gone = weakref.ref(made)
     del made
@@ -250,9 +52,9 @@ def test_garbage_is_collected_inside_of_a_callback() -> None:
 
     trash: list[Any] = []
     with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        mm, a = page(machine)
+        mm, a = mapped(machine)
         for _ in range(5):
-            other, b = page(machine)
+            other, b = mapped(machine)
             other.touch(b, 0x2000, "w")
             trash += [other, other.pin(b, 0x1000), machine.file("f", size=1)]
             trash.append(pykmm.Machine(strategy=Fallback(), memory="16M"))
@@ -277,7 +79,7 @@ def test_a_finaliser_that_uses_the_machine() -> None:
 
     errors: list[str] = []
     with pykmm.Machine(strategy=in_every_fault(body), memory="16M") as machine:
-        mm, a = page(machine)
+        mm, a = mapped(machine)
         mm.store(a, b"x")
     assert len(errors) == 1
     assert "may not use the machine" in errors[0]
@@ -295,8 +97,8 @@ def test_recursion() -> None:
             return self.handle_fault(cpu, mm, address, flags)
 
     deep: list[int] = []
-    with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
-        mm, a = page(machine)
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=handle_fault), memory="16M") as machine:
+        mm, a = mapped(machine)
         with pytest.raises(RuntimeError, match="holds more than 30 locks"):
             mm.store(a, b"x")
         machine.validate()
@@ -304,8 +106,8 @@ def test_recursion() -> None:
     def forever(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
         return self.handle_fault(cpu, mm, address, flags)
 
-    with pykmm.Machine(strategy=make(handle_fault=forever), memory="16M") as machine:
-        mm, a = page(machine)
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=forever), memory="16M") as machine:
+        mm, a = mapped(machine)
         with pytest.raises(RecursionError):
             mm.store(a, b"x")
         machine.validate()
@@ -353,7 +155,7 @@ def test_a_vm_fault_inside_of_its_own_fault() -> None:
             return "ptl_contended"
 
     with pykmm.Machine(strategy=Again(), memory="16M") as machine:
-        mm, a = page(machine)
+        mm, a = mapped(machine)
         mm.store(a, b"x")
         with pytest.raises(RuntimeError, match="handle_pte_fault.*: handle_pte_fault.* is under way with this VmFault"):
             mm.store(a + 0x1000, b"x")
@@ -379,7 +181,7 @@ def test_vm_faults_and_pages_of_earlier_callbacks() -> None:
             return super().lock(cpu, vmf)
 
     with pykmm.Machine(strategy=Keeps(), memory="16M") as machine:
-        mm, a = page(machine)
+        mm, a = mapped(machine)
         mm.touch(a, 0x4000, "w")
         assert len(kept) == 3
         assert kept[0].address == a + 0x1000    # what was captured stays
@@ -406,12 +208,12 @@ def test_exceptions_of_all_kinds(error: Any) -> None:
     def raises(*_: Any) -> Any:
         raise error
 
-    with pykmm.Machine(strategy=make(handle_fault=raises), memory="16M") as machine:
-        mm, a = page(machine)
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=raises), memory="16M") as machine:
+        mm, a = mapped(machine)
         with pytest.raises(error):
             mm.store(a, b"x")
         machine.validate()
-    with pykmm.Machine(strategy=make(vma_init=raises), memory="16M") as machine:
+    with pykmm.Machine(strategy=make(Fallback, vma_init=raises), memory="16M") as machine:
         mm = machine.mm()
         with pytest.raises(error):
             mm.mmap(0, 0x4000, RW, PRIVATE_ANON)
@@ -425,8 +227,8 @@ def test_one_exception_object_again_and_again() -> None:
     def raises(*_: Any) -> Any:
         raise error
 
-    with pykmm.Machine(strategy=make(handle_fault=raises), memory="16M") as machine:
-        mm, a = page(machine)
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=raises), memory="16M") as machine:
+        mm, a = mapped(machine)
         for _ in range(50):
             with pytest.raises(ValueError, match="always me"):
                 mm.store(a, b"x")
@@ -434,8 +236,8 @@ def test_one_exception_object_again_and_again() -> None:
 
 
 def test_a_result_without_a_repr() -> None:
-    with pykmm.Machine(strategy=make(handle_fault=lambda *_: Value()), memory="16M") as machine:
-        mm, a = page(machine)
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=lambda *_: Value()), memory="16M") as machine:
+        mm, a = mapped(machine)
         with pytest.raises(pykmm.PluginError, match=r"returned a Value, whose __repr__\(\) raises ValueError; it has"):
             mm.store(a, b"x")
 
@@ -447,8 +249,8 @@ def test_results_that_are_ints() -> None:
     def handle_fault(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Any:
         return Fault(kernel.handle_fault_mmap_sem(cpu, mm, address, flags)) | Fault.MAJOR
 
-    with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
-        mm, a = page(machine)
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=handle_fault), memory="16M") as machine:
+        mm, a = mapped(machine)
         mm.store(a, b"x")
         assert machine.vmstat["pgmajfault"] == 1
 
@@ -484,60 +286,6 @@ def test_an_exception_below_another_callback() -> None:
     assert caught == [a - 0x1000]
 
 
-@pytest.fixture
-def registered() -> Iterator[None]:
-    registry = get_plugin_manager().strategies
-    before = dict(registry._entries)
-    yield
-    registry._entries = before
-
-
-@pytest.mark.parametrize("member", sorted(set(MEMBERS) - {"mm_init", "mm_exit", "quiesce", "gup_fast", "filemap_fault",
-                                                          "pte_spinlock", "mmap_write_downgrade"}))
-def test_every_method_raises_on_the_check_engine(member: str, registered: None) -> None:
-    base: Any = PythonSpf if "pte" in member else Everything
-
-    def raises(self: Any, cpu: Any, *arguments: Any) -> Any:
-        if cpu.id == 1:
-            raise ValueError(f"not {member}")
-        return getattr(base, member)(self, cpu, *arguments)
-
-    get_plugin_manager().strategies.add("made", lambda: make(base, **{member: raises}))
-    tape = pykmm.Tape()
-    a = tape.setup.mmap(0x4000, prot="rw")
-    tape.setup.store(a, b"A")
-    tape.thread().load(a, 1)
-    other = tape.thread()
-    other.store(a + 0x1000, b"B")
-    other.munmap(a + 0x2000, 0x1000)
-    other.munmap(a, 0x4000)
-    report = pykmm.check(tape, strategy="made", memory_model="sc", max_seconds=60)
-    assert [violation.kind for violation in report.violations] == ["exception"]
-    assert f"{member}() of strategy 'made' on CPU 1: ValueError: not {member}" in report.violations[0].message
-    assert report.replay().kind == "exception"
-
-
-class Everything(PythonRefcount):
-    """The rest of the writers' side."""
-
-    name = "everything"
-
-    def vma_write_begin(self, cpu: Any, vma: Any, subclass: int) -> None:
-        kernel.spf_vma_write_begin(cpu, vma, subclass)
-
-    def vma_write_end(self, cpu: Any, vma: Any) -> None:
-        kernel.spf_vma_write_end(cpu, vma)
-
-    def tree_write_begin(self, cpu: Any, mm: Any) -> None:
-        kernel.write_seqlock(cpu, mm)
-
-    def tree_write_end(self, cpu: Any, mm: Any) -> None:
-        kernel.write_sequnlock(cpu, mm)
-
-    def free_vma(self, cpu: Any, vma: Any) -> None:
-        kernel.vm_area_free(cpu, vma)
-
-
 @pytest.mark.parametrize("member", sorted(set(MEMBERS) - {"pte_spinlock", "filemap_fault", "mmap_write_downgrade"}))
 def test_every_method_raises_in_the_end(member: str) -> None:
     """While the machine is closed, or the address space goes away."""
@@ -551,7 +299,7 @@ def test_every_method_raises_in_the_end(member: str) -> None:
         return result(self, cpu, *arguments)
 
     machine = pykmm.Machine(strategy=make(base, **{member: raises}), memory="16M")
-    mm, a = page(machine)
+    mm, a = mapped(machine)
     mm.store(a, b"x")
     mm.fork()
     armed = True
@@ -567,7 +315,7 @@ def test_every_method_raises_in_the_end(member: str) -> None:
 def test_a_process_that_forks() -> None:
     """A child process has the machine as it was."""
     with pykmm.Machine(strategy=PythonSpf(), memory="16M") as machine:
-        mm, a = page(machine)
+        mm, a = mapped(machine)
         mm.store(a, b"x")
         pid = os.fork()
         if pid == 0:
@@ -648,57 +396,7 @@ def test_an_interrupt_of_a_run() -> None:
     a = tape.setup.mmap(0x4000, prot="rw")
     tape.thread().load(a, 1)
     tape.thread().load(a + 0x1000, 1)
-    with pykmm.Machine(strategy=make(handle_fault=handle_fault), memory="16M") as machine:
+    with pykmm.Machine(strategy=make(Fallback, handle_fault=handle_fault), memory="16M") as machine:
         with pytest.raises(KeyboardInterrupt):
             machine.run(tape)
-        machine.validate()
-
-
-# ---- classes ----
-
-async def coroutine(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> int:
-    await asyncio.sleep(0)
-    return 0
-
-
-def generator(self: Any, cpu: Any, mm: Any, address: int, flags: int) -> Iterator[int]:
-    yield 0
-
-
-@pytest.mark.parametrize("method", [coroutine, generator])
-def test_methods_that_would_not_run(method: Any) -> None:
-    with pytest.raises(pykmm.PluginError, match=r"handle_fault\(\) is a coroutine or a generator"):
-        make(handle_fault=method)
-
-
-def test_a_strategy_is_not_copied() -> None:
-    made = PythonSpf()
-    for function in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="PythonSpf"):
-            function(made)
-
-
-def test_a_strategy_whose_init_was_not_called() -> None:
-    made = PythonSpf.__new__(PythonSpf)
-    made.__init__()     # nothing in there
-    with pykmm.Machine(strategy=made, memory="16M") as machine:
-        mm, a = page(machine)
-        mm.store(a, b"x")
-
-
-def test_a_class_in_place_of_an_object() -> None:
-    with pytest.raises(TypeError, match=r"must be a name or an object; Fallback is a class: give Fallback\(\)"):
-        pykmm.Machine(strategy=Fallback)  # type: ignore[arg-type]
-    for strategy in (Fallback, Fallback()):
-        with pytest.raises(TypeError, match=r"strategy must be a name, not .*; to give one: .*strategies.add"):
-            pykmm.check(pykmm.Tape(), strategy=strategy)  # type: ignore[arg-type]
-
-
-def test_methods_that_are_exchanged_later() -> None:
-    """The table has what the class had when the object was made."""
-    made = make()
-    type(made).handle_fault = None
-    with pykmm.Machine(strategy=made, memory="16M") as machine:
-        mm, a = page(machine)
-        mm.store(a, b"x")
         machine.validate()

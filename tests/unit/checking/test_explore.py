@@ -10,24 +10,13 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from explore_programs import increments, lock_order
+from explore_programs import increments, lock_order, spinning
 
 import pykmm
 from pykmm.checking.checker import replay_token as replay_of_check
 from pykmm.checking.explore import ExploreContext, replay_token
 from pykmm.checking.schedule import TokenError, decode
 from pykmm.testing import assert_checked
-
-
-def spinning(x: ExploreContext) -> None:
-    word = x.atomic(name="word")
-
-    def spin(cpu):
-        while not word.load(cpu):
-            pass
-
-    x.vcpu(spin)
-    x.vcpu(lambda cpu: word.store(1, cpu))
 
 
 def test_a_clean_report() -> None:
