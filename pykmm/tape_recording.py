@@ -22,8 +22,16 @@ from pykmm.tape_calls import FIXED, Calls
 from pykmm.tape_evidence import Event, Mm, Process, Row, Thread, pages_of
 from pykmm.tape_layout import Layout
 
-__all__ = ["Event", "Recording"]
+__all__ = ["SYSTEM_CALLS", "Event", "Recording"]
 
+#: Name of a system call, as recordings have it: what it is as an :class:`Event`. Other calls are not replayed.
+SYSTEM_CALLS = {
+    "mmap": "mmap", "mmap_pgoff": "mmap", "munmap": "munmap", "mprotect": "mprotect", "pkey_mprotect": "mprotect",
+    "mremap": "mremap", "madvise": "madvise", "brk": "brk", "mlock": "mlock", "mlock2": "mlock", "munlock": "munlock",
+    "mlockall": "mlockall", "munlockall": "munlockall", "msync": "msync", "mincore": "mincore", "mbind": "mbind",
+    "clone": "clone", "clone3": "clone", "fork": "clone", "vfork": "clone", "execve": "exec", "execveat": "exec",
+    "exit": "exit", "exit_group": "exit_group",
+}
 WINDOW = 0.05                   # seconds a thread waits for what makes its operation possible
 
 

@@ -17,7 +17,7 @@ from pykmm.errors import TapeError
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Notes, Tape
 from pykmm.tape_import import maps_beside
-from pykmm.tape_recording import Event, Recording
+from pykmm.tape_recording import SYSTEM_CALLS, Event, Recording
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -37,14 +37,6 @@ _WRAP = (1 << 64) / 1e6         # milliseconds: a negative duration as an unsign
 _JIT_MAP = re.compile(r"/perf-\d+\.map$")
 #: objects of which perf prints addresses, not offsets
 _ABSOLUTE = ("//anon", "/dev/zero", "/anon_hugepage", "[stack", "/SYSV", "[heap]", "[anon")
-#: name in the listing -> (kind of event, name of its first argument)
-_CALLS = {
-    "mmap": "mmap", "mmap_pgoff": "mmap", "munmap": "munmap", "mprotect": "mprotect", "pkey_mprotect": "mprotect",
-    "mremap": "mremap", "madvise": "madvise", "brk": "brk", "mlock": "mlock", "mlock2": "mlock", "munlock": "munlock",
-    "mlockall": "mlockall", "munlockall": "munlockall", "msync": "msync", "mincore": "mincore", "mbind": "mbind",
-    "clone": "clone", "clone3": "clone", "fork": "clone", "vfork": "clone", "execve": "exec", "execveat": "exec",
-    "exit": "exit", "exit_group": "exit_group",
-}
 _MADE_AN_ADDRESS = {"mmap", "mremap", "brk"}
 
 
@@ -146,13 +138,13 @@ class _Reader:
         call = _CALL.match(rest)
         if call is None:
             return False
-        known = name in _CALLS
+        known = name in SYSTEM_CALLS
         self.notes.calls[name] = self.notes.calls.get(name, 0) + (0 if continued else 1)
         if not known:
             self.notes.unknown_line(f"system call {name} is not replayed", number, text)
             return True
         args, result = call[1], call[2]
-        if continued and _CALLS[name] == "clone" and result in ("", "0"):
+        if continued and SYSTEM_CALLS[name] == "clone" and result in ("", "0"):
             self.born.setdefault(tid, name)     # the child's side; its time, if any, is of something else
             return True
         if start is None and (continued or name == "execve"):
@@ -168,7 +160,7 @@ class _Reader:
 
     def _unstarted(self, number: int, tid: int, name: str, result: str) -> bool:
         """The end of a call that began before the recording did, or in the parent."""
-        kind = _CALLS[name]
+        kind = SYSTEM_CALLS[name]
         if kind == "exec" and not result.startswith("-"):
             start = self.kernel.pop(tid, None)
             self.notes.calls["execve"] = self.notes.calls.get("execve", 0) + 1
@@ -303,13 +295,13 @@ class _Reader:
 
     @staticmethod
     def _fits(call: _Call, result: str) -> bool:
-        kind = _CALLS[call.name]
+        kind = SYSTEM_CALLS[call.name]
         if kind in ("clone", "exec") or result.startswith("-"):
             return True
         return result.startswith("0x") == (kind in _MADE_AN_ADDRESS)
 
     def _event(self, tid: int, call: _Call) -> Event | None:
-        kind = _CALLS[call.name]
+        kind = SYSTEM_CALLS[call.name]
         result: int | None = None
         if call.result is not None and call.result not in ("", "?"):
             match = _RESULT.match(call.result)

@@ -17,7 +17,7 @@ from pykmm.errors import TapeError
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Notes, Tape
 from pykmm.tape_import import maps_beside
-from pykmm.tape_recording import Event, Recording
+from pykmm.tape_recording import SYSTEM_CALLS, Event, Recording
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -34,13 +34,6 @@ _ATTACHED = re.compile(r"(?:strace: )?Process (\d+) attached(?: \(.*\))?$")
 _QUIET = re.compile(r"(?:\+\+\+ .* \+\+\+|--- .* ---|strace: .*|Process \d+ (?:attached|detached|resumed).*)$")
 _FD = re.compile(r"(-?\d+)(?:<(.*)>)?$")
 _TICK = 1e-4                    # one line, as time: only the order counts
-_CALLS = {
-    "mmap": "mmap", "munmap": "munmap", "mprotect": "mprotect", "pkey_mprotect": "mprotect", "mremap": "mremap",
-    "madvise": "madvise", "brk": "brk", "mlock": "mlock", "mlock2": "mlock", "munlock": "munlock",
-    "mlockall": "mlockall", "munlockall": "munlockall", "msync": "msync", "mincore": "mincore", "mbind": "mbind",
-    "clone": "clone", "clone3": "clone", "fork": "clone", "vfork": "clone", "execve": "exec", "execveat": "exec",
-    "exit": "exit", "exit_group": "exit_group",
-}
 #: calls that change an address space and are not replayed
 _UNSUPPORTED = {"remap_file_pages", "process_madvise", "shmat", "shmdt", "userfaultfd", "process_vm_writev",
                 "mseal", "map_shadow_stack"}
@@ -125,7 +118,7 @@ class _Reader:
         if not parsed or sum(self.notes.unknown.values()) > parsed or self.main is None:
             raise TapeError("hardly a line is strace's", self.path, 1)
         for tid, (name, text, line, time) in self.open.items():
-            if name in _CALLS:
+            if name in SYSTEM_CALLS:
                 self._event(tid, name, text, None, "", "", line, line, time)
         self.notes.remarks.append("strace shows no page faults: the tape has calls only")
         if self.others:
@@ -225,7 +218,7 @@ class _Reader:
         self.notes.calls[name] = self.notes.calls.get(name, 0) + 1
         if name in _UNSUPPORTED:
             self.notes.unknown_line(f"system call {name} is not replayed", first, whole)
-        elif name in _CALLS:
+        elif name in SYSTEM_CALLS:
             self._event(tid, name, arguments, result, errno or "", whole, first, last, time)
         else:
             self.others += 1
@@ -263,7 +256,7 @@ class _Reader:
 
     def _event(self, tid: int, name: str, text: str, result: str | None, errno: str, whole: str, first: int,
                last: int, time: float) -> None:
-        kind = _CALLS[name]
+        kind = SYSTEM_CALLS[name]
         value: int | None = None
         if result is not None and result != "?":
             value = int(result, 0)

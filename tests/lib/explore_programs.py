@@ -66,3 +66,15 @@ def philosophers(n, ordered):
             x.vcpu(eat, i)
 
     return program
+
+
+def spinning(x: ExploreContext) -> None:
+    """One waits by loading again and again."""
+    word = x.atomic(name="word")
+
+    def spin(cpu):
+        while not word.load(cpu):
+            pass
+
+    x.vcpu(spin)
+    x.vcpu(lambda cpu: word.store(1, cpu))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import factorial
 
 import pytest
+from explore_programs import philosophers
 
 import pykmm
 
@@ -416,22 +417,7 @@ def test_sleeping_barber():
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_philosophers(n):
     """An execution is a choice, fork by fork, of who has it first, without circles: 2^n - 2. One circle deadlocks."""
-    def program(x, left_handed):
-        forks = [x.spin_lock(f"fork {i}") for i in range(n)]
-
-        def dine(cpu, i):
-            first, second = forks[i], forks[(i + 1) % n]
-            if left_handed and i == n - 1:
-                first, second = second, first
-            first.lock(cpu)
-            second.lock(cpu)
-            second.unlock(cpu)
-            first.unlock(cpu)
-
-        for i in range(n):
-            x.vcpu(dine, i)
-
-    report = pykmm.explore(lambda x: program(x, False), stop_at_violation=False, minimised=False)
+    report = pykmm.explore(philosophers(n, False), stop_at_violation=False, minimised=False)
     assert report.executions == 2**n - 2 and report.failed == 1 and report.blocked == 0
     assert report.violations[0].kind == "deadlock" and report.violations[0].message.count("waits for") == n
-    assert exhausted(lambda x: program(x, True)).executions == 2**n - 2
+    assert exhausted(philosophers(n, True)).executions == 2**n - 2

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from explore_programs import philosophers, store_buffering
+from explore_programs import philosophers, spinning, store_buffering
 from explored import violation
 
 from pykmm.checking.explore import explore
@@ -127,17 +127,7 @@ def test_a_function_that_never_ends_is_given_up():
 
 
 def test_spinning_is_a_livelock():
-    def program(x):
-        a = x.atomic(name="a")
-
-        def spin(cpu):
-            while not a.load(cpu):
-                pass
-
-        x.vcpu(spin)
-        x.vcpu(lambda cpu: a.store(1, cpu))
-
-    assert explore(program, max_steps=200).violations[0].kind == "livelock"
+    assert explore(spinning, max_steps=200).violations[0].kind == "livelock"
 
 
 def test_condition_of_a_wait_may_raise():
