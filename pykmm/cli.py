@@ -315,14 +315,14 @@ def maps(
     Example:
       pykmm maps recording.perf-trace.txt.xz --which final
     """
-    from pykmm.machine import Machine, memory_needed, page_size
+    from pykmm.machine import Machine, memory_needed
     from pykmm.report import format_maps
 
     if which not in ("start", "end", "final"):
         raise ValueError(f"unknown maps {which!r}; known: start, end, final")
     tape = _load(trace)
     if which == "final":
-        memory = memory_needed(tape, page_size(arch))
+        memory = memory_needed(tape, arch)
         with Machine(arch=arch, strategy=strategy, cpus=tape.program().nstreams, memory=memory) as machine:
             lines = machine.run(tape).maps.get(tape.main_mm, [])
     else:

@@ -333,7 +333,7 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
                     plans.append(_Plan(by_page[page[""]], "linux", "host", "", number, 0))
                 else:
                     plans += [_Plan(by_page[page[arch]], strategy, engine, arch, number,
-                                    memory_needed(by_page[page[arch]], page[arch]) if size is None else size)
+                                    memory_needed(by_page[page[arch]], arch) if size is None else size)
                               for arch in arches for strategy in strategies]
         timed = [plan for plan in plans if plan.engine != "check"]
         for turn in range(-warmup, repeats):

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pykmm.plugin import get_plugin_manager
 from pykmm_ext import binding
@@ -174,10 +174,26 @@ class Machine(binding.Machine):
 
 def page_size(arch: str | Arch) -> int:
     """Bytes in a page of an arch backend, or of the one of that name. ValueError: no such arch."""
-    made = get_plugin_manager().arches.make(arch) if isinstance(arch, str) else arch
-    shift = made.geometry()["page_shift"]
-    assert isinstance(shift, int)
-    return 1 << shift
+    return _Tables(arch).page
+
+
+def table_span(arch: str | Arch) -> int:
+    """Bytes of the address space that a table of PTEs maps on an arch backend, or the one of that name. ValueError."""
+    return _Tables(arch).span
+
+
+class _Tables:
+    """What the page tables of an arch take: bytes of a page, bytes that a PTE table maps, frames of the tables above
+    the PTE tables for the few places of an address space that are in use at a time."""
+
+    def __init__(self, arch: str | Arch) -> None:
+        made = get_plugin_manager().arches.make(arch) if isinstance(arch, str) else arch
+        geometry: dict[str, Any] = dict(made.geometry())
+        self.page = 1 << geometry["page_shift"]
+        self.span = 1 << geometry["level_shift"][1]
+        frames = [max(1, (8 << bits) // self.page) for bits in geometry["level_bits"]]
+        self.leaf = frames[0]
+        self.upper = frames[-1] + 8 * sum(frames[:-1])
 
 
 def check_pages(tape: Tape, page: int, arch: str) -> None:
@@ -193,36 +209,46 @@ def check_pages(tape: Tape, page: int, arch: str) -> None:
                         f"of {PAGE} bytes", tape.source or None)
 
 
-def _frames_needed(program: TapeProgram, page: int) -> int:
-    """Frames of `page` bytes that a run takes at most: pages touched, their page tables, a margin for fault-around."""
+def _frames_needed(program: TapeProgram, arch: str | Arch) -> int:
+    """Frames that a run takes at most: pages touched, their page tables, a margin for fault-around."""
     import numpy as np
 
     from pykmm.tape import OPCODES
 
     ops = program.ops
+    tables = _Tables(arch)
+    page = tables.page
     shift = np.uint64(page.bit_length() - 1)
     margin = max((16 << 20) // page, 1024)
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
     if program.tape.work is not None and program.tape.work.resident:
         pages = program.tape.work.resident // page
-        return pages + pages // 4 + 4 * program.mms + margin
-    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
+        # Areas that setup maps may be read only: page tables and no pages.
+        setup = np.flatnonzero((ops["op"] == OPCODES["MMAP"]) & (ops["phase"] == 0))
+        there = ops[touch & np.isin(ops["addr_ref"], setup)]
+        where = there["addr"] ^ (there["addr_ref"].astype(np.uint64) << np.uint64(44))
+        read = int(there["len"][np.unique(where, return_index=True)[1]].sum()) if len(there) else 0
+        return (pages + pages // 4 + tables.leaf * max(read, program.tape.work.resident) // tables.span
+                + tables.upper * program.mms + margin)
     small = touch & (ops["len"] <= page) & (ops["addr_ref"] < 0)
     keys = (ops["addr"][small] >> shift) ^ (ops["mm"][small].astype(np.uint64) << np.uint64(52))
     pages = len(np.unique(keys))
-    tables = len(np.unique(keys >> (np.uint64(21) - shift))) + 20 * program.mms     # of 2 MiB each; the roots
+    per_table = np.uint64((tables.span // page).bit_length() - 1)
+    needed = tables.leaf * len(np.unique(keys >> per_table)) + tables.upper * program.mms
     # Longer or symbolic ones: the same range touched again takes nothing more.
     rest = ops[touch & ~small]
     other = np.unique(np.stack([rest[name].astype(np.int64) for name in ("addr", "addr_ref", "mm", "len")]), axis=1)
     long = int(np.clip(other[3] >> int(shift), 0, 1 << 30).sum()) + 2 * int(other.shape[1])
     populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
     long += int(np.minimum(ops["len"][populate] >> shift, np.uint64(1 << 30)).sum())
-    return int(pages + pages // 4 + long + long // 256 + 2 * tables + margin)
+    needed += tables.leaf * (2 * long * page // tables.span + 1)
+    return int(pages + pages // 4 + long + 2 * needed + margin)
 
 
-def memory_needed(tape: Tape, page: int = 4096) -> int:
-    """Bytes of simulated memory with which `tape` runs on an arch with pages of `page` bytes, with room to spare; at
-    most 1 TiB."""
-    return min(max(256 << 20, 2 * page * _frames_needed(tape.program(), page)), 1 << 40)
+def memory_needed(tape: Tape, arch: str | Arch = "x86") -> int:
+    """Bytes of simulated memory with which `tape` runs on an arch, with room to spare; at most 1 TiB. ValueError: no
+    such arch."""
+    return min(max(256 << 20, 2 * page_size(arch) * _frames_needed(tape.program(), arch)), 1 << 40)
 
 
 def closing_execs(program: TapeProgram) -> npt.NDArray[np.uint8]:
@@ -289,7 +315,7 @@ def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) 
     page = machine.page_size
     # Never more than half of what the host has free: what is beyond it is committed as it is used.
     host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    commit = min(_frames_needed(program, page) * page, machine.memory, host) // page
+    commit = min(_frames_needed(program, machine.arch_object) * page, machine.memory, host) // page
     before, counted = machine.vmstat, machine.counters
     elapsed, streams, maps, spans = native.run(
         machine, np.ascontiguousarray(program.ops).view(np.uint8), program.stream_start, program.dep_start,

@@ -98,9 +98,8 @@ def benchmark_workload(benchmark: Any, workload: str, strategy: str, threads: in
     from pykmm.machine import memory_needed, page_size
     from pykmm.workload import make
 
-    page = page_size(arch)
-    tape = make(workload, threads, page)
-    streams, memory = tape.program().nstreams, memory_needed(tape, page)
+    tape = make(workload, threads, page_size(arch))
+    streams, memory = tape.program().nstreams, memory_needed(tape, arch)
     rates: list[float] = []
 
     def once() -> None:

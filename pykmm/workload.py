@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAPPERS", "PAGE", "beside_mapper", "count", "finish", "make", "page_bytes", "parameters", "register", "start",
-    "together", "whole_pages",
+    "table_pages", "together", "whole_pages",
 ]
 
 PAGE = 4096
@@ -118,6 +118,11 @@ def page_bytes(value: int | str) -> int:
     if not PAGE <= number <= 1 << 20 or number & (number - 1):
         raise ValueError(f"page must be a power of two from 4K to 1M, not {value}")
     return number
+
+
+def table_pages(page: int) -> int:
+    """Pages that a table of PTEs maps at most: a frame full of entries of 8 bytes. Some arches have smaller tables."""
+    return page // 8
 
 
 def whole_pages(value: int | str, page: int = PAGE, name: str = "size", least: int = 1) -> int:

@@ -104,8 +104,9 @@ cdef class Machine(MachineHandle):
             raise ValueError(f"memory must be at least {64 * page_size} bytes, not {nbytes}")
         if nbytes > 1 << 46:
             raise ValueError(f"memory must be at most 64T, not {nbytes} bytes")
-        if around < page_size or around > 1 << 21 or around & (around - 1):
-            raise ValueError(f"fault_around must be a power of two from {page_size} to {1 << 21} bytes, not {around}")
+        table = 1 << ops.level_shift[1]
+        if around < page_size or around > table or around & (around - 1):
+            raise ValueError(f"fault_around must be a power of two from {page_size} to {table} bytes, not {around}")
         if isinstance(quirks, str):
             raise TypeError("quirks must be a collection of names, not a string")
         for name in quirks:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pykmm.tape import Address, OpStream, Tape
-from pykmm_plugins.scenarios._races import PAGE, PMD
+from pykmm_plugins.scenarios._races import PAGE, TABLE
 
 
 def pin_munmap(page: int = PAGE) -> Tape:
@@ -24,15 +24,15 @@ def pin_munmap(page: int = PAGE) -> Tape:
     return t
 
 
-def pin_collapse(page: int = PAGE) -> Tape:
+def pin_collapse(page: int = PAGE, table: int = TABLE) -> Tape:
     """A page is pinned for writing while a collapse looks whether anybody uses the pages of its page table."""
     t = Tape()
-    a = t.setup.mmap(PMD, fixed=0x40000000)
+    a = t.setup.mmap(table, fixed=0x40000000)
     t.setup.store(a, b"A")
     x = t.thread()
     x.pin(a, page, write=True, expect_errno=0)
     x.unpin(a, page, write=b"B")
-    t.thread().madvise(a, PMD, "COLLAPSE")
+    t.thread().madvise(a, table, "COLLAPSE")
     t.final.load(a, 1, expect=b"B")
     return t
 

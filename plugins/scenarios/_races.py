@@ -10,7 +10,7 @@ from __future__ import annotations
 from pykmm.tape import Tape
 
 PAGE = 0x1000       # of a tape that is built without saying for which pages
-PMD = 0x200000      # what a PTE table maps, on every arch so far
+TABLE = 0x200000    # what a table of PTEs maps then
 
 
 def munmap_fault(page: int = PAGE) -> Tape:
@@ -86,13 +86,13 @@ def merge_fault(page: int = PAGE) -> Tape:
     return t
 
 
-def collapse_fault(page: int = PAGE) -> Tape:
+def collapse_fault(page: int = PAGE, table: int = TABLE) -> Tape:
     """One thread writes a page, another tries to collapse the page table that it belongs to."""
     t = Tape()
-    a = t.setup.mmap(PMD, fixed=0x40000000)
+    a = t.setup.mmap(table, fixed=0x40000000)
     t.setup.store(a, b"A")
     t.thread().store(a + page, b"B", expect_errno=0)
-    t.thread().madvise(a, PMD, "COLLAPSE", expect_errno="ENOMEM")
+    t.thread().madvise(a, table, "COLLAPSE", expect_errno="ENOMEM")
     t.final.load(a, 1, expect=b"A")
     t.final.load(a + page, 1, expect=b"B")
     return t

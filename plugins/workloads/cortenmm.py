@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm.tape_builder import AddressLike
-from pykmm.workload import PAGE, count, finish, page_bytes, register, start
+from pykmm.workload import PAGE, count, finish, page_bytes, register, start, table_pages
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
 
 Number = int | str
-TABLE = 512                     # pages that one page table maps
 #: Where MAP_FIXED requests begin: far from where mmap() puts anything by itself.
 BASE = 0x1_0000_0000
 
 
-def _chunks(threads: int, requests: int, pages: int, contention: str, seed: int) -> tuple[int, list[list[int]]]:
-    """Pages of the whole range, and the page offsets of each thread's requests."""
+def _chunks(threads: int, requests: int, pages: int, contention: str, seed: int,
+            table: int) -> tuple[int, list[list[int]]]:
+    """Pages of the whole range, and the page offsets of each thread's requests; a page table maps `table` pages."""
     if contention == "low":
-        each = (requests * pages + TABLE - 1) // TABLE * TABLE
+        each = (requests * pages + table - 1) // table * table
         return each * threads, [[thread * each + i * pages for i in range(requests)] for thread in range(threads)]
     places = [i * pages for i in range(threads * requests)]
     random.Random(seed).shuffle(places)
@@ -42,8 +42,8 @@ def _build(kind: str, threads: Number, requests: Number, pages: Number, contenti
            page: Number) -> Tape:
     number, calls = count(threads, "threads", most=4096), count(requests, "requests", most=1 << 20)
     each = count(pages, "pages", most=1 << 16)
-    whole, chunks = _chunks(number, calls, each, contention, count(seed, "seed", 0, 1 << 32))
     unit = page_bytes(page)
+    whole, chunks = _chunks(number, calls, each, contention, count(seed, "seed", 0, 1 << 32), table_pages(unit))
     length = each * unit
     tape = Tape()
     base: AddressLike = BASE

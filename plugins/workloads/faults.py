@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm.tape_builder import Address
-from pykmm.workload import MAPPERS, PAGE, beside_mapper, count, finish, page_bytes, register, start, whole_pages
+from pykmm.workload import (
+    MAPPERS, PAGE, beside_mapper, count, finish, page_bytes, register, start, table_pages, whole_pages,
+)
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -20,7 +22,7 @@ _PAIRS = {("read", False): 1, ("write", False): 2, ("read", True): 1 / 8, ("writ
 
 def _areas(tape: Tape, threads: int, length: int, separate: bool, page: int) -> list[Address]:
     """Per thread an area of `length`: parts of one VMA, or VMAs that never merge. No two share a page table."""
-    table = 512 * page          # what a table maps, or twice that where it has fewer entries
+    table = table_pages(page) * page
     room = (length + table - 1) // table * table + table
     if separate:                # every second one is executable as well: what differs in permissions does not merge
         found = [tape.setup.mmap(room + table, "rw" + "x" * (number % 2)) for number in range(threads)]

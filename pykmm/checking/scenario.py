@@ -62,6 +62,13 @@ class Config:
 
         return page_size(self.arch)
 
+    @property
+    def table_span(self) -> int:
+        """Bytes that a table of PTEs maps on the arch. ValueError: no such arch."""
+        from pykmm.machine import table_span
+
+        return table_span(self.arch)
+
     def scaled(self) -> Config:
         """The same with `memory` and `fault_around` in bytes of the arch's pages: not to be scaled again."""
         from pykmm.machine import parse_size
@@ -98,7 +105,7 @@ class Scenario:
     name: str
     title: str                              #: one line
     #: A new tape each time. A parameter called `page` is the size of a page in bytes; without one the scenario is for
-    #: arches with pages of 4 KiB.
+    #: arches with pages of 4 KiB. One called `table` is what a table of PTEs maps, in bytes.
     build: Callable[..., Tape]
     fixed: Config                           #: exhausting it finds nothing
     buggy: Config | None = None             #: without the fix; None: nothing is known to be wrong
@@ -120,14 +127,17 @@ class Scenario:
         if (self.buggy is None) != (not self.expected):
             raise ValueError(f"scenario {self.name!r}: a buggy configuration and the kinds it shows go together")
 
-    def tape(self, page: int = SMALL_PAGE) -> Tape:
-        """A new tape for an arch with pages of `page` bytes. ValueError: it is not made for those."""
-        if "page" in inspect.signature(self.build).parameters:
-            return self.build(page)
-        if page != SMALL_PAGE:
+    def tape(self, page: int = SMALL_PAGE, table: int = 0) -> Tape:
+        """A new tape for an arch with pages of `page` bytes, of which a table of PTEs maps `table` bytes (0: what the
+        scenario has in mind). ValueError: it is not made for those."""
+        parameters = inspect.signature(self.build).parameters
+        if page != SMALL_PAGE and "page" not in parameters:
             raise ValueError(f"scenario {self.name!r} is written for pages of {SMALL_PAGE} bytes, not {page}: the "
                              "function that builds it takes no `page`")
-        return self.build()
+        given = {"page": page} if "page" in parameters else {}
+        if table and "table" in parameters:
+            given["table"] = table
+        return self.build(**given)
 
     def fits(self, page: int) -> bool:
         """Whether there is a tape for an arch with pages of `page` bytes."""

@@ -142,7 +142,7 @@ def find(what: Checkable, *, variant: str = "fixed", strategy: str | None = None
             options["cpus"] = str(cpus)
         expected = scenario.expected if variant == "buggy" and not options else frozenset()
         config = _on_arch(config, changed)
-        tape: object = scenario.tape(config.page_size)
+        tape: object = scenario.tape(config.page_size, config.table_span)
         if isinstance(tape, Tape):
             return _of_tape(tape, scenario.name, variant, config, cpus, options, expected)
         raise TypeError(f"scenario {scenario.name!r} builds a {type(tape).__name__}, not a Tape")

@@ -61,7 +61,7 @@ def source_of(scenario: Scenario, subject: Subject) -> Source:
 
     if subject.named:
         return find(scenario, strategy=subject.strategy, arch=subject.arch)
-    tape = scenario.tape(subject.page)
+    tape = scenario.tape(subject.page, subject.table_span)
     config = replace(scenario.fixed, memory=str(256 * subject.page), fault_around=str(subject.page))
     cpus = tape.program().nstreams
     return Source(scenario.name, "fixed", f"{subject.strategy} on {subject.arch}", "",
@@ -132,4 +132,4 @@ def _failure(scenario: Scenario, subject: Subject, report: CheckReport, shown: b
     if violation.trace is not None and shown:
         text += "\n" + violation.trace.text(max_rows=40)
     replay = f"pykmm check --replay {shlex.quote(violation.token)}" if subject.named else "failure.check.replay()"
-    return Failure(text, f"replay: {replay}", scenario.tape(subject.page), report)
+    return Failure(text, f"replay: {replay}", scenario.tape(subject.page, subject.table_span), report)

@@ -100,7 +100,7 @@ class Subject:
     def machine(self, cpus: int, frames: int = 16384, quirks: tuple[str, ...] = ()) -> Machine:
         """A machine with `frames` frames of memory; a context manager."""
         return Machine(arch=self.make_arch(), strategy=self.make_strategy(), cpus=cpus, memory=frames * self.page,
-                       fault_around=min(16 * self.page, 1 << 21), quirks=quirks)
+                       fault_around=min(16 * self.page, self.table_span), quirks=quirks)
 
     def replay(self, check: str) -> str:
         """How to make one check again."""

@@ -47,7 +47,7 @@ cdef enum:
     MAP_NORESERVE = 0x4000
     MREMAP_MAYMOVE = 1
     MREMAP_FIXED = 2
-    MIN_PAGE_SIZE = 4096
+    MIN_PAGE_SIZE = 4096    # of any arch (kmm/tlb.h): what is counted before the machine is known
 
 # Bytes of one PIN.
 cdef u64 MAX_PIN = <u64>1 << 34

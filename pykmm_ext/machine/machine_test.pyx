@@ -14,6 +14,7 @@ import os
 
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.kernel.atomic cimport READ_ONCE, WRITE_ONCE, xchg
+from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.kernel.spinlock cimport spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport (
     IPI_HANDLED, IPI_SENT, NR_PGTABLE_ALLOC, NR_PGTABLE_FREE, PGALLOC, PGFAULT, PGFREE, PGMAJFAULT, TLB_FLUSH_LOCAL,
@@ -404,6 +405,12 @@ cdef class Rig:
 
     def used(self):
         return nr_used_pages(self.m)
+
+    def wait(self, int cpu=0):
+        """Until every callback that is queued now has run: page tables freed by RCU are free."""
+        cdef Cpu *c = rig_cpu(self, cpu)
+        with nogil:
+            rcu_barrier(c)
 
     def validate(self):
         """AssertionError with what and where."""

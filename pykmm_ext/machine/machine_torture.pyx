@@ -38,7 +38,7 @@ def page_stress(Rig rig not None, int cpu, u64 seed, unsigned long rounds, u32 k
     cdef machine *m = rig.m
     cdef page **held = <page **>malloc(keep * sizeof(page *))
     cdef u32 *orders = <u32 *>malloc(keep * sizeof(u32))
-    cdef unsigned long bad = 0, i, at, j
+    cdef unsigned long bad = 0, i, at, j, last = (<unsigned long>1 << m.arch.page_shift) / sizeof(u64) - 1
     cdef u32 n = 0, order
     cdef u64 *words
     cdef page *p
@@ -56,10 +56,10 @@ def page_stress(Rig rig not None, int cpu, u64 seed, unsigned long rounds, u32 k
                     continue
                 for j in range(<unsigned long>1 << order):
                     words = <u64 *>(m.mem_base + ((page_to_pfn(m, p) + j) << m.arch.page_shift))
-                    if seed & 2 and (words[0] or words[511]):
+                    if seed & 2 and (words[0] or words[last]):
                         bad += 1
                     words[0] = <u64>(<unsigned long>p) ^ cpu
-                    words[511] = i
+                    words[last] = i
                 p.index = i
                 held[n] = p
                 orders[n] = order
@@ -72,7 +72,7 @@ def page_stress(Rig rig not None, int cpu, u64 seed, unsigned long rounds, u32 k
                 order = orders[at]
                 for j in range(<unsigned long>1 << order):
                     words = <u64 *>(m.mem_base + ((page_to_pfn(m, p) + j) << m.arch.page_shift))
-                    if words[0] != (<u64>(<unsigned long>p) ^ cpu) or words[511] != p.index:
+                    if words[0] != (<u64>(<unsigned long>p) ^ cpu) or words[last] != p.index:
                         bad += 1
                 n -= 1
                 held[at] = held[n]

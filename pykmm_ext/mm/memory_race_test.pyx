@@ -32,7 +32,6 @@ cdef extern from "kmm/tlb.h" nogil:
     void *tlb_lookup(tlb_t *t, u64 address, u32 access)
 
 cdef enum:
-    PAGE = 4096
     PROT_R = 1
     PROT_RW = 3
     MAP_PRIVATE_ANON_FIXED = 0x32
@@ -89,7 +88,7 @@ cdef void interfere(vm_fault *vmf) noexcept nogil:
         WRITE_ONCE(cpu, <unsigned long *>&vma.vm_page_prot, mm.arch.vm_get_page_prot(0))
     elif plan.kind == BOUNDS:
         WRITE_ONCE(cpu, &vma.vm_start, vmf.address)
-        WRITE_ONCE(cpu, &vma.vm_end, vmf.address + PAGE)
+        WRITE_ONCE(cpu, &vma.vm_end, vmf.address + (<unsigned long>1 << mm.arch.page_shift))
     elif plan.kind == PGOFF:
         WRITE_ONCE(cpu, &vma.vm_pgoff, vma.vm_pgoff + 7)
     elif plan.kind == ANON_VMA:
@@ -161,7 +160,7 @@ def fault_while(MmStruct mm not None, unsigned long address, bint write, str cha
     cdef page *pg = NULL
     cdef pte_t pte = 0
     cdef u32 around = 0
-    cdef unsigned long i, index = 0
+    cdef unsigned long i, index = 0, page_size = <unsigned long>1 << s.arch.page_shift
     cdef unsigned int flags = FAULT_FLAG_USER | (FAULT_FLAG_WRITE if write else 0)
     cdef unsigned int ret = 0
     cdef bint captured = False, of_vma = False
@@ -190,7 +189,7 @@ def fault_while(MmStruct mm not None, unsigned long address, bint write, str cha
             captured = pg.mapping != NULL and pg.mapping == plan.captured
             of_vma = vma != NULL and pg.mapping != NULL and pg.mapping == vma.anon_vma
         for i in range(16):
-            around += entry_of(c, s, (address & ~<unsigned long>(16 * PAGE - 1)) + i * PAGE) != 0
+            around += entry_of(c, s, (address & ~(16 * page_size - 1)) + i * page_size) != 0
         mmap_read_unlock(c, s)
         cpu_disown(plan.cpu)
         cpu_disown(c)

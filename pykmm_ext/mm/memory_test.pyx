@@ -42,7 +42,11 @@ cdef enum:
     MAP_PRIVATE_ANON = 0x22
     MAP_FIXED = 0x10
     DONTNEED = 4
-    PAGE = 4096
+    HOST_PAGE = 4096
+
+
+cdef inline unsigned long page_bytes(mm_struct *mm) noexcept nogil:
+    return <unsigned long>1 << mm.arch.page_shift
 
 
 def page_info(MmStruct mm not None, unsigned long address):
@@ -178,6 +182,7 @@ cdef class Board:
 # One worker's turn. 0, or the number of the check that failed.
 cdef int worker_turn(Cpu *c, unsigned long stable, u64 nr_stable, u64 *last, u64 *turns, u32 nr_cpus,
                      unsigned long loose, u64 nr_loose, u64 turn, u64 *seed, u64 *faulted) noexcept nogil:
+    cdef unsigned long page_size = page_bytes(<mm_struct *>c.active_mm)
     cdef u64 published
     cdef u32 other
     cdef u64 r = xorshift(seed)
@@ -186,7 +191,7 @@ cdef int worker_turn(Cpu *c, unsigned long stable, u64 nr_stable, u64 *last, u64
     cdef int err
     # a word of a stable page
     nr = (r >> 8) % nr_stable
-    address = stable + nr * PAGE + c.id * 8
+    address = stable + nr * page_size + c.id * 8
     if r & 1:
         word = tag(nr, turn, c.id)
         err = copy_to_user(c, address, &word, 8)
@@ -205,14 +210,14 @@ cdef int worker_turn(Cpu *c, unsigned long stable, u64 nr_stable, u64 *last, u64
     # a word of another Cpu: no older than it says
     other = (r >> 48) % nr_cpus
     published = smp_load_acquire(c, <unsigned long *>&turns[other * nr_stable + nr])
-    err = copy_from_user(c, &value, stable + nr * PAGE + other * 8, 8)
+    err = copy_from_user(c, &value, stable + nr * page_size + other * 8, 8)
     if err:
         return 8
     if published and (<u32>(value >> 8) < <u32>published or (value & 0xff) != other + 1 or value >> 40 != nr):
         return 9
     # a word of a volatile page
     nr = (r >> 24) % nr_loose
-    address = loose + nr * PAGE + c.id * 8
+    address = loose + nr * page_size + c.id * 8
     word = tag(nr, turn, c.id)
     if r & 2:
         err = copy_to_user(c, address, &word, 8)
@@ -236,6 +241,7 @@ def stress_worker(MmStruct mm not None, u32 cpu, Board board not None, unsigned 
 
     With `dontneed`, the worker also drops parts of the volatile pages itself: two zappers in one VMA.
     """
+    cdef unsigned long page_size = page_bytes(mm.mm)
     cdef Cpu *c
     cdef u64 nr_stable = board.pages
     cdef u64 turn, faulted = 0, nr
@@ -256,10 +262,10 @@ def stress_worker(MmStruct mm not None, u32 cpu, Board board not None, unsigned 
                     break
                 if dontneed and turn % 64 == 0:
                     nr = xorshift(&seed) % nr_loose
-                    do_madvise(c, mm.mm, loose + nr * PAGE, (1 + xorshift(&seed) % (nr_loose - nr)) * PAGE, DONTNEED)
+                    do_madvise(c, mm.mm, loose + nr * page_size, (1 + xorshift(&seed) % (nr_loose - nr)) * page_size, DONTNEED)
             if failed == 0:
                 for nr in range(nr_stable):
-                    if copy_from_user(c, &turn, stable + nr * PAGE + c.id * 8, 8) or turn != last[nr]:
+                    if copy_from_user(c, &turn, stable + nr * page_size + c.id * 8, 8) or turn != last[nr]:
                         failed = 7
                         break
             switch_mm(c, NULL)
@@ -273,6 +279,7 @@ def stress_worker(MmStruct mm not None, u32 cpu, Board board not None, unsigned 
 # fork, look at the child's pages, write to some, drop it. The Cpu comes back to `mm`.
 cdef int fork_and_check(Cpu *c, mm_struct *mm, unsigned long stable, u64 nr_stable, u32 nr_cpus,
                         u64 *seed) noexcept nogil:
+    cdef unsigned long page_size = page_bytes(mm)
     cdef int err = 0, failed = 0
     cdef mm_struct *child = dup_mm(c, mm, &err)
     cdef u64 nr, value, before, word
@@ -282,7 +289,7 @@ cdef int fork_and_check(Cpu *c, mm_struct *mm, unsigned long stable, u64 nr_stab
     switch_mm(c, child)
     for nr in range(nr_stable):
         for i in range(nr_cpus):
-            if copy_from_user(c, &value, stable + nr * PAGE + i * 8, 8):
+            if copy_from_user(c, &value, stable + nr * page_size + i * 8, 8):
                 failed = 21
             elif value and ((value & 0xff) != i + 1 or value >> 40 != nr):
                 failed = 22
@@ -290,13 +297,13 @@ cdef int fork_and_check(Cpu *c, mm_struct *mm, unsigned long stable, u64 nr_stab
         before = xorshift(seed)
         if before & 3 == 0:
             word = ~<u64>0
-            err = copy_to_user(c, stable + nr * PAGE + 8 * nr_cpus, &word, 8)
+            err = copy_to_user(c, stable + nr * page_size + 8 * nr_cpus, &word, 8)
             if err != 0 and err != -EFAULT:
                 failed = 23
     switch_mm(c, mm)
     mmput(c, child)
     for nr in range(nr_stable):
-        if copy_from_user(c, &value, stable + nr * PAGE + 8 * nr_cpus, 8) or value:
+        if copy_from_user(c, &value, stable + nr * page_size + 8 * nr_cpus, 8) or value:
             failed = 24
     return failed
 
@@ -306,6 +313,7 @@ def stress_mutator(MmStruct mm not None, u32 cpu, Board board not None, unsigned
     """`turns` random changes of the address space; (failed check or 0, forks made). Everything is mapped at the end.
 
     New volatile pages are anonymous, or a private mapping of `backing`, which holds zeroes."""
+    cdef unsigned long page_size = page_bytes(mm.mm)
     cdef Cpu *c
     cdef u32 nr_cpus = board.cpus
     cdef u64 nr_stable = board.pages
@@ -325,22 +333,22 @@ def stress_mutator(MmStruct mm not None, u32 cpu, Board board not None, unsigned
                 first = (r >> 8) % nr_loose
                 count = 1 + (r >> 24) % (nr_loose - first)
                 if r & 7 == 0:
-                    ret = vm_munmap(c, mm.mm, loose + first * PAGE, count * PAGE)
+                    ret = vm_munmap(c, mm.mm, loose + first * page_size, count * page_size)
                 elif r & 7 <= 2:
-                    ret = ksys_mmap(c, mm.mm, loose + first * PAGE, count * PAGE, PROT_RW, flags, f, first * PAGE)
+                    ret = ksys_mmap(c, mm.mm, loose + first * page_size, count * page_size, PROT_RW, flags, f, first * page_size)
                     ret = 0 if ret > 0 else ret
                 elif r & 7 <= 4:
-                    do_madvise(c, mm.mm, loose + first * PAGE, count * PAGE, DONTNEED)
+                    do_madvise(c, mm.mm, loose + first * page_size, count * page_size, DONTNEED)
                     ret = 0
                 elif r & 7 == 5:
-                    do_mprotect(c, mm.mm, loose + first * PAGE, count * PAGE, PROT_R if r & 8 else PROT_RW)
+                    do_mprotect(c, mm.mm, loose + first * page_size, count * page_size, PROT_R if r & 8 else PROT_RW)
                     ret = 0
                 elif r & 7 == 6:
                     first = (r >> 8) % nr_stable
                     count = 1 + (r >> 24) % (nr_stable - first)
-                    ret = do_mprotect(c, mm.mm, stable + first * PAGE, count * PAGE, PROT_R)
+                    ret = do_mprotect(c, mm.mm, stable + first * page_size, count * page_size, PROT_R)
                     if ret == 0:
-                        ret = do_mprotect(c, mm.mm, stable, nr_stable * PAGE, PROT_RW)
+                        ret = do_mprotect(c, mm.mm, stable, nr_stable * page_size, PROT_RW)
                 else:
                     ret = 0
                     if forks and (r >> 40) % 4 == 0:
@@ -351,7 +359,7 @@ def stress_mutator(MmStruct mm not None, u32 cpu, Board board not None, unsigned
                 if failed:
                     break
             if failed == 0:
-                ksys_mmap(c, mm.mm, loose, nr_loose * PAGE, PROT_RW, flags, f, 0)
+                ksys_mmap(c, mm.mm, loose, nr_loose * page_size, PROT_RW, flags, f, 0)
             switch_mm(c, NULL)
             cpu_disown(c)
     finally:
@@ -363,6 +371,7 @@ def stress_mutator(MmStruct mm not None, u32 cpu, Board board not None, unsigned
 
 def bench_faults(MmStruct mm not None, u32 cpu, u64 pages, u64 rounds, bint write=True):
     """`rounds` times mmap, touch `pages` pages, munmap; (ns of touching, ns of everything), for all faults together."""
+    cdef unsigned long page_size = page_bytes(mm.mm)
     cdef Cpu *c
     cdef u64 i, _r, t0, t1, t2, touched = 0, total = 0
     cdef long a = 0
@@ -376,14 +385,14 @@ def bench_faults(MmStruct mm not None, u32 cpu, u64 pages, u64 rounds, bint writ
             switch_mm(c, mm.mm)
             for _r in range(rounds):
                 t0 = now_ns()
-                a = ksys_mmap(c, mm.mm, 0, pages * PAGE, PROT_RW, MAP_PRIVATE_ANON, NULL, 0)
+                a = ksys_mmap(c, mm.mm, 0, pages * page_size, PROT_RW, MAP_PRIVATE_ANON, NULL, 0)
                 if a < 0:
                     break
                 t1 = now_ns()
                 for i in range(pages):
-                    err |= user_touch(c, a + i * PAGE, access)
+                    err |= user_touch(c, a + i * page_size, access)
                 t2 = now_ns()
-                vm_munmap(c, mm.mm, a, pages * PAGE)
+                vm_munmap(c, mm.mm, a, pages * page_size)
                 touched += t2 - t1
                 total += now_ns() - t0
             switch_mm(c, NULL)
@@ -397,6 +406,7 @@ def bench_faults(MmStruct mm not None, u32 cpu, u64 pages, u64 rounds, bint writ
 
 def bench_touch(MmStruct mm not None, u32 cpu, unsigned long start, u64 pages, bint write=True):
     """Touch every page from `start` on, once; (first ns, last ns) of the monotonic clock, comparable among threads."""
+    cdef unsigned long page_size = page_bytes(mm.mm)
     cdef Cpu *c
     cdef u64 i, t0, t1
     cdef int err = 0
@@ -409,7 +419,7 @@ def bench_touch(MmStruct mm not None, u32 cpu, unsigned long start, u64 pages, b
             switch_mm(c, mm.mm)
             t0 = now_ns()
             for i in range(pages):
-                err |= user_touch(c, start + i * PAGE, access)
+                err |= user_touch(c, start + i * page_size, access)
             t1 = now_ns()
             switch_mm(c, NULL)
             cpu_disown(c)
@@ -422,6 +432,7 @@ def bench_touch(MmStruct mm not None, u32 cpu, unsigned long start, u64 pages, b
 
 def bench_cow(MmStruct mm not None, u32 cpu, u64 pages, u64 rounds):
     """`rounds` times fork, then write `pages` shared pages in the parent; (ns of writing, ns of everything)."""
+    cdef unsigned long page_size = page_bytes(mm.mm)
     cdef Cpu *c
     cdef u64 i, _r, t0, t1, t2, touched = 0, total = 0
     cdef long a = 0
@@ -433,10 +444,10 @@ def bench_cow(MmStruct mm not None, u32 cpu, u64 pages, u64 rounds):
         with nogil:
             cpu_own(c)
             switch_mm(c, mm.mm)
-            a = ksys_mmap(c, mm.mm, 0, pages * PAGE, PROT_RW, MAP_PRIVATE_ANON, NULL, 0)
+            a = ksys_mmap(c, mm.mm, 0, pages * page_size, PROT_RW, MAP_PRIVATE_ANON, NULL, 0)
             if a > 0:
                 for i in range(pages):
-                    err |= user_touch(c, a + i * PAGE, KMM_ACCESS_WRITE)
+                    err |= user_touch(c, a + i * page_size, KMM_ACCESS_WRITE)
                 for _r in range(rounds):
                     t0 = now_ns()
                     child = dup_mm(c, mm.mm, &err)
@@ -444,12 +455,12 @@ def bench_cow(MmStruct mm not None, u32 cpu, u64 pages, u64 rounds):
                         break
                     t1 = now_ns()
                     for i in range(pages):
-                        err |= user_touch(c, a + i * PAGE, KMM_ACCESS_WRITE)
+                        err |= user_touch(c, a + i * page_size, KMM_ACCESS_WRITE)
                     t2 = now_ns()
                     mmput(c, child)
                     touched += t2 - t1
                     total += now_ns() - t0
-                vm_munmap(c, mm.mm, a, pages * PAGE)
+                vm_munmap(c, mm.mm, a, pages * page_size)
             switch_mm(c, NULL)
             cpu_disown(c)
     finally:
@@ -467,18 +478,18 @@ def bench_host_faults(u64 pages, u64 rounds, bint write=True):
     with nogil:
         for _r in range(rounds):
             t0 = now_ns()
-            p = <volatile u8 *>host_mmap(NULL, pages * PAGE, PROT_RW, MAP_PRIVATE_ANON, -1, 0)
+            p = <volatile u8 *>host_mmap(NULL, pages * HOST_PAGE, PROT_RW, MAP_PRIVATE_ANON, -1, 0)
             if <long>p == -1:
                 break
             t1 = now_ns()
             if write:
                 for i in range(pages):
-                    p[i * PAGE] = 0
+                    p[i * HOST_PAGE] = 0
             else:
                 for i in range(pages):
-                    x |= p[i * PAGE]
+                    x |= p[i * HOST_PAGE]
             t2 = now_ns()
-            host_munmap(<void *>p, pages * PAGE)
+            host_munmap(<void *>p, pages * HOST_PAGE)
             touched += t2 - t1
             total += now_ns() - t0
     if <long>p == -1:

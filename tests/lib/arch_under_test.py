@@ -1,14 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The arch that tests of the mm run on: x86, or what PYKMM_TEST_ARCH names (test_arches.py names every other)."""
+"""The arch that tests of the mm run on: x86, or what PYKMM_TEST_ARCH names (test_arches.py names every other).
+
+"odd" is none of pykmm's: what it has in common with none of them is what nothing but a backend may know.
+"""
 from __future__ import annotations
 
 import os
 from typing import cast
 
-from pykmm.plugin import get_plugin_manager
+from pykmm.hookspecs import hookimpl
+from pykmm.plugin import Registry, get_plugin_manager
 from pykmm_ext.arch import Arch
+from pykmm_ext.arch_test import OddArch
 
 ARCH = os.environ.get("PYKMM_TEST_ARCH", "x86")
+
+
+class Odd:
+    """A plugin."""
+
+    @staticmethod
+    @hookimpl
+    def pykmm_register_arch(registry: Registry) -> None:
+        registry.add("odd", lambda: OddArch(get_plugin_manager().arches.make("x86")), description="of the tests")
+
+
+def add_odd() -> None:
+    """The arch "odd", in this process."""
+    if not get_plugin_manager().has_plugin("arch.odd"):
+        get_plugin_manager().add_plugin(Odd, "arch.odd")
+
+
+if ARCH == "odd":
+    add_odd()
 
 
 def make_arch() -> Arch:
@@ -21,7 +45,10 @@ PAGE = 1 << cast(int, GEOMETRY["page_shift"])
 TASK_SIZE = cast(int, GEOMETRY["task_size"])
 MAP_WINDOW = cast(int, GEOMETRY["map_window"])
 LEVELS = cast(int, GEOMETRY["levels"])
-TABLE = 1 << cast("tuple[int, ...]", GEOMETRY["level_shift"])[1]     # what a PTE table maps
+SHIFTS = cast("tuple[int, ...]", GEOMETRY["level_shift"])
+TABLE = 1 << SHIFTS[1]      # what a PTE table maps
+#: Does a flush interrupt the other CPUs? Else it changes their TLBs itself.
+INTERRUPTS = not GEOMETRY["tlb_broadcast"]
 
 
 ROOT = max(1, (8 << cast("tuple[int, ...]", GEOMETRY["level_bits"])[LEVELS - 1]) // PAGE)   # frames of the root table

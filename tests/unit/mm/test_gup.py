@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from arch_under_test import ARCH, PAGE, frames
+from arch_under_test import ARCH, PAGE, TABLE, frames
 
 import pykmm
 
@@ -182,12 +182,12 @@ def test_a_range_is_pinned_as_a_whole_or_not_at_all(m: pykmm.Machine) -> None:
 
 def test_a_collapse_leaves_pinned_pages_alone(m: pykmm.Machine) -> None:
     mm = m.mm()
-    a = mm.mmap(0x40000000, 0x200000, 3, 0x32)
+    a = mm.mmap(0x40000000, TABLE, 3, 0x32)
     mm.store(a, b"A")
     with mm.pin(a, PAGE), pytest.raises(BlockingIOError):
-        mm.madvise(a, 0x200000, 25)
+        mm.madvise(a, TABLE, 25)
     with pytest.raises(OSError, match="memory"):
-        mm.madvise(a, 0x200000, 25)
+        mm.madvise(a, TABLE, 25)
     assert mm.load(a, 1) == b"A"
 
 

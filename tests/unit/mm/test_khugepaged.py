@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from arch_under_test import PAGE
+from arch_under_test import TABLE as PMD
 
-PMD = 0x200000
 PRIVATE, SHARED, FIXED, ANON = 2, 1, 0x10, 0x20
 BASE = 0x4000_0000
 COLLAPSE, NOHUGEPAGE = 25, 15

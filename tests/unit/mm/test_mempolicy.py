@@ -28,7 +28,8 @@ STRICT, MOVE, MOVE_ALL = 1, 2, 4
 SPAN = 32       # pages of a differential test
 
 
-@pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"])
+@pytest.fixture(params=["mmap_sem", "spf", "spf-2021", "per_vma_lock", "per_vma_lock-refcount"]
+                if ARCH == "x86" else ["spf"])
 def mm(request: pytest.FixtureRequest) -> Iterator[Any]:
     """An empty address space; everything is validated and accounted for afterwards."""
     with pykmm.Machine(arch=ARCH, strategy=request.param, cpus=2, memory=frames("32M")) as machine:
@@ -180,7 +181,8 @@ def test_errno_of_ranges_and_their_order(mm: Any, kernel: Kernel) -> None:
         kernel.mmap(kernel.base + page * PAGE, pages * PAGE, RW, PRIV | FIXED)
         fixed(mm, page, pages)
     starts = (0, 1, PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE, 1 << 63)
-    lengths = (0, 1, PAGE, 3 * PAGE, 6 * PAGE, 2**64 - 4096, 2**64 - 4095, 2**64 - 1)
+    # What is no multiple of 4 KiB lies in the last 4 KiB of a page: then that kernel rounds up to the same page.
+    lengths = (0, PAGE - 4095, PAGE, 3 * PAGE, 6 * PAGE, 2**64 - PAGE, 2**64 - 4095, 2**64 - 1)
     modes = ((DEFAULT, []), (DEFAULT, [0]), (BIND, [0]), (BIND, []), (BIND, [1]), (LOCAL, []), (LOCAL, [0]), (9, [0]),
              (BIND, [40000]))
     seen = set()

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import pytest
-from arch_under_test import ARCH, MAP_WINDOW, TASK_SIZE, frames
+from arch_under_test import ARCH, MAP_WINDOW, TABLE, TASK_SIZE, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vma_helpers import BASE, FIXED, NONE, PAGE, PRIV, RW, SHARED, R, fails, fixed, layout
@@ -19,7 +19,7 @@ import pykmm
 from pykmm_ext.mm import task_mmu, vma_test
 
 NOREPLACE, GROWSDOWN, NORESERVE, POPULATE = 0x100000, 0x100, 0x4000, 0x8000
-HUGE = 2 << 20
+HUGE = TABLE
 GAP = 256 * PAGE
 
 

@@ -2,20 +2,20 @@
 """Tests of mm/page_alloc: buddy lists, per-CPU lists, reference counts."""
 from __future__ import annotations
 
+import pathlib
 import random
 import subprocess
 import sys
 import threading
 
 import pytest
+from arch_under_test import PAGE, make_arch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pykmm_ext.machine.machine_test import Rig
 from pykmm_ext.machine.machine_torture import page_stress, ref_stress
-from pykmm_plugins.arch._x86 import make_arch
 
-PAGE = 4096
 FRAMES = 256
 
 
@@ -252,6 +252,7 @@ def test_reference_counts_are_atomic() -> None:
     finish(rig)
 
 
+LIB = str(pathlib.Path(__file__).parents[2] / "lib")
 CRASHES = {
     "a page that is dropped twice": ("rig.put(pfn); rig.put(pfn)", "reference dropped on a free page"),
     "a mapped page": ("rig.set_mapcount(pfn, 1); rig.put(pfn)", "freed while mapped"),
@@ -266,9 +267,10 @@ CRASHES = {
 def test_bad_free_stops_the_process_with_a_message(name: str) -> None:
     code, message = CRASHES[name]
     program = ("import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+               f"import sys; sys.path.insert(0, {LIB!r})\n"
+               "from arch_under_test import frames, make_arch\n"
                "from pykmm_ext.machine.machine_test import Rig\n"
-               "from pykmm_plugins.arch._x86 import make_arch\n"
-               f"rig = Rig(make_arch(), 1, 1 << 20); pfn = rig.alloc(); {code}\n")
+               f"rig = Rig(make_arch(), 1, frames(1 << 20)); pfn = rig.alloc(); {code}\n")
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == -6, result
     assert "pykmm: BUG" in result.stderr and message in result.stderr

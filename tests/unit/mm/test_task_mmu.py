@@ -9,6 +9,8 @@ from vma_helpers import BASE, FIXED, NONE, PAGE, SHARED, R, fixed, vm_flags
 
 from pykmm_ext.mm import task_mmu
 
+KIB = PAGE // 1024      # of a page
+
 
 def smaps_of(mm: Any) -> list[dict[str, int]]:
     found: list[dict[str, int]] = []
@@ -26,8 +28,8 @@ def test_maps_text(mm: Any) -> None:
     mm.mmap(BASE, PAGE, 5, 2 | FIXED, file=file, offset=3 * PAGE)
     fixed(mm, 1, 1, NONE)
     assert task_mmu.maps(mm) == (
-        "1000000000-1000001000 r-xp 00003000 fe:01 4711".ljust(73) + "/usr/lib/a b\\012c.so\n"
-        "1000001000-1000002000 ---p 00000000 00:00 0 \n")
+        f"1000000000-{BASE + PAGE:x} r-xp {3 * PAGE:08x} fe:01 4711".ljust(73) + "/usr/lib/a b\\012c.so\n"
+        f"{BASE + PAGE:x}-{BASE + 2 * PAGE:x} ---p 00000000 00:00 0 \n")
 
 
 def test_a_long_text(mm: Any) -> None:
@@ -43,14 +45,14 @@ def test_smaps(mm: Any) -> None:
     mm.store(BASE + PAGE, b"x")
     mm.load(BASE + 2 * PAGE, 1)
     [now] = smaps_of(mm)
-    assert (now["Size"], now["Rss"], now["Pss"], now["Private_Dirty"], now["Anonymous"]) == (16, 8, 8, 8, 8)
+    assert [now[name] // KIB for name in ("Size", "Rss", "Pss", "Private_Dirty", "Anonymous")] == [4, 2, 2, 2, 2]
     child = mm.fork()
     child.store(BASE, b"y")
     [now] = smaps_of(child)
-    assert (now["Rss"], now["Pss"], now["Shared_Dirty"], now["Private_Dirty"]) == (8, 6, 4, 4)
+    assert [now[name] / KIB for name in ("Rss", "Pss", "Shared_Dirty", "Private_Dirty")] == [2, 1.5, 1, 1]
     child.exit()
     mm.mlock(BASE, 4 * PAGE)
-    assert smaps_of(mm)[0]["Locked"] == 16
+    assert smaps_of(mm)[0]["Locked"] == 4 * KIB
 
 
 def test_flags(mm: Any) -> None:
