@@ -12,6 +12,14 @@ from dataclasses import dataclass
 LOAD, STORE, FETCH = "load", "store", "fetch"
 PRESENT, WRITE, USER, ACCESSED, DIRTY, SIZE, NX = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7, 1 << 63
 ADDRESS = (1 << 52) - (1 << 12)         # bits 51:12
+MAXPHYADDR = 46                         # of a processor for 64 TiB, the most that a machine has
+RESERVED = (1 << 52) - (1 << MAXPHYADDR)
+#: PWT and PCD: memory is cached. Of a leaf also G (it is the user's), PAT and the protection key (there are none).
+CACHING, GLOBAL, PAT, KEY = 1 << 3 | 1 << 4, 1 << 8, 1 << 7, 15 << 59
+
+
+class PagingError(AssertionError):
+    """A reserved bit is set, or one that a kernel sets for no memory of a user."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,13 @@ def leaves(read: Callable[[int, int], bytes], root: int, levels: int) -> Iterato
             if not word & PRESENT:
                 continue
             here, both, either = ea + (index << shift), allow & word, deny | word
+            wrong = RESERVED | CACHING
+            if level == 0:
+                wrong |= GLOBAL | PAT | KEY
+            elif not (level < 3 and word & SIZE):
+                wrong |= SIZE
+            if word & wrong:
+                raise PagingError(f"{word:#018x} of level {level}: {word & wrong:#x}")
             if level == 0 or (level < 3 and word & SIZE):
                 yield Leaf(here, 1 << shift, word & ADDRESS >> shift << shift, bool(word & ACCESSED),
                            bool(word & DIRTY), bool(both & USER), bool(both & WRITE), not either & NX)

@@ -6,11 +6,10 @@ import errno
 import resource
 
 import pytest
+from arch_under_test import PAGE, frames, make_arch
 
 from pykmm_ext.machine.machine_test import Rig
-from pykmm_plugins.arch._x86 import make_arch
 
-PAGE = 4096
 NOTHING = {"mms": 0, "vmas": 0, "anon_vmas": 0, "avcs": 0, "files": 0, "frames": 0}
 
 
@@ -25,8 +24,8 @@ def resident() -> int:
 
 
 @pytest.mark.parametrize(("cpus", "memory"), [
-    (0, 1 << 20), (4097, 1 << 30), (1, 0), (1, 4095), (1, 15 * PAGE), (1, 1 << 46), (1, 2**64 - 1),
-    (2**32 - 1, 1 << 20),
+    (0, 32 * PAGE), (4097, 1 << 30), (1, 0), (1, PAGE - 1), (1, 15 * PAGE), (1, 1 << 46), (1, 2**64 - 1),
+    (2**32 - 1, 32 * PAGE),
 ])
 def test_absurd_sizes_are_invalid(cpus: int, memory: int) -> None:
     with pytest.raises(OSError) as info:
@@ -51,15 +50,15 @@ def test_refused_reservation_is_out_of_memory_and_leaks_nothing() -> None:
 
 
 def test_address_space_goes_back_to_the_host() -> None:
-    Rig(make_arch(), 1, 1 << 20).destroy()
+    Rig(make_arch(), 1, frames(1 << 20)).destroy()
     before = statm(0)
     for _ in range(200):
-        assert Rig(make_arch(), 1, 1 << 20).destroy() == NOTHING
+        assert Rig(make_arch(), 1, frames(1 << 20)).destroy() == NOTHING
     assert statm(0) - before < 32 << 20
 
 
 def test_smallest_machine() -> None:
-    rig = Rig(make_arch(), 1, 16 * PAGE + 4095)
+    rig = Rig(make_arch(), 1, 16 * PAGE + PAGE - 1)
     assert rig.zone["nr_frames"] == 16
     rig.validate()
     assert rig.destroy() == NOTHING
@@ -69,9 +68,9 @@ def test_two_terabytes_cost_nothing_until_used() -> None:
     before = resident()
     rig = Rig(make_arch(), 8, 2 << 40)
     assert rig.zone["nr_free_pages"] == (2 << 40) // PAGE - 2
-    frames = [rig.alloc() for _ in range(100)]
+    some = [rig.alloc() for _ in range(100)]
     assert resident() - before < 64 << 20
-    for pfn in frames:
+    for pfn in some:
         rig.put(pfn)
     rig.validate()
     assert rig.destroy() == NOTHING
@@ -92,12 +91,12 @@ def test_most_cpus() -> None:
 
 
 def test_commit_backs_memory_and_keeps_it_zero() -> None:
-    rig = Rig(make_arch(), 1, 64 << 20)
+    rig = Rig(make_arch(), 1, frames(16 << 20))
     before = resident()
-    rig.commit(4096)
-    assert resident() - before >= 4096 * PAGE
+    rig.commit(2048)
+    assert resident() - before >= 2048 * PAGE
     zone = rig.zone
-    assert zone["committed_pfn"] == zone["pristine_pfn"] + 4096
+    assert zone["committed_pfn"] == zone["pristine_pfn"] + 2048
     rig.commit(100)  # less than there is
     assert rig.zone["committed_pfn"] == zone["committed_pfn"]
     for _ in range(10):
@@ -111,12 +110,12 @@ def test_commit_backs_memory_and_keeps_it_zero() -> None:
 
 
 def test_commit_of_a_part_loses_no_contents() -> None:
-    rig = Rig(make_arch(), 1, 16 << 20)
-    frames = [rig.alloc() for _ in range(300)]
-    for pfn in frames:
+    rig = Rig(make_arch(), 1, frames(16 << 20))
+    there = [rig.alloc() for _ in range(300)]
+    for pfn in there:
         rig.write(pfn * PAGE, pfn.to_bytes(8, "little") * (PAGE // 8))
     rig.commit(1000)
-    for pfn in frames:
+    for pfn in there:
         assert rig.read(pfn * PAGE, PAGE) == pfn.to_bytes(8, "little") * (PAGE // 8)
         rig.put(pfn)
     rig.validate()
@@ -124,7 +123,7 @@ def test_commit_of_a_part_loses_no_contents() -> None:
 
 
 def test_destroy_reports_leaked_frames() -> None:
-    rig = Rig(make_arch(), 2, 1 << 20)
+    rig = Rig(make_arch(), 2, frames(1 << 20))
     rig.alloc(cpu=1)
     rig.alloc(cpu=0, order=2)
     assert rig.destroy() == NOTHING | {"frames": 5}

@@ -2,10 +2,12 @@
 """Tests of the ppc64 backends: entries bit by bit as the Power ISA numbers them, and flushes without interrupts."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from radix_isa import LOAD, STORE, Directory, Leaf, decode, leaves, translate
+from radix_isa import FETCH, LOAD, STORE, Directory, Leaf, decode, leaves, translate
 
 import pykmm
 from pykmm_ext.arch import Arch
@@ -17,6 +19,12 @@ READ, WRITE, EXEC, SHARED = 1, 2, 4, 8
 PRIVATE_ANON = 0x22
 
 pfns = st.integers(0, (1 << 37) - 1)
+#: What a change of an entry does to the fields that the ISA knows.
+CHANGES: dict[str, dict[str, bool]] = {
+    "pte_mkwrite": {"read": True, "write": True}, "pte_wrprotect": {"write": False}, "pte_mkdirty": {"change": True},
+    "pte_mkclean": {"change": False}, "pte_mkyoung": {"reference": True}, "pte_mkold": {"reference": False},
+    "pte_mkspecial": {},
+}
 flags = st.integers(0, 15)
 both = pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES.keys())
 
@@ -64,6 +72,66 @@ def test_bits(arch: Arch) -> None:
                             ("pte_mkyoung", bit(55), 0), ("pte_mkold", 0, bit(55)), ("pte_mkspecial", 0x400, 0)):
         for before in (pte, pte ^ entry(arch, "pte_mkold", pte), entry(arch, "pte_mkdirty", pte), 0):
             assert big(entry(arch, change, before)) == (big(before) | on) & ~off
+
+
+@both
+@given(pfns, flags, st.lists(st.sampled_from(sorted(CHANGES)), max_size=6), flags)
+@settings(deadline=None)
+def test_changes_change_their_field_alone(arch: Arch, pfn: int, before: int, steps: list[str], after: int) -> None:
+    """Whatever the order: what the ISA finds is the old leaf with that field changed, what pykmm finds is the same."""
+    shift = arch.geometry()["page_shift"]
+    assert isinstance(shift, int)
+    pte = entry(arch, "pfn_pte", pfn, entry(arch, "vm_get_page_prot", before))
+    leaf = decode(big(pte), 0, shift, shift)
+    special = soft_dirty = False
+    for step in steps:
+        if step == "pte_mkwrite" and not before & (READ | WRITE | EXEC):
+            continue
+        assert isinstance(leaf, Leaf)
+        pte = entry(arch, step, pte)
+        leaf = replace(leaf, **CHANGES[step])
+        special, soft_dirty = special or step == "pte_mkspecial", soft_dirty or step == "pte_mkdirty"
+        assert decode(big(pte), 0, shift, shift) == leaf
+        assert seen_by_pykmm(arch, pte) == (leaf.write, leaf.change, leaf.reference, leaf.execute, special, soft_dirty)
+        assert [bool(entry(arch, "access_permitted", pte, access)) for access in range(3)] == [
+            leaf.permits(how) for how in (LOAD, STORE, FETCH)]
+    new = entry(arch, "pte_modify", pte, entry(arch, "vm_get_page_prot", after))
+    fresh = decode(big(entry(arch, "pfn_pte", pfn, entry(arch, "vm_get_page_prot", after))), 0, shift, shift)
+    assert isinstance(leaf, Leaf) and isinstance(fresh, Leaf)
+    assert decode(big(new), 0, shift, shift) == replace(fresh, reference=leaf.reference, change=leaf.change)
+    assert seen_by_pykmm(arch, new)[4:] == (special, soft_dirty)
+
+
+def seen_by_pykmm(arch: Arch, pte: int) -> tuple[bool, ...]:
+    return tuple(bool(entry(arch, f"pte_{what}", pte))
+                 for what in ("write", "dirty", "young", "exec", "special", "soft_dirty"))
+
+
+@both
+@given(st.integers(0, 255))
+def test_an_access_needs_a_leaf_of_the_user(arch: Arch, low: int) -> None:
+    """V, L and the four bits of EAA, in all combinations: pykmm's check of an entry is the ISA's."""
+    shift = arch.geometry()["page_shift"]
+    assert isinstance(shift, int)
+    word = (bit(0) if low & 0x80 else 0) | (bit(1) if low & 0x40 else 0) | low & 0xf
+    leaf = decode(word, 0, shift, shift) if low & 0xc0 == 0xc0 else None
+    for access, how in enumerate((LOAD, STORE, FETCH)):
+        permitted = isinstance(leaf, Leaf) and leaf.permits(how)
+        assert bool(entry(arch, "access_permitted", big(word), access)) == permitted
+
+
+@both
+@given(st.integers(0, (1 << 52) - 1), st.integers(1, 3))
+@settings(deadline=None)
+def test_a_table_lies_anywhere(arch: Arch, base: int, level: int) -> None:
+    """The next level base has 60 bits, of which the size of the table leaves those above its own."""
+    geometry = arch.geometry()
+    below, shifts, shift = geometry["level_bits"], geometry["level_shift"], geometry["page_shift"]
+    assert isinstance(below, tuple) and isinstance(shifts, tuple) and isinstance(shift, int)
+    at = base << 8 & -(8 << below[level - 1])
+    raw = entry(arch, "mk_table", at, level)
+    assert decode(big(raw), 0, shifts[level], shift) == Directory(at, below[level - 1])
+    assert entry(arch, "table_paddr", raw) == entry(arch, "table_descend", raw, level) == at
 
 
 @both
