@@ -44,7 +44,7 @@ cdef const char *validate_table_vmas(Cpu *cpu, mm_struct *mm, unsigned long tabl
     the mapping is not; an anonymous page is found by the reverse map. `base` = the first address that `table` (physical,
     of `level`) maps."""
     cdef unsigned long i
-    cdef unsigned long *entry
+    cdef unsigned long *entries = table_entry(mm, table, level, base)
     cdef unsigned long val
     cdef vm_area_struct *vma
     cdef const char *message
@@ -53,8 +53,9 @@ cdef const char *validate_table_vmas(Cpu *cpu, mm_struct *mm, unsigned long tabl
         addr[0] = base + (i << mm.arch.level_shift[level])
         if addr[0] >= mm.task_size:
             break
-        entry = table_entry(mm, table, level, addr[0])
-        val = READ_ONCE(cpu, entry)
+        val = READ_ONCE(cpu, entries + i)
+        if val == 0: # nothing on any arch: most entries, after each execution of a search
+            continue
         if level:
             if mm.arch.table_none(val):
                 continue
@@ -160,6 +161,7 @@ cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u3
                                 table_counts *counts, unsigned long *where) noexcept nogil:
     cdef const arch_ops *arch = mm.arch
     cdef machine *m = mm.machine
+    cdef unsigned long *entries = table_entry(mm, table, level, addr)
     cdef unsigned long i, val
     cdef page *pg
     cdef const char *message
@@ -168,11 +170,11 @@ cdef const char *validate_table(Cpu *cpu, mm_struct *mm, unsigned long table, u3
     if not pfn_to_page(m, table >> arch.page_shift).flags & PG_table:
         return b"page table in a frame that is none"
     for i in range(<unsigned long>1 << arch.level_bits[level]):
+        val = entries[i]
+        if val == 0:
+            continue
         where[0] = addr + (i << arch.level_shift[level])
-        val = table_entry(mm, table, level, where[0])[0]
         if level == 0:
-            if val == 0:
-                continue
             if not arch.pte_present(val):
                 return b"entry of an unknown kind"
             pg = vm_normal_page(m, arch, val)
