@@ -114,12 +114,32 @@ static u32 flush_agent(struct check *c, u32 vcpu, const volatile void *p)
 	spare = first + per - 1; /* words beyond the last share it: they stay in order */
 	for (i = first; i < spare; i++) {
 		const volatile void *word = (const volatile void *)((uintptr_t)p & ~7UL);
-		if (!c->agents[i].word)
+		if (!c->agents[i].word) {
 			c->agents[i].word = word;
+			c->vcpus[vcpu].nwords++;
+		}
 		if (c->agents[i].word == word)
 			return i;
 	}
+	c->vcpus[vcpu].nwords = per;
 	return spare;
+}
+
+/* The one of a waiting store. Words get theirs in the order in which stores to them come up for becoming visible. */
+static inline u32 flush_of(struct check *c, struct vcpu *v, struct buffered *b)
+{
+	if (!b->agent)
+		b->agent = (u8)flush_agent(c, v->id, b->addr);
+	return b->agent;
+}
+
+/* The flush agents of a vCPU that have taken steps are among [*first, the result). */
+static inline u32 flush_agents(const struct check *c, u32 vcpu, u32 *first)
+{
+	u32 per = (c->first_mb - c->first_flush) / c->nr_vcpus;
+
+	*first = c->first_flush + vcpu * per;
+	return *first + (c->model == MODEL_TSO ? per : c->vcpus[vcpu].nwords);
 }
 
 /* The store that flush agent `a` makes visible next, or -1. */
@@ -132,9 +152,23 @@ static s32 buffer_head(struct check *c, u32 a)
 	if (c->model == MODEL_TSO)
 		return 0;
 	for (u32 i = 0; i < v->nbuffered && v->buffer[i].epoch == v->buffer[0].epoch; i++)
-		if (flush_agent(c, v->id, v->buffer[i].addr) == a)
+		if (flush_of(c, v, &v->buffer[i]) == a)
 			return (s32)i;
 	return -1;
+}
+
+/* All agents that can make a store of v's visible. */
+static u64 buffer_heads(struct check *c, struct vcpu *v)
+{
+	u64 set = 0;
+
+	if (!v->nbuffered)
+		return 0;
+	if (c->model == MODEL_TSO)
+		return bit(c->first_flush + v->id);
+	for (u32 i = 0; i < v->nbuffered && v->buffer[i].epoch == v->buffer[0].epoch; i++)
+		set |= bit(flush_of(c, v, &v->buffer[i]));
+	return set;
 }
 
 /* pso, power: later stores may not pass earlier ones. */
@@ -171,10 +205,9 @@ static u16 *view_alloc(struct check *c)
 
 static inline void view_join(u16 *to, const u16 *from)
 {
-	if (from)
-		for (u32 i = 0; i < CHECK_VIEW; i++)
-			if (from[i] > to[i])
-				to[i] = from[i];
+	if (from && from != to)
+		for (u32 i = 0; i < CHECK_VIEW; i++) /* always stored: so that compilers make vectors of it */
+			to[i] = from[i] > to[i] ? from[i] : to[i];
 }
 
 static s32 view_index(struct check *c, struct word *w)
@@ -277,8 +310,8 @@ static void power_store(struct check *c, struct vcpu *v, struct word *w, struct 
 /* The access that wrote version n of w, or NULL for the initial value. */
 static struct access *power_version(struct check *c, struct word *w, u32 version)
 {
-	for (s32 at = w->head; at >= 0; at = c->accesses[at].prev)
-		if (c->accesses[at].kind == A_WRITE && c->accesses[at].version == version)
+	for (s32 at = w->writer; at >= 0; at = c->accesses[at].older_write)
+		if (c->accesses[at].version == version)
 			return &c->accesses[at];
 	return NULL;
 }

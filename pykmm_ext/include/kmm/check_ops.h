@@ -140,6 +140,7 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->width = (u8)width;
 	b->value = value;
 	b->add = add;
+	b->agent = 0;
 	b->epoch = v->epoch;
 	b->answered = -1;
 	b->origin = keep_origin(c);
@@ -151,6 +152,8 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	if (v->last_store >= 0)
 		c->nodes[v->last_store].storers |= bit(v->id);
 	order_store(c, v);
+	if (c->model == MODEL_POWER)
+		bound(c, v);
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {
@@ -496,6 +499,10 @@ static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 			firm += i < v->firm;
 			v->buffer[kept++] = v->buffer[i];
 		}
+	if (c->model == MODEL_POWER && kept < v->nbuffered) {
+		c->nodes[c->agents[v->id].last].storers |= bit(v->id);
+		bound(c, v);
+	}
 	v->nbuffered = kept;
 	v->firm = firm;
 	if (c->races && c->prog.shared_size && !c->over) {

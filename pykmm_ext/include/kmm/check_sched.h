@@ -37,9 +37,13 @@ static inline u64 rng_next(u64 *state)
 static u64 enabled_agents(struct check *c)
 {
 	u64 set = 0;
-	u32 n = c->nr_agents;
 
-	for (u32 a = 0; a < n; a++)
+	for (u32 a = 0; a < c->first_flush; a++)
+		if (agent_enabled(c, a))
+			set |= bit(a);
+	for (u32 i = 0; i < c->nr_vcpus; i++)
+		set |= buffer_heads(c, &c->vcpus[i]);
+	for (u32 a = c->first_mb; a < c->nr_agents; a++)
 		if (agent_enabled(c, a))
 			set |= bit(a);
 	return set;

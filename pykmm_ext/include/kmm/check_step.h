@@ -318,23 +318,22 @@ static void access_check(struct check *c, struct vcpu *v, const volatile void *p
 /* Everything of the vCPU's that has become visible so far. */
 static void join_flushes(struct check *c, u32 vcpu, u32 *clk)
 {
-	for (u32 f = c->first_flush; f < c->first_mb; f++)
-		if (c->agents[f].vcpu == vcpu && c->agents[f].last >= 0)
+	u32 f, end = flush_agents(c, vcpu, &f);
+
+	for (; f < end; f++)
+		if (c->agents[f].last >= 0)
 			clk_join(clk, clk_of(c, (u64)c->agents[f].last), c->nr_agents);
 }
 
 /* Stores of v's of older epochs than this are visible already: in the past of the event that needs them to be. */
 static void join_older_epochs(struct check *c, u32 vcpu, u32 epoch, u32 but, u32 *clk)
 {
-	for (u32 f = c->first_flush; f < c->first_mb; f++) {
-		struct agent *other = &c->agents[f];
-		s64 last = other->vcpu == vcpu && f != but ? other->last : -1;
-		while (last >= 0 && c->events[last].dup == epoch && c->events[last].op == P_FLUSH) {
-			s64 e = last - 1; /* its event before that one */
-			while (e >= 0 && c->events[e].agent != f)
-				e--;
-			last = e;
-		}
+	u32 f, end = flush_agents(c, vcpu, &f);
+
+	for (; f < end; f++) {
+		s64 last = f != but ? c->agents[f].last : -1;
+		while (last >= 0 && c->events[last].dup == epoch && c->events[last].op == P_FLUSH)
+			last = c->events[last].prev;
 		if (last >= 0)
 			clk_join(clk, clk_of(c, (u64)last), c->nr_agents);
 	}
@@ -453,13 +452,75 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 }
 
 /*
+ * power: does v's pending step commute with a full barrier of v's that smp_mb_heavy() of another vCPU wants (P_MB)? That
+ * joins what v has seen and what others have published, into v's view and into the global one. A step commutes with it
+ * when the barrier does not change what the step may return, and the step does not change what the barrier publishes:
+ *
+ *   - a load of a word that nobody has stored to has one value, and hands on nothing;
+ *   - a load that the own buffer answers hands on nothing;
+ *   - a load of a version that v has itself read before, and which is the newest, can return no other one, and what it
+ *     makes v see v has seen. So with a version that v has itself made: what goes with it is what v had seen or made
+ *     visible by then (but for an atomic_add() in the buffer, with which goes what was released with the version before);
+ *   - turning IRQs on or off, giving memory back and choosing are not about views.
+ *
+ * Whether it is so is the same in every schedule that has v's loads return the same: all this is about v's own past, and
+ * about the order of stores to a word and v's load of it, which DPOR keeps. A store that is buffered behind the step
+ * carries what the barrier makes v release: see bound().
+ */
+static bool commutes_with_mb(struct check *c, const struct vcpu *v)
+{
+	const struct pend *p = &v->pend;
+	const struct word *w;
+	const struct access *x;
+	u64 value;
+
+	if (c->races || v->drain || v->want_sync)
+		return false; /* data races: the barrier also orders plain accesses */
+	switch (p->op) {
+	case P_FREE: case P_IRQ_OFF: case P_IRQ_ON: case P_CHOOSE:
+		return true;
+	case P_LOAD:
+		if (v->nbuffered && buffer_forward(v, p->addr, p->width, &value) > 0)
+			return true;
+		w = word_met(c, p->addr);
+		if (!w || !w->versions || w->view < 0)
+			return true;
+		if (v->own[w->view] != w->versions)
+			return false;
+		x = &c->accesses[w->writer];
+		return x->version == w->versions && !(x->add && c->agents[c->events[x->event].agent].vcpu == v->id);
+	default:
+		return false;
+	}
+}
+
+/*
+ * power: v's newest step does not commute with its P_MB after all, because of what v did behind it: buffered a store,
+ * or gave memory back that stores waited for.
+ */
+static void bound(struct check *c, struct vcpu *v)
+{
+	s64 last = c->agents[v->id].last, mb = c->agents[c->first_mb + v->id].last;
+
+	c->nodes[c->nevents].sleep &= ~bit(c->first_mb + v->id);
+	if (last < 0 || v->last_bound == last)
+		return;
+	v->last_bound = last;
+	if (mb >= 0 && mb < last && c->explorer == EXPLORER_DPOR && !clk_has(c, clk_of(c, (u64)last), (u32)mb)) {
+		race(c, (u32)mb, (u32)last, v->id, clk_of(c, (u64)last));
+		clk_join(clk_of(c, (u64)last), clk_of(c, (u64)mb), c->nr_agents);
+	}
+}
+
+/*
  * The barrier that smp_mb_heavy() makes v execute, event e of agent a, could have come earlier: before the light barrier
  * whose stores it waited for; that it could have come later is for stores_firm() to say. Under
- * power it also binds what v's later loads return, so there it stands in order with every step of v's.
+ * power it also binds what v's later loads return, so there it stands in order with every step of v's that does not
+ * commute with it.
  */
 static void order_mb(struct check *c, struct vcpu *v, u32 e, u32 a, u32 *clk)
 {
-	s64 last = c->agents[v->id].last;
+	s64 last = v->last_bound;
 
 	if (v->last_light >= 0 && !clk_has(c, clk, (u32)v->last_light))
 		race(c, (u32)v->last_light, e, a, clk);
@@ -543,6 +604,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	u64 old = 0, value = 0, next_sleep = 0;
 	int answer;
 	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : ag->kind == AGENT_MB ? P_MB : P_FLUSH;
+	bool free_of_mb = c->model == MODEL_POWER && (ag->kind == AGENT_VCPU || op == P_MB) && commutes_with_mb(c, v);
 	bool failed = op == P_RMW && cmpxchg_fails(p);
 	const struct pend handler = { .op = P_HANDLER, .width = 4, .addr = f.addr };
 	bool dpor = c->explorer == EXPLORER_DPOR;
@@ -576,6 +638,7 @@ static void step(struct check *c, u32 a, u32 choice)
 	ev->dup = 0;
 	ev->rfco = 0;
 	ev->seq = ++ag->seq;
+	ev->prev = ag->last;
 	if (e + 1 >= c->replay || !dpor) /* in a replayed prefix it is known, and not counted again */
 		node->nchoices = 1;
 	if (words) {
@@ -589,7 +652,8 @@ static void step(struct check *c, u32 a, u32 choice)
 			order_implied(c, a, clk);
 			if (op == P_MB)
 				order_mb(c, v, e, a, clk);
-			else if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && c->agents[c->first_mb + v->id].last >= 0) {
+			else if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && !free_of_mb
+				 && c->agents[c->first_mb + v->id].last >= 0) {
 				u32 mb = (u32)c->agents[c->first_mb + v->id].last;
 				if (!clk_has(c, clk, mb))
 					race(c, mb, e, a, clk);
@@ -630,9 +694,9 @@ static void step(struct check *c, u32 a, u32 choice)
 					continue;
 				if (op == P_MB && q == ag->vcpu && node->lights & bit(q))
 					continue;
-				if (c->model == MODEL_POWER && ((op == P_MB && q == ag->vcpu)
-								|| (ag->kind == AGENT_VCPU && q == c->first_mb + ag->vcpu)))
-					continue; /* order_mb() */
+				if (c->model == MODEL_POWER && ((op == P_MB && q == ag->vcpu && (!free_of_mb || node->storers & bit(q)))
+								|| (ag->kind == AGENT_VCPU && q == c->first_mb + ag->vcpu && !free_of_mb)))
+					continue; /* order_mb(), bound() */
 				if (full && node->syncs & bit(q))
 					continue; /* sync_races() */
 				if (!footprints_conflict(&f, &g))
@@ -735,7 +799,7 @@ static void step(struct check *c, u32 a, u32 choice)
 			break;
 		raw_store(b.addr, b.width, b.add ? raw_load(b.addr, b.width) + b.value : b.value);
 		if (w)
-			x = access_push(c, w, e, A_WRITE, f.mask);
+			(x = access_push(c, w, e, A_WRITE, f.mask))->add = b.add;
 		race_visible(c, v, &b, x);
 		if (w) {
 			if (c->model == MODEL_POWER)
@@ -799,6 +863,8 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	if (ag->kind == AGENT_VCPU)
 		v->drain = 0;
+	if (ag->kind == AGENT_VCPU && !free_of_mb)
+		v->last_bound = e;
 	ag->last = e;
 	c->nevents = e + 1;
 	c->steps++;

@@ -85,6 +85,7 @@ struct buffered {
 	u32 epoch;                  /* pso, power: stores before an smp_wmb() are of an older one */
 	u8 width;
 	u8 add;                     /* pso, power: atomic_add(): `value` is added when it becomes visible */
+	u8 agent;                   /* whose step makes it visible; 0 = not known yet, see flush_of() */
 	s64 after;                  /* the vCPU's last event when it was buffered, or -1 */
 	u16 *rel;                   /* power: what its reader has to see as well; [CHECK_VIEW] */
 	s32 answered;               /* loads that it answered: chain through check.answers */
@@ -140,8 +141,10 @@ struct vcpu {
 	s64 last_store;             /* the vCPU's event before the newest buffered store was made, or -1 */
 	u32 firm;                   /* so many of them, the oldest, were followed by smp_mb_light() */
 	s64 last_light;             /* the vCPU's event before the newest one of them became firm, or -1 */
+	s64 last_bound;             /* power: its newest event that does not commute with a P_MB of its own, or -1 */
 	u32 shown;                  /* they lie in memory: the vCPU's own code runs */
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
+	u32 nwords;                 /* pso, power: so many of its flush agents have a word */
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
 	u16 *own;                   /* power: versions that it has itself read or made */
@@ -174,8 +177,10 @@ struct agent {
 struct access {
 	u32 event;
 	s32 prev;                   /* older access of this word, or -1 */
+	s32 older_write;            /* the newest older one that is A_WRITE, or -1 */
 	u8 kind, mask;
 	u16 version;                /* power: A_WRITE: its number for the word */
+	u8 add;                     /* A_WRITE: of an atomic_add() that waited in the buffer */
 	u32 answer;                 /* 1 + the flush of the store that answered this load from its buffer; 0 = none */
 	u64 old, new;
 	u16 *view;                  /* power: what a reader of this version has to see */
@@ -205,6 +210,7 @@ struct event {
 	u8 op;
 	u8 forced;
 	u32 seq;                    /* number within its agent, from 1 */
+	s64 prev;                   /* its agent's event before this one, or -1 */
 	u64 sign;                   /* python: what the vCPU was about to do */
 	u32 dup;                    /* pso, power: epoch of a store that became visible */
 	u64 rfco;                   /* power: the word and its version that was read or made */
