@@ -250,12 +250,47 @@ static void power_sync(struct check *c, struct vcpu *v)
 	power_acquire(v);
 	view_join(v->view, v->flushed);
 	if (c->explorer == EXPLORER_DPOR && (sync = sync_alloc(c))) {
-		*sync = (struct sync){ c->nevents, (u8)v->id, view_alloc(c) };
+		*sync = (struct sync){ .event = c->nevents, .vcpu = (u8)v->id, .gave = view_alloc(c) };
 		view_join(sync->gave, v->view);
 	}
 	view_join(c->global_view, v->view);
 	view_join(v->view, c->global_view);
 	power_release(v);
+}
+
+/* The one that smp_mb_heavy() of another vCPU wants. */
+static void power_sync_mb(struct check *c, struct vcpu *v)
+{
+	u32 n = c->nview_syncs;
+	u16 *had = c->explorer == EXPLORER_DPOR ? view_alloc(c) : NULL;
+
+	for (u32 i = 0; had && i < CHECK_VIEW; i++)
+		had[i] = v->view[i] < v->rel[i] ? v->view[i] : v->rel[i];
+	power_sync(c, v);
+	if (c->nview_syncs > n) {
+		struct sync *m = &c->view_syncs[n];
+		m->had = had;
+		m->got = view_alloc(c);
+		view_join(m->got, v->view);
+		m->seq = c->agents[v->id].seq;
+	}
+}
+
+/* What a full barrier of v's would publish now. NULL: nobody will ask. */
+static u16 *what_is_known(struct check *c, struct vcpu *v)
+{
+	u16 now[CHECK_VIEW];
+
+	if (c->explorer != EXPLORER_DPOR || !(c->heavy || !(c->executions + c->blocked + c->failed)))
+		return NULL;
+	memcpy(now, v->view, sizeof(now));
+	view_join(now, v->seen);
+	view_join(now, v->flushed);
+	if (!v->know || memcmp(v->know, now, sizeof(now))) {
+		v->know = view_alloc(c);
+		memcpy(v->know, now, sizeof(now));
+	}
+	return v->know;
 }
 
 /*
@@ -316,6 +351,54 @@ static struct access *power_version(struct check *c, struct word *w, u32 version
 	return NULL;
 }
 
+/* Does a load of v's, of clock `clk`, know of s? Of a P_MB also by whatever its vCPU did after it, see mb_races(). */
+static bool sync_in_past(struct check *c, const struct vcpu *v, const struct sync *s, const u32 *clk)
+{
+	return s->event == c->nevents || clk_has(c, clk, s->event) || (s->had && (s->vcpu == v->id || clk[s->vcpu] > s->seq));
+}
+
+/*
+ * The same load, and the barriers that smp_mb_heavy() made vCPUs execute (P_MB). Where these stand among the steps of
+ * their vCPU is nobody's conflict either. If one made its vCPU see version `bound`, or hand it on, the next step of the
+ * vCPU could have come before it. If one published it, it could have come before the step that let its vCPU know of it.
+ */
+static void mb_races(struct check *c, struct vcpu *v, u32 i, u16 bound, const u32 *clk)
+{
+	for (u32 k = 0; k < c->nview_syncs; k++) {
+		const struct sync *m = &c->view_syncs[k];
+		s64 e, found = -1;
+
+		if (!m->had || !sync_in_past(c, v, m, clk))
+			continue;
+		if (m->had[i] < bound && m->got[i] >= bound && (m->vcpu == v->id || clk[m->vcpu] > m->seq)) {
+			const u32 *then = clk;
+			for (e = m->event + 1; e < c->nevents && c->events[e].agent != m->vcpu; e++)
+				;
+			if (e < c->nevents)
+				then = clk_of(c, (u64)e);
+			if (!clk_has(c, then, m->event)) {
+				c->nodes[m->event].marks.mbs |= bit(c->first_mb + m->vcpu);
+				race(c, m->event, (u32)e, m->vcpu, then);
+			}
+		}
+		if (m->gave[i] < bound)
+			continue;
+		for (e = (s64)m->event - 1; e >= 0; e--) {
+			const struct event *r = &c->events[e];
+			const struct agent *ag = &c->agents[r->agent];
+			if (ag->vcpu != m->vcpu || ag->kind == AGENT_IRQ)
+				continue;
+			if (!r->know || r->know[i] < bound)
+				break;
+			found = e;
+		}
+		if (found >= 0 && !clk_has(c, clk_of(c, m->event), (u32)found)) {
+			c->nodes[found].marks.mbs |= bit(c->events[found].agent);
+			race(c, (u32)found, m->event, c->first_mb + m->vcpu, clk_of(c, m->event));
+		}
+	}
+}
+
 /*
  * A load of word i by v returns version `bound` at least, because of what full barriers of others made visible, among
  * other reasons perhaps. The order of two full barriers is nobody's conflict, as long as it makes no difference; here it
@@ -325,7 +408,7 @@ static void sync_races(struct check *c, struct vcpu *v, u32 i, u16 bound, const 
 {
 	for (u32 k = c->nview_syncs; k--;) {
 		const struct sync *s = &c->view_syncs[k];
-		if (s->gave[i] >= bound || (s->event != c->nevents && !clk_has(c, clk, s->event)))
+		if (s->gave[i] >= bound || !sync_in_past(c, v, s, clk))
 			continue;
 		for (u32 n = k; n--;) {
 			const struct sync *t = &c->view_syncs[n];
@@ -333,7 +416,7 @@ static void sync_races(struct check *c, struct vcpu *v, u32 i, u16 bound, const 
 			if (t->vcpu == s->vcpu || t->gave[i] < bound || t->event == s->event
 			    || clk_has(c, s->event == c->nevents ? clk : clk_of(c, s->event), t->event))
 				continue;
-			c->nodes[t->event].syncs |= bit(a);
+			c->nodes[t->event].marks.syncs |= bit(a);
 			race(c, t->event, s->event, s->event == c->nevents ? v->id : c->events[s->event].agent,
 			     s->event == c->nevents ? clk : clk_of(c, s->event));
 		}
@@ -364,7 +447,10 @@ static u32 power_stale(struct check *c, struct vcpu *v, struct word *w, const st
 	if (floor == bound && bound && v->own[i] < bound && c->explorer == EXPLORER_DPOR && n < 7) {
 		struct access *x = power_version(c, w, bound);
 		if (x && (x->mask & byte_mask(p->addr, p->width)) == byte_mask(p->addr, p->width) && clk_has(c, clk, x->event))
+		{
 			sync_races(c, v, (u32)i, bound, clk);
+			mb_races(c, v, (u32)i, bound, clk);
+		}
 	}
 	return n > 7 ? 7 : n;
 }

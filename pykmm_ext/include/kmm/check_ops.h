@@ -145,15 +145,13 @@ static void buffer_store(struct check *c, struct vcpu *v, volatile void *p, unsi
 	b->answered = -1;
 	b->origin = keep_origin(c);
 	b->sync = 0;
-	v->epoch_used = 1;
+	v->epoch_used = v->infirm = 1;
 	v->last_store = c->agents[v->id].last;
 	/* Its interrupts wait for the buffer from now on: to have tried one before is not to have tried it after this. */
 	c->nodes[c->nevents].sleep &= ~bit(c->nr_vcpus + v->id);
 	if (v->last_store >= 0)
-		c->nodes[v->last_store].storers |= bit(v->id);
+		c->nodes[v->last_store].marks.storers |= bit(v->id);
 	order_store(c, v);
-	if (c->model == MODEL_POWER)
-		bound(c, v);
 	b->after = c->agents[v->id].last;
 	b->rel = NULL;
 	if (c->model == MODEL_POWER) {
@@ -212,20 +210,25 @@ static u64 op_rmw(Cpu *cpu, volatile void *p, unsigned width, enum kmm_rmw sub, 
 
 /*
  * smp_mb_light(): what waits in the buffer is stored before a barrier that comes from now on. So the step before this,
- * which is the newest one of all, does not commute with the barriers that others want of this vCPU.
+ * which is the newest one of all, does not commute with the barriers that others want of this vCPU. Nor if nothing waits
+ * any more: stores that were visible before could have been visible later, and would then have kept such a barrier waiting.
  */
 static void stores_firm(struct check *c, struct vcpu *v)
 {
 	s64 last = c->agents[v->id].last, mb = c->agents[c->first_mb + v->id].last;
+	u32 f, end = flush_agents(c, v->id, &f);
 
-	if (v->firm == v->nbuffered)
+	if (!v->infirm)
 		return;
+	v->infirm = 0;
 	v->firm = v->nbuffered;
 	v->last_light = last;
+	for (; f < end; f++)
+		c->agents[f].last_firm = c->agents[f].last;
 	c->nodes[c->nevents].sleep &= ~bit(c->first_mb + v->id);
 	if (last < 0)
 		return;
-	c->nodes[last].lights |= bit(v->id);
+	c->nodes[last].marks.lights |= bit(v->id);
 	if (mb >= 0 && (c->explorer == EXPLORER_DPOR || c->want_graphs) && !clk_has(c, clk_of(c, (u64)last), (u32)mb)) {
 		race(c, (u32)mb, (u32)last, v->id, clk_of(c, (u64)last));
 		clk_join(clk_of(c, (u64)last), clk_of(c, (u64)mb), c->nr_agents);
@@ -254,6 +257,7 @@ static void op_fence(Cpu *cpu, enum kmm_fence kind)
 		stores_firm(c, v);
 		break;
 	case KMM_MB_HEAVY:
+		c->heavy = 1;
 		v->want_sync = 1;
 		announce(c, v, &(struct pend){ .op = P_MB_SEND, .width = 8, .addr = &c->mb_queue });
 		announce(c, v, &(struct pend){ .op = P_MB_WAIT });
@@ -499,10 +503,6 @@ static void op_forget(Cpu *cpu, const volatile void *p, size_t n)
 			firm += i < v->firm;
 			v->buffer[kept++] = v->buffer[i];
 		}
-	if (c->model == MODEL_POWER && kept < v->nbuffered) {
-		c->nodes[c->agents[v->id].last].storers |= bit(v->id);
-		bound(c, v);
-	}
 	v->nbuffered = kept;
 	v->firm = firm;
 	if (c->races && c->prog.shared_size && !c->over) {

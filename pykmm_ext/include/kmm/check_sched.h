@@ -158,6 +158,19 @@ static void blocked_races(struct check *c)
 		order_implied(c, a, base);
 		race_blocking(c, c->nevents, a, word_of(c, f.addr), c->agents[a].kind == AGENT_IRQ ? &handler : &v->pend, f.kind, f.mask, base);
 	}
+	/* A barrier that waits for the stores before smp_mb_light() could have come before that. */
+	for (u32 a = c->first_mb; a < c->nr_agents; a++) {
+		struct vcpu *v = &c->vcpus[c->agents[a].vcpu];
+		if (v->mb_first == v->mb_last || !v->firm || v->last_light < 0)
+			continue;
+		if (c->agents[a].last >= 0)
+			memcpy(base, clk_of(c, (u64)c->agents[a].last), c->nr_agents * sizeof(u32));
+		else
+			memset(base, 0, sizeof(base));
+		order_implied(c, a, base);
+		if (!clk_has(c, base, (u32)v->last_light))
+			race(c, (u32)v->last_light, c->nevents, a, base);
+	}
 }
 
 /* ---- the choice ---- */
@@ -309,7 +322,10 @@ static u32 choose(struct check *c, u32 *choice)
 	switch (c->explorer) {
 	case EXPLORER_DPOR:
 		if (d == 0)
-			node->sleep = node->storers = node->lights = node->syncs = 0;
+			{
+			node->sleep = 0;
+			node->marks = (struct marks){ 0, 0, 0, 0 };
+		}
 		avail = set & ~node->sleep;
 		if (!avail) {
 			blocked_races(c);
@@ -404,10 +420,9 @@ static void forced(struct check *c, struct vcpu *v)
 	own_stores_hide(v);
 	node = &c->nodes[d];
 	if (d >= c->replay) {
-		u64 sleep = d ? node->sleep : 0, storers = d ? node->storers : 0, lights = d ? node->lights : 0,
-		    syncs = d ? node->syncs : 0;
-		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .storers = storers,
-				       .lights = lights, .syncs = syncs, .chosen = (u8)v->id, .nchoices = 1,
+		u64 sleep = d ? node->sleep : 0;
+		struct marks marks = d ? node->marks : (struct marks){ 0, 0, 0, 0 };
+		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .marks = marks, .chosen = (u8)v->id, .nchoices = 1,
 				       .forced = 1, .current = (u8)v->id, .before = (u8)v->id,
 				       .preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0 };
 		if (c->explorer == EXPLORER_REPLAY && c->given_at < c->ngiven && (c->given[c->given_at] & 0xff) == v->id)

@@ -100,8 +100,9 @@ static void begin_execution(struct check *c)
 	for (u32 i = 0; i < c->nr_vcpus; i++) {
 		struct vcpu *v = &c->vcpus[i];
 		v->pend.op = P_NONE;
-		v->last_store = v->last_light = v->last_bound = -1;
-		v->mb_first = v->mb_last = v->mbs_pending = v->firm = 0;
+		v->last_store = v->last_light = v->last_stale = -1;
+		v->know = NULL;
+		v->mb_first = v->mb_last = v->mbs_pending = v->firm = v->infirm = 0;
 		memset(v->barriers, 0, sizeof(v->barriers));
 		v->drain = v->want_sync = v->loads = v->irq_off = v->calls_pending = 0;
 		v->call_first = v->call_last = v->nbuffered = v->epoch = v->epoch_used = v->nheld = v->flush_epoch = v->shown = v->nwords = 0;

@@ -452,84 +452,25 @@ static void handler_perform(struct check *c, struct vcpu *v, u32 e)
 }
 
 /*
- * power: does v's pending step commute with a full barrier of v's that smp_mb_heavy() of another vCPU wants (P_MB)? That
- * joins what v has seen and what others have published, into v's view and into the global one. A step commutes with it
- * when the barrier does not change what the step may return, and the step does not change what the barrier publishes:
- *
- *   - a load of a word that nobody has stored to has one value, and hands on nothing;
- *   - a load that the own buffer answers hands on nothing;
- *   - a load of a version that v has itself read before, and which is the newest, can return no other one, and what it
- *     makes v see v has seen. So with a version that v has itself made: what goes with it is what v had seen or made
- *     visible by then (but for an atomic_add() in the buffer, with which goes what was released with the version before);
- *   - turning IRQs on or off, giving memory back and choosing are not about views.
- *
- * Whether it is so is the same in every schedule that has v's loads return the same: all this is about v's own past, and
- * about the order of stores to a word and v's load of it, which DPOR keeps. A store that is buffered behind the step
- * carries what the barrier makes v release: see bound().
- */
-static bool commutes_with_mb(struct check *c, const struct vcpu *v)
-{
-	const struct pend *p = &v->pend;
-	const struct word *w;
-	const struct access *x;
-	u64 value;
-
-	if (c->races || v->drain || v->want_sync)
-		return false; /* data races: the barrier also orders plain accesses */
-	switch (p->op) {
-	case P_FREE: case P_IRQ_OFF: case P_IRQ_ON: case P_CHOOSE:
-		return true;
-	case P_LOAD:
-		if (v->nbuffered && buffer_forward(v, p->addr, p->width, &value) > 0)
-			return true;
-		w = word_met(c, p->addr);
-		if (!w || !w->versions || w->view < 0)
-			return true;
-		if (v->own[w->view] != w->versions)
-			return false;
-		x = &c->accesses[w->writer];
-		return x->version == w->versions && !(x->add && c->agents[c->events[x->event].agent].vcpu == v->id);
-	default:
-		return false;
-	}
-}
-
-/*
- * power: v's newest step does not commute with its P_MB after all, because of what v did behind it: buffered a store,
- * or gave memory back that stores waited for.
- */
-static void bound(struct check *c, struct vcpu *v)
-{
-	s64 last = c->agents[v->id].last, mb = c->agents[c->first_mb + v->id].last;
-
-	c->nodes[c->nevents].sleep &= ~bit(c->first_mb + v->id);
-	if (last < 0 || v->last_bound == last)
-		return;
-	v->last_bound = last;
-	if (mb >= 0 && mb < last && c->explorer == EXPLORER_DPOR && !clk_has(c, clk_of(c, (u64)last), (u32)mb)) {
-		race(c, (u32)mb, (u32)last, v->id, clk_of(c, (u64)last));
-		clk_join(clk_of(c, (u64)last), clk_of(c, (u64)mb), c->nr_agents);
-	}
-}
-
-/*
  * The barrier that smp_mb_heavy() makes v execute, event e of agent a, could have come earlier: before the light barrier
- * whose stores it waited for; that it could have come later is for stores_firm() to say. Under
- * power it also binds what v's later loads return, so there it stands in order with every step of v's that does not
- * commute with it.
+ * whose stores it waited for; that it could have come later is for stores_firm() to say. Under power it also binds what
+ * v's later loads return, and publishes what v has seen: where that matters, mb_races() reverses it with v's other steps.
+ * A load that took an older value comes before a barrier that may forbid that. Data races: it orders plain accesses too,
+ * so that it stands in order with every step of v's.
  */
 static void order_mb(struct check *c, struct vcpu *v, u32 e, u32 a, u32 *clk)
 {
-	s64 last = v->last_bound;
+	s64 last = c->agents[v->id].last;
 
 	if (v->last_light >= 0 && !clk_has(c, clk, (u32)v->last_light))
 		race(c, (u32)v->last_light, e, a, clk);
-	if (c->model == MODEL_POWER && last >= 0 && last != v->last_light && !clk_has(c, clk, (u32)last))
+	if (c->model == MODEL_POWER && c->races && last >= 0 && last != v->last_light && !clk_has(c, clk, (u32)last))
 		race(c, (u32)last, e, a, clk);
 	/* Not before the races: what it waited for is not in the past of one that comes earlier. */
 	for (u32 f = c->first_flush; f < c->first_mb; f++)
 		if (c->agents[f].vcpu == v->id && c->agents[f].last_firm >= 0)
 			clk_join(clk, clk_of(c, (u64)c->agents[f].last_firm), c->nr_agents);
+	last = c->races ? last : v->last_stale;
 	if (c->model == MODEL_POWER && last >= 0)
 		clk_join(clk, clk_of(c, (u64)last), c->nr_agents);
 }
@@ -540,7 +481,7 @@ static void mb_perform(struct check *c, struct vcpu *v, u32 e)
 	struct mb_call *call = &v->mbs[v->mb_first++ % CHECK_MAX_VCPUS];
 
 	if (c->model == MODEL_POWER)
-		power_sync(c, v);
+		power_sync_mb(c, v);
 	race_handshake(c, call->sender, v);
 	call->sender->mb_done[v->id] = e;
 	call->sender->mbs_pending--;
@@ -604,7 +545,6 @@ static void step(struct check *c, u32 a, u32 choice)
 	u64 old = 0, value = 0, next_sleep = 0;
 	int answer;
 	u8 op = ag->kind == AGENT_VCPU ? p->op : ag->kind == AGENT_IRQ ? P_HANDLER : ag->kind == AGENT_MB ? P_MB : P_FLUSH;
-	bool free_of_mb = c->model == MODEL_POWER && (ag->kind == AGENT_VCPU || op == P_MB) && commutes_with_mb(c, v);
 	bool failed = op == P_RMW && cmpxchg_fails(p);
 	const struct pend handler = { .op = P_HANDLER, .width = 4, .addr = f.addr };
 	bool dpor = c->explorer == EXPLORER_DPOR;
@@ -652,7 +592,7 @@ static void step(struct check *c, u32 a, u32 choice)
 			order_implied(c, a, clk);
 			if (op == P_MB)
 				order_mb(c, v, e, a, clk);
-			else if (c->model == MODEL_POWER && ag->kind == AGENT_VCPU && !free_of_mb
+			else if (c->model == MODEL_POWER && c->races && ag->kind == AGENT_VCPU
 				 && c->agents[c->first_mb + v->id].last >= 0) {
 				u32 mb = (u32)c->agents[c->first_mb + v->id].last;
 				if (!clk_has(c, clk, mb))
@@ -685,27 +625,28 @@ static void step(struct check *c, u32 a, u32 choice)
 		if (dpor && e + 1 >= c->replay) {
 			/* Who was tried here, or before, and does not depend on this step, need not be tried after it. */
 			u64 rest = c->bound < 0 ? (node->sleep | node->done) & ~bit(a) : 0; /* a bound and sleep sets do not mix */
+			/* What other parts of the search will find out of these steps is not known here. */
+			struct marks marks = c->cut || e < c->nfixed ? (struct marks){ ~0ULL, ~0ULL, ~0ULL, ~0ULL } : node->marks;
 			bool full = op == P_MB || (c->nview_syncs && c->view_syncs[c->nview_syncs - 1].event == e);
 			for (; rest; rest &= rest - 1) {
 				u32 q = (u32)__builtin_ctzll(rest);
 				struct footprint g = footprint_of(c, q);
 				/* A store that its step is followed by would have kept this interrupt, or barrier, waiting. */
-				if (op == P_HANDLER && q == ag->vcpu && node->storers & bit(q))
+				if (op == P_HANDLER && q == ag->vcpu && marks.storers & bit(q))
 					continue;
-				if (op == P_MB && q == ag->vcpu && node->lights & bit(q))
+				if (op == P_MB && q == ag->vcpu && marks.lights & bit(q))
 					continue;
-				if (c->model == MODEL_POWER && ((op == P_MB && q == ag->vcpu && (!free_of_mb || node->storers & bit(q)))
-								|| (ag->kind == AGENT_VCPU && q == c->first_mb + ag->vcpu && !free_of_mb)))
-					continue; /* order_mb(), bound() */
-				if (full && node->syncs & bit(q))
+				if (c->model == MODEL_POWER && (op == P_MB || q >= c->first_mb) && c->agents[q].vcpu == ag->vcpu
+				    && (c->races || marks.mbs & bit(q)))
+					continue; /* order_mb(), mb_races() */
+				if (full && marks.syncs & bit(q))
 					continue; /* sync_races() */
 				if (!footprints_conflict(&f, &g))
 					next_sleep |= bit(q);
 			}
 			c->nodes[e + 1].sleep = next_sleep;
-			c->nodes[e + 1].storers = node->storers & next_sleep;
-			c->nodes[e + 1].lights = node->lights & next_sleep;
-			c->nodes[e + 1].syncs = node->syncs & next_sleep;
+			c->nodes[e + 1].marks = (struct marks){ marks.storers & next_sleep, marks.lights & next_sleep,
+								marks.syncs & next_sleep, marks.mbs & next_sleep };
 		}
 	}
 	if (op == P_CHOOSE)
@@ -799,7 +740,7 @@ static void step(struct check *c, u32 a, u32 choice)
 			break;
 		raw_store(b.addr, b.width, b.add ? raw_load(b.addr, b.width) + b.value : b.value);
 		if (w)
-			(x = access_push(c, w, e, A_WRITE, f.mask))->add = b.add;
+			x = access_push(c, w, e, A_WRITE, f.mask);
 		race_visible(c, v, &b, x);
 		if (w) {
 			if (c->model == MODEL_POWER)
@@ -863,9 +804,11 @@ static void step(struct check *c, u32 a, u32 choice)
 	}
 	if (ag->kind == AGENT_VCPU)
 		v->drain = 0;
-	if (ag->kind == AGENT_VCPU && !free_of_mb)
-		v->last_bound = e;
 	ag->last = e;
+	if (op == P_LOAD && stale)
+		v->last_stale = e;
+	if (c->model == MODEL_POWER && ag->kind != AGENT_IRQ)
+		ev->know = what_is_known(c, v);
 	c->nevents = e + 1;
 	c->steps++;
 	v->result = ag->kind == AGENT_VCPU ? value : v->result;

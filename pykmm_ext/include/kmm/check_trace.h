@@ -182,20 +182,6 @@ static struct word *word_of(struct check *c, const volatile void *p)
 	return w;
 }
 
-/* The same, or NULL when it was not met yet. */
-static struct word *word_met(const struct check *c, const volatile void *p)
-{
-	u64 key = (uintptr_t)p >> 3;
-	u32 at = (u32)(key * 0x9E3779B97F4A7C15ULL >> 40) & c->words_mask;
-
-	while (c->words[at].key != key) {
-		if (!c->words[at].key)
-			return NULL;
-		at = (at + 1) & c->words_mask;
-	}
-	return c->words[at].epoch == c->epoch ? &c->words[at] : NULL;
-}
-
 static struct access *access_push(struct check *c, struct word *w, u32 event, u8 kind, u8 mask)
 {
 	struct access *x;
@@ -218,7 +204,7 @@ static struct access *access_push(struct check *c, struct word *w, u32 event, u8
 	x->kind = kind;
 	x->mask = mask;
 	x->view = NULL;
-	x->version = x->add = 0;
+	x->version = 0;
 	x->answer = x->sync = 0;
 	w->head = (s32)c->naccesses++;
 	if (kind == A_WRITE)

@@ -110,7 +110,14 @@ struct call {
 struct mb_call { struct vcpu *sender; u32 event; };
 
 /* power: a full barrier: what its vCPU had to see without those of others. */
-struct sync { u32 event; u8 vcpu; u16 *gave; };
+struct sync {
+	u32 event;
+	u8 vcpu;
+	u16 *gave;
+	/* P_MB: what the vCPU had to see, or handed on, before and after it; and how many steps it had taken */
+	u16 *had, *got;
+	u32 seq;
+};
 
 struct held { void *lock; u8 op; u32 event; };
 
@@ -140,8 +147,10 @@ struct vcpu {
 	u32 nbuffered;
 	s64 last_store;             /* the vCPU's event before the newest buffered store was made, or -1 */
 	u32 firm;                   /* so many of them, the oldest, were followed by smp_mb_light() */
-	s64 last_light;             /* the vCPU's event before the newest one of them became firm, or -1 */
-	s64 last_bound;             /* power: its newest event that does not commute with a P_MB of its own, or -1 */
+	u32 infirm;                 /* it has stored since smp_mb_light() */
+	s64 last_light;             /* the vCPU's event before the newest smp_mb_light() that stores precede, or -1 */
+	s64 last_stale;             /* power: its newest load that returned an older value, or -1 */
+	u16 *know;                  /* power: as of its newest event: see struct event */
 	u32 shown;                  /* they lie in memory: the vCPU's own code runs */
 	u32 epoch, epoch_used;      /* pso, power; a store was made in it */
 	u32 nwords;                 /* pso, power: so many of its flush agents have a word */
@@ -170,7 +179,7 @@ struct agent {
 	u16 slot;                   /* pso: which word of the vCPU */
 	u32 seq;                    /* events of this execution */
 	s64 last;                   /* its last event, or -1 */
-	s64 last_firm;              /* of a buffer: that of a store which smp_mb_light() followed, or -1 */
+	s64 last_firm;              /* of a buffer: that of the newest store which smp_mb_light() followed, or -1 */
 	const volatile void *word;  /* pso flush agent */
 };
 
@@ -180,7 +189,6 @@ struct access {
 	s32 older_write;            /* the newest older one that is A_WRITE, or -1 */
 	u8 kind, mask;
 	u16 version;                /* power: A_WRITE: its number for the word */
-	u8 add;                     /* A_WRITE: of an atomic_add() that waited in the buffer */
 	u32 answer;                 /* 1 + the flush of the store that answered this load from its buffer; 0 = none */
 	u64 old, new;
 	u16 *view;                  /* power: what a reader of this version has to see */
@@ -214,13 +222,20 @@ struct event {
 	u64 sign;                   /* python: what the vCPU was about to do */
 	u32 dup;                    /* pso, power: epoch of a store that became visible */
 	u64 rfco;                   /* power: the word and its version that was read or made */
+	u16 *know;                  /* power, where smp_mb_heavy() is used: what a barrier of its vCPU would publish after it */
+};
+
+/* What was found out of the agents that are done at a node, or asleep there. */
+struct marks {
+	u64 storers;                /* their step was followed by a buffered store */
+	u64 lights;                 /* by smp_mb_light() with such a store before it */
+	u64 syncs;                  /* it is a full barrier, in an order with others that made a difference */
+	u64 mbs;                    /* it is a P_MB, or one of its vCPU's, and their order made a difference */
 };
 
 struct node {
 	u64 enabled, backtrack, done, sleep;
-	u64 storers;                /* of those done or asleep: their step was followed by a buffered store */
-	u64 lights;                 /* the same: by smp_mb_light() with such a store before it */
-	u64 syncs;                  /* the same: their step is a full barrier, in an order with others that made a difference */
+	struct marks marks;
 	u8 chosen;
 	u8 choice, nchoices;        /* data choices: versions of a load, check_choose() */
 	u8 forced;
@@ -299,6 +314,7 @@ struct check {
 	u32 nmore_views, views_block; /* how many; 1 + the one in use, 0 = views */
 	struct sync *view_syncs;    /* power: full barriers, in their order */
 	u32 nview_syncs, view_sync_cap;
+	u32 heavy;                  /* the program uses smp_mb_heavy() */
 	u64 outcome;
 
 	/* the search */
