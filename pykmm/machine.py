@@ -189,9 +189,9 @@ class _Tables:
     def __init__(self, arch: str | Arch) -> None:
         made = get_plugin_manager().arches.make(arch) if isinstance(arch, str) else arch
         geometry: dict[str, Any] = dict(made.geometry())
-        self.page = 1 << geometry["page_shift"]
-        self.span = 1 << geometry["level_shift"][1]
-        frames = [max(1, (8 << bits) // self.page) for bits in geometry["level_bits"]]
+        self.page: int = 1 << geometry["page_shift"]
+        self.span: int = 1 << geometry["level_shift"][1]
+        frames: list[int] = [max(1, (8 << bits) // self.page) for bits in geometry["level_bits"]]
         self.leaf = frames[0]
         self.upper = frames[-1] + 8 * sum(frames[:-1])
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pykmm import workload
 from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm.tape_builder import Address
-from pykmm.workload import (
-    MAPPERS, PAGE, beside_mapper, count, finish, page_bytes, register, start, table_pages, whole_pages,
-)
+from pykmm.workload import MAPPERS, PAGE, beside_mapper, count, finish, page_bytes, register, start, whole_pages
 
 if TYPE_CHECKING:
     from pykmm.plugin import Registry
@@ -22,7 +21,7 @@ _PAIRS = {("read", False): 1, ("write", False): 2, ("read", True): 1 / 8, ("writ
 
 def _areas(tape: Tape, threads: int, length: int, separate: bool, page: int) -> list[Address]:
     """Per thread an area of `length`: parts of one VMA, or VMAs that never merge. No two share a page table."""
-    table = table_pages(page) * page
+    table = workload.table_pages(page) * page
     room = (length + table - 1) // table * table + table
     if separate:                # every second one is executable as well: what differs in permissions does not merge
         found = [tape.setup.mmap(room + table, "rw" + "x" * (number % 2)) for number in range(threads)]
