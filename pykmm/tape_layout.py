@@ -85,6 +85,8 @@ class Layout:
 
     def __init__(self, merging: bool = False) -> None:
         self.merging = merging
+        #: (start, end) of pieces without an anon_vma that became part of one that has it; who looks empties it
+        self.born: list[tuple[int, int]] = []
         self.starts: list[int] = []
         self.pieces: list[Piece] = []
         self.brk: int | None = None
@@ -155,6 +157,10 @@ class Layout:
         while i + 1 < len(self.pieces) and self.pieces[i].start < end:
             left, right = self.pieces[i], self.pieces[i + 1]
             if right.follows(left):
+                if left.anon < 0 <= right.anon:
+                    self.born.append((left.start, left.end))
+                elif right.anon < 0 <= left.anon:
+                    self.born.append((right.start, right.end))
                 left.end = right.end
                 if left.anon < 0:
                     left.anon, left.forked = right.anon, right.forked

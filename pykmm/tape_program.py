@@ -11,7 +11,8 @@ For recordings, in each address space and in the order of the tape:
   every change of the page before and after its range, since merging looks at the neighbours;
 - an operation that uses pages waits for the last change of them;
 - the fault that gives a VMA its anon_vma counts as a change of the whole VMA for whoever comes later, without waiting
-  for faults before it: whether two VMAs merge depends on who has an anon_vma. Other faults stay independent;
+  for faults before it: whether two VMAs merge depends on who has an anon_vma. So does a call that merges a VMA
+  without one into a neighbour that has it. Other faults stay independent;
 - fork, exec, exit and mlockall concern every page.
 """
 from __future__ import annotations
@@ -158,6 +159,9 @@ class _Recorded:
         waits: set[int] = set()
         space, layout = self._space(op["mm"])
         getattr(self, "_" + op["kind"], self._other)(at, stream, op, waits, space, layout)
+        for start, end in layout.born:
+            space.change(start // PAGE, end // PAGE, at, waits, keep_uses=True)
+        layout.born.clear()
         return waits
 
     def _other(self, at: int, stream: int, op: dict[str, Any], waits: set[int], space: _Conflicts,

@@ -158,6 +158,25 @@ def legal_recordings(draw):
     return t
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_a_fault_waits_for_the_merge_that_makes_its_vma_anonymous(below):
+    """Two mappings, of which one was written; a third fills the hole. A first write to the other one that came before
+    would give that an anon_vma of its own, and they would not be one VMA at the end."""
+    tape = Tape(recorded=True)
+    tape.add_thread()
+    tape.add_thread()
+    written, other = (A + 0x6000, A + 0x1000) if below else (A + 0x1000, A + 0x6000)
+    for address, n in ((A + 0x1000, 0x2000), (A + 0x6000, 0x2000)):
+        tape.append("MMAP", thread=0, addr=address, len=n, prot=3, flags=0x22, result=address)
+    tape.append("TOUCH", thread=0, addr=written, access=1)
+    tape.append("MMAP", thread=0, addr=A + 0x3000, len=0x3000, prot=3, flags=0x22, result=A + 0x3000)
+    tape.append("TOUCH", thread=1, addr=other + 0x1000, access=1)
+    for seed in range(40):
+        problems, spaces = interleave(tape.program(), seed)
+        assert not problems
+        assert [(p.start, p.end) for p in spaces[0]] == [(A + 0x1000, A + 0x8000)]
+
+
 @settings(max_examples=150, deadline=None)
 @given(legal_recordings(), st.integers(0, 1 << 30))
 def test_made_up_recordings_end_alike_in_every_allowed_order(tape, seed):
