@@ -48,7 +48,7 @@ def multi_fault(*, threads: Number = 1, size: Number = "2M", stride: Number = "8
                 vma: str = "one", page: Number = PAGE) -> Tape:
     """multi-fault-all of 2010: rounds of parallel write faults, between barriers; then one thread gives all pages back.
 
-    One mapping of 8 MB a thread, of which each thread writes the first 2 MB (so no two share a page table) and the
+    One mapping of 8 MB a thread, of which each thread writes the first 2 MB (so no two share a table of 2 MB) and the
     first thread calls MADV_DONTNEED for all. ``vma=separate`` is multi-fault-all-split: a mapping for each thread,
     which do not merge. simplified: a number of rounds instead of 60 seconds, so that the rate counts instead of the
     faults of a minute.
