@@ -57,7 +57,7 @@ class Calls(Evidence):
             self._found_lost(thread, mm, page, PAGE)
             piece_at = layout.find(address)
         if piece_at is None:
-            self._assume(thread, mm, page, page + PAGE, event, "[stack]" if hint == "[stack]" else "")
+            self._assume(thread, mm, page, page + PAGE, "[stack]" if hint == "[stack]" else "")
             piece_at = layout.find(address)
             assert piece_at is not None
         if piece_at.prot == 0:
@@ -187,7 +187,7 @@ class Calls(Evidence):
     def _evidence(self, thread: Thread, mm: Mm, start: int, end: int, event: Event) -> None:
         """A call that needs a mapping succeeded on a range of which nothing is known."""
         if not mm.layout.overlapping(start, end) and mm.number not in self.tape.start_maps and end - start <= 1 << 30:
-            self._assume(thread, mm, start, end, event)
+            self._assume(thread, mm, start, end)
 
     def _ranged(self, thread: Thread, mm: Mm, event: Event, op: str, evidence: bool = True,
                 **fields: int) -> tuple[int, int] | None:

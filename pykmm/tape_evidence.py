@@ -193,8 +193,7 @@ class Evidence:
 
     # -- mappings that nobody recorded ------------------------------------------------------------------
 
-    def _assume(self, thread: Thread, mm: Mm, start: int, end: int, event: Event, name: str = "",
-                prot: int = 3) -> None:
+    def _assume(self, thread: Thread, mm: Mm, start: int, end: int, name: str = "", prot: int = 3) -> None:
         """The pages of [start, end) that are not mapped are there all the same."""
         at = start
         for piece in [*mm.layout.overlapping(start, end), None]:

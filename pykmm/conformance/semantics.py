@@ -139,7 +139,7 @@ def on_machine(machine: Machine, program: Program, layout: Layout, expected: Out
                    result.maps), result
 
 
-def differences(program: Program, names: dict[int, str], expected: Outcome, found: Outcome, who: str) -> list[str]:
+def differences(names: dict[int, str], expected: Outcome, found: Outcome, who: str) -> list[str]:
     """Sentences: where the two outcomes differ."""
     import errno
 
@@ -197,7 +197,7 @@ def compare_programs(subject: Subject, kind: str) -> tuple[str, list[Failure]]:
                 found, result = on_machine(machine, program, layout, expected)
                 operations += len(result.tape)
                 done += 1
-                said = differences(program, write(program, layout).names, expected, found, oracle.name)
+                said = differences(write(program, layout).names, expected, found, oracle.name)
                 if not said:
                     try:
                         machine.validate()
@@ -289,7 +289,7 @@ def _differs(subject: Subject, program: Program, layout: Layout, oracle: Oracle,
     for _ in range(tries):
         try:
             with subject.machine(cpus=8, frames=2048) as machine:
-                said = differences(program, names, expected, on_machine(machine, program, layout, expected)[0],
+                said = differences(names, expected, on_machine(machine, program, layout, expected)[0],
                                    oracle.name)
                 machine.validate()
         except InvariantViolation as error:

@@ -640,13 +640,6 @@ cdef class Exploration:
                           self.c.violations[i].execution, self.c.violations[i].count))
         return found
 
-    def agent_name(self, u32 agent):
-        """"Cpu 1", "Cpu 1 buffer", "Cpu 1 irq", "Cpu 1 barrier"."""
-        if agent >= self.c.nr_agents:
-            raise ValueError(f"no agent {agent}")
-        kind = {AGENT_VCPU: "", AGENT_IRQ: " irq", AGENT_FLUSH: " buffer", AGENT_MB: " barrier"}[self.c.agents[agent].kind]
-        return f"Cpu {self.c.agents[agent].vcpu}{kind}"
-
     def replay(self, schedule):
         """Run one schedule with every step recorded; what it ended with is in `last`. Returns the steps as dicts."""
         cdef u32 i, k

@@ -54,9 +54,7 @@ from pykmm_ext.machine.memory cimport (
 from pykmm_ext.machine.region cimport (
     KMM_ORDER_REGION, KMM_SHADOW_FREED, KMM_SHADOW_LIVE, KMM_SHADOW_NEVER, KMM_SHADOW_STATE, region_of, region_state,
 )
-from pykmm_ext.machine.snapshot cimport (
-    machine_member_name, machine_object_name, machine_restore, machine_snapshot, machine_snapshot_size,
-)
+from pykmm_ext.machine.snapshot cimport machine_member_name, machine_object_name, machine_restore, machine_snapshot
 from pykmm_ext.mm.filemap cimport fput
 from pykmm_ext.mm.mm_types cimport (
     GUP_PIN_COUNTING_BIAS, KMM_ACCESS_WRITE, machine, page, page_to_pfn, vm_area_struct,
@@ -649,11 +647,6 @@ cdef class TapeCheck(Program):
     def strategy_name(self):
         """What the strategy calls itself."""
         return self.strategy.name
-
-    @property
-    def snapshot_bytes(self):
-        """Bytes that are copied back for every execution."""
-        return machine_snapshot_size(self.t.m)
 
     @property
     def lockdep(self):

@@ -52,12 +52,9 @@ cdef inline void up_read_inline(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
         up_read_waiters(cpu, sem, c)
 
 cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
-# `subclass` is for lockdep: 1 = the caller holds another lock of the class.
-cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept nogil
 cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void up_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil
-cdef bint rwsem_is_locked(Cpu *cpu, rw_semaphore *sem) noexcept nogil
 
 # For the self-test. Context: process, may sleep; the fast path has added READER_BIAS and found somebody in the way.
 cdef void down_read_slowpath(Cpu *cpu, rw_semaphore *sem) noexcept nogil

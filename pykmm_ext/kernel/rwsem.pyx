@@ -41,7 +41,7 @@ readers do not spin before they queue (they do on their own word); no timeouts f
 """
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE, READ_ONCE_32, WRITE_ONCE_32, atomic_add_return, cmpxchg, cmpxchg_32, fetch_or, kmm_await_futex,
-    kmm_cpu_relax, kmm_wake_32, lock_set_subclass, might_sleep, smp_load_acquire_32, xchg_32,
+    kmm_cpu_relax, kmm_wake_32, might_sleep, smp_load_acquire_32, xchg_32,
 )
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.machine.cpu cimport Cpu, likely, u32, u64, unlikely
@@ -359,12 +359,6 @@ cdef void down_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
         down_write_slowpath(cpu, sem)
 
 
-# Context: as down_write; the caller holds another lock of the class, and the order of the two is no accident.
-cdef void down_write_nested(Cpu *cpu, rw_semaphore *sem, int subclass) noexcept nogil:
-    lock_set_subclass(cpu, sem, subclass)
-    down_write(cpu, sem)
-
-
 # Context: any. True when taken.
 cdef bint down_write_trylock(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
     cdef int got
@@ -391,8 +385,3 @@ cdef void downgrade_write(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
             and KMM_KEEP(15, True):
         spin_lock(cpu, &sem.wait_lock)
         wake_and_unlock(cpu, sem, True)
-
-
-# Context: any; the answer may be old. Counts readers on their way into the slow path too.
-cdef bint rwsem_is_locked(Cpu *cpu, rw_semaphore *sem) noexcept nogil:
-    return not is_free(READ_ONCE(cpu, &sem.count))

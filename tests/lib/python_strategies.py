@@ -274,4 +274,3 @@ class PythonRefcountUnchecked(PythonRefcount):
 
 
 RIGHT = (PythonSpf, PythonGup, PythonRefcount)
-WRONG = (PythonSpfUnchecked, PythonGupOpen, PythonGupFork, PythonRefcountUnchecked)

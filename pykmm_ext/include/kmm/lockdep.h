@@ -39,7 +39,7 @@ static inline void ipi_lockdep_wait(Cpu *cpu, const char *what)
 		kmm_event(cpu, KMM_EV_IPI_WAIT, what, 0);
 }
 
-/* The next acquire of `lock` by this CPU is of `subclass` (down_write_nested and the like). Context: any. */
+/* The next acquire of `lock` by this CPU is of `subclass` (spin_lock_nested()). Context: any. */
 static inline void lock_set_subclass(Cpu *cpu, const void *lock, int subclass)
 {
 	if (unlikely(cpu->engine))

@@ -20,7 +20,7 @@ def subject(**options: str) -> Subject:
 
 
 def changed(**fields: object) -> list[str]:
-    return differences(PROGRAM, {0: "the mmap", 1: "the load"}, SAME, dataclasses.replace(SAME, **fields), "Linux")  # type: ignore[arg-type]
+    return differences({0: "the mmap", 1: "the load"}, SAME, dataclasses.replace(SAME, **fields), "Linux")  # type: ignore[arg-type]
 
 
 def test_differences_are_sentences() -> None:
@@ -33,7 +33,7 @@ def test_differences_are_sentences() -> None:
         "mappings of address space 0 in the end: nothing, Linux: pages 1 to 4 of window 0 rw-p offset 0"]
     assert changed(maps=()) == ["0 address spaces in the end, Linux: 1"]
     loaded = dataclasses.replace(SAME, errnos=(0, 0))
-    assert differences(PROGRAM, {1: "the load"}, loaded, dataclasses.replace(loaded, loads=(None, None)), "Linux") == [
+    assert differences({1: "the load"}, loaded, dataclasses.replace(loaded, loads=(None, None)), "Linux") == [
         "the load: loaded other bytes than Linux, which has b'\\x00'"]
 
 
