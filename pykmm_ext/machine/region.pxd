@@ -66,6 +66,8 @@ cdef void *region_alloc(region_t *r, u32 slice, size_t size, size_t align, const
 cdef bint region_free(region_t *r, void *p) noexcept nogil
 # 1 << order frames of the Cpu's slice, with contents of POISON_INUSE, or 0 if `zero`. NULL: the slice is full.
 cdef page *region_alloc_pages(region_t *r, u32 cpu_id, u32 order, bint zero) noexcept nogil
+# What the page is used for, as a bit of its frame's state: KMM_SHADOW_TABLE, _ANON, _FILE; or 0.
+cdef u8 frame_kind(const page *p) noexcept nogil
 # Poisons the frames. False when the block is not live: nothing was done.
 cdef bint region_free_pages(region_t *r, page *p, u32 order) noexcept nogil
 # Start of the object that addr lies in or that lies before it, NULL = none; heap addresses only.

@@ -226,19 +226,20 @@ cdef page *region_alloc_pages(region_t *r, u32 cpu_id, u32 order, bint zero) noe
     return r.mem_map + pfn
 
 
+cdef u8 frame_kind(const page *p) noexcept nogil:
+    if p.flags & PG_table:
+        return KMM_SHADOW_TABLE
+    if p.flags & PG_anon:
+        return KMM_SHADOW_ANON
+    return KMM_SHADOW_FILE if p.mapping != NULL else 0
+
+
 cdef bint region_free_pages(region_t *r, page *p, u32 order) noexcept nogil:
     cdef unsigned long n = <unsigned long>1 << order
     cdef unsigned long pfn = p - r.mem_map
-    cdef u8 state = KMM_SHADOW_FREED
     if r.frame_state[pfn] & KMM_SHADOW_STATE != KMM_SHADOW_LIVE:
         return False
-    if p.flags & PG_table:
-        state |= KMM_SHADOW_TABLE
-    elif p.flags & PG_anon:
-        state |= KMM_SHADOW_ANON
-    elif p.mapping != NULL:
-        state |= KMM_SHADOW_FILE
-    memset(r.frame_state + pfn, state, n)
+    memset(r.frame_state + pfn, KMM_SHADOW_FREED | frame_kind(p), n)
     memset(frame_of(r, pfn), KMM_POISON_FREE, n << r.page_shift)
     return True
 

@@ -17,10 +17,10 @@ from libc.string cimport memcmp, memcpy, memset
 from pykmm_ext.machine.cpu cimport u8, u32
 from pykmm_ext.machine.region cimport (
     KMM_SHADOW_ANON, KMM_SHADOW_FILE, KMM_SHADOW_FREED, KMM_SHADOW_GRAIN, KMM_SHADOW_LIVE, KMM_SHADOW_NEVER,
-    KMM_SHADOW_STATE, KMM_SHADOW_TABLE, region_header_of, region_object, region_of, region_slice, region_state,
-    region_t,
+    KMM_SHADOW_STATE, KMM_SHADOW_TABLE, frame_kind, region_header_of, region_object, region_of, region_slice,
+    region_state, region_t,
 )
-from pykmm_ext.mm.mm_types cimport KMEM_NR, PG_anon, PG_table, kmem_cache, page, rcu_state, srcu_struct, zone
+from pykmm_ext.mm.mm_types cimport KMEM_NR, kmem_cache, page, rcu_state, srcu_struct, zone
 
 cdef extern from "kmm/region_names.h" nogil:
     const char *region_member_name(const char *structure, u64 offset)
@@ -214,13 +214,7 @@ cdef void name_frame(machine *m, region_t *r, unsigned long pfn, char *to, size_
     if state & KMM_SHADOW_STATE == KMM_SHADOW_FREED:
         freed = b", freed"
     else: # as it will be when it is freed
-        state = KMM_SHADOW_LIVE
-        if p.flags & PG_table:
-            state |= KMM_SHADOW_TABLE
-        elif p.flags & PG_anon:
-            state |= KMM_SHADOW_ANON
-        elif p.mapping != NULL:
-            state |= KMM_SHADOW_FILE
+        state = KMM_SHADOW_LIVE | frame_kind(p)
     if state & KMM_SHADOW_TABLE:
         snprintf(to, size, b"frame %lu (page table level %lu of mm %lu%s)", pfn, p.private_ & 255, p.private_ >> 8, freed)
     elif state & KMM_SHADOW_ANON:

@@ -28,6 +28,14 @@ static inline void kmm_cpu_relax(void)
 #endif
 }
 
+static inline void kmm_spin(unsigned *spins)
+{
+	if (++*spins < KMM_SPINS)
+		kmm_cpu_relax();
+	else
+		sched_yield();
+}
+
 /* For words whose writer does not wake: spin, then sched_yield(). Acquire order. */
 static inline u64 kmm_await(Cpu *cpu, const unsigned long *p, kmm_pred pred, u64 arg)
 {
@@ -36,12 +44,8 @@ static inline u64 kmm_await(Cpu *cpu, const unsigned long *p, kmm_pred pred, u64
 
 	if (unlikely(cpu->engine))
 		return cpu->engine->await(cpu, p, sizeof(*p), pred, arg);
-	while (v = __atomic_load_n(p, __ATOMIC_ACQUIRE), !pred(v, arg)) {
-		if (++spins < KMM_SPINS)
-			kmm_cpu_relax();
-		else
-			sched_yield();
-	}
+	while (v = __atomic_load_n(p, __ATOMIC_ACQUIRE), !pred(v, arg))
+		kmm_spin(&spins);
 	return v;
 }
 
@@ -52,12 +56,8 @@ static inline u64 kmm_await_32(Cpu *cpu, const u32 *p, kmm_pred pred, u64 arg)
 
 	if (unlikely(cpu->engine))
 		return cpu->engine->await(cpu, p, sizeof(*p), pred, arg);
-	while (v = __atomic_load_n(p, __ATOMIC_ACQUIRE), !pred(v, arg)) {
-		if (++spins < KMM_SPINS)
-			kmm_cpu_relax();
-		else
-			sched_yield();
-	}
+	while (v = __atomic_load_n(p, __ATOMIC_ACQUIRE), !pred(v, arg))
+		kmm_spin(&spins);
 	return v;
 }
 
