@@ -422,8 +422,8 @@ static void forced(struct check *c, struct vcpu *v)
 	if (d >= c->replay) {
 		u64 sleep = d ? node->sleep : 0;
 		struct marks marks = d ? node->marks : (struct marks){ 0, 0, 0, 0 };
-		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .marks = marks, .chosen = (u8)v->id, .nchoices = 1,
-				       .forced = 1, .current = (u8)v->id, .before = (u8)v->id,
+		*node = (struct node){ .enabled = bit(v->id), .backtrack = bit(v->id), .sleep = sleep, .marks = marks,
+				       .chosen = (u8)v->id, .nchoices = 1, .forced = 1, .current = (u8)v->id, .before = (u8)v->id,
 				       .preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0 };
 		if (c->explorer == EXPLORER_REPLAY && c->given_at < c->ngiven && (c->given[c->given_at] & 0xff) == v->id)
 			c->given_at++;
