@@ -321,8 +321,7 @@ static u32 choose(struct check *c, u32 *choice)
 	avail = set;
 	switch (c->explorer) {
 	case EXPLORER_DPOR:
-		if (d == 0)
-			{
+		if (d == 0) {
 			node->sleep = 0;
 			node->marks = (struct marks){ 0, 0, 0, 0 };
 		}
