@@ -113,6 +113,22 @@ cdef int deadlock(CpuHandle cpu, str what, MmHandle mm, str held) except -1:
                        "for itself")
 
 
+# Context of the next two: GIL held. `kind`: as what it is, or was, held.
+cdef bint try_sem(CpuHandle cpu, MmHandle mm, sem_trylock fn, u32 kind) except -1:
+    same(cpu, mm.on)
+    room(cpu)
+    if not call_sem_trylock(cpu, fn, mm):
+        return False
+    hold(cpu, kind, mm.mm)
+    return True
+
+
+cdef int drop_sem(CpuHandle cpu, MmHandle mm, sem_function fn, u32 kind, str what) except -1:
+    same(cpu, mm.on)
+    give_back(cpu, kind, mm.mm, what)
+    return call_sem(cpu, fn, mm)
+
+
 def mmap_read_lock(CpuHandle cpu not None, MmHandle mm not None):
     """Take mmap_sem for reading; may sleep."""
     same(cpu, mm.on)
@@ -126,19 +142,12 @@ def mmap_read_lock(CpuHandle cpu not None, MmHandle mm not None):
 
 def mmap_read_trylock(CpuHandle cpu not None, MmHandle mm not None):
     """Take mmap_sem for reading if that needs no waiting: True = it is taken."""
-    same(cpu, mm.on)
-    room(cpu)
-    if not call_sem_trylock(cpu, rwsem.down_read_trylock, mm):
-        return False
-    hold(cpu, HELD_MMAP_READ, mm.mm)
-    return True
+    return try_sem(cpu, mm, rwsem.down_read_trylock, HELD_MMAP_READ)
 
 
 def mmap_read_unlock(CpuHandle cpu not None, MmHandle mm not None):
     """The reverse."""
-    same(cpu, mm.on)
-    give_back(cpu, HELD_MMAP_READ, mm.mm, "mmap_read_unlock()")
-    call_sem(cpu, rwsem.up_read, mm)
+    drop_sem(cpu, mm, rwsem.up_read, HELD_MMAP_READ, "mmap_read_unlock()")
 
 
 def down_write(CpuHandle cpu not None, MmHandle mm not None):
@@ -155,26 +164,17 @@ def down_write(CpuHandle cpu not None, MmHandle mm not None):
 
 def down_write_trylock(CpuHandle cpu not None, MmHandle mm not None):
     """Take mmap_sem for writing if that needs no waiting: True = it is taken."""
-    same(cpu, mm.on)
-    room(cpu)
-    if not call_sem_trylock(cpu, rwsem.down_write_trylock, mm):
-        return False
-    hold(cpu, HELD_MMAP_WRITE, mm.mm)
-    return True
+    return try_sem(cpu, mm, rwsem.down_write_trylock, HELD_MMAP_WRITE)
 
 
 def up_write(CpuHandle cpu not None, MmHandle mm not None):
     """The reverse."""
-    same(cpu, mm.on)
-    give_back(cpu, HELD_MMAP_WRITE, mm.mm, "up_write()")
-    call_sem(cpu, rwsem.up_write, mm)
+    drop_sem(cpu, mm, rwsem.up_write, HELD_MMAP_WRITE, "up_write()")
 
 
 def downgrade_write(CpuHandle cpu not None, MmHandle mm not None):
     """Go on as a reader of mmap_sem, nobody in between. What a strategy's mmap_write_downgrade() does in the end."""
-    same(cpu, mm.on)
-    give_back(cpu, HELD_MMAP_WRITE, mm.mm, "downgrade_write()")
-    call_sem(cpu, rwsem.downgrade_write, mm)
+    drop_sem(cpu, mm, rwsem.downgrade_write, HELD_MMAP_WRITE, "downgrade_write()")
     hold(cpu, HELD_MMAP_READ, mm.mm)
 
 
