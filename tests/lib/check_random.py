@@ -89,6 +89,37 @@ def asymmetric(rng: random.Random) -> list[list[Insn]]:
     return threads
 
 
+def heavy(rng: random.Random) -> list[list[Insn]]:
+    """Two or three threads, of which one is rich in smp_mb_heavy(): what its barriers bind, and what they publish."""
+    nthreads = rng.choice([2, 2, 2, 3])
+    sender = rng.randrange(nthreads)
+    seen: list[Insn] = [{"op": "mul", "reg": 0, "a": 5}, {"op": "add", "reg": 0, "a": ("reg", 1)}]
+    threads = []
+    for me in range(nthreads):
+        code: list[Insn] = []
+        for _ in range(rng.randint(2, 5 if nthreads == 2 else 3)):
+            r, x = rng.random(), rng.randrange(3)
+            load = {"op": "load", "reg": 1, "addr": x, "order": rng.choice(["relaxed", "relaxed", "acquire"])}
+            if r < 0.12:
+                code.append({"op": "fence", "fence": "mb_light"})
+            elif r < (0.45 if me == sender else 0.25):
+                code.append({"op": "fence", "fence": "mb_heavy"})
+            elif r < 0.65:
+                code += [load, *seen]
+            elif r < 0.85:
+                code.append({"op": "store", "addr": x, "a": rng.randrange(1, 4),
+                             "order": rng.choice(["relaxed", "relaxed", "release"])})
+            elif r < 0.9:
+                code.append({"op": "rmw", "reg": 7, "addr": x, "rmw": "add", "a": 1,
+                             "order": rng.choice(["posted", "relaxed", "acquire", "seq_cst"])})
+            elif r < 0.95:
+                code += [{"op": "lock", "addr": SPIN}, load, *seen, {"op": "unlock", "addr": SPIN}]
+            else:
+                code.append({"op": "fence", "fence": rng.choice(["rmb", "wmb", "mb", "lwsync"])})
+        threads.append(code)
+    return threads
+
+
 def program(rng: random.Random, *, irqs: bool = True) -> list[list[Insn]]:
     """Two or three threads of a few accesses each."""
     nthreads = rng.choice([2, 2, 2, 3])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from check_random import asymmetric, program, scene
+from check_random import asymmetric, heavy, program, scene
 
 from pykmm_ext.engine.check import Exploration
 from pykmm_ext.engine.litmus import Litmus
@@ -48,6 +48,23 @@ def test_dpor_finds_what_naive_search_finds(batch: int, model: str, make: Callab
         assert reduced.fallbacks == 0, seed
         if model != "power":
             assert reduced.redundant == 0, seed
+
+
+@pytest.mark.parametrize("model", MODELS[1:])
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_heavy_barriers_in_every_order_that_matters(batch: int, model: str) -> None:
+    compared = 0
+    for seed in range(batch * BATCH, (batch + 1) * BATCH):
+        what = Litmus(heavy(random.Random(seed)), words=16)
+        naive = search(what, model, "dfs", 3000)
+        if not naive.finished:
+            continue
+        compared += 1
+        reduced = search(what, model, "dpor")
+        assert reduced.finished
+        assert set(reduced.outcomes) == set(naive.outcomes), seed
+        assert reduced.fallbacks == 0, seed
+    assert compared >= 4
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -110,6 +127,55 @@ def test_full_barriers_in_either_order() -> None:
     for model in MODELS:
         compare([[store(0, 1), fence, load], [store(1, 2), store(0, 3, "release"), fence, store(1, 4)]], model)
         compare([[store(0, 1), load, fence, {**load, "reg": 1}], [store(1, 2), store(0, 3, "release"), fence]], model)
+
+
+def test_a_heavy_barrier_before_what_its_cpu_learns() -> None:
+    """The first thread learns of the store of word 0 and may hand that on in a barrier that the last one wants of it. If
+    the barrier comes before, the last thread can still miss the store when it has seen the flag."""
+    full = {"op": "fence", "fence": "mb_heavy"}
+    writer = [{"op": "store", "addr": 0, "a": 1}, {"op": "fence", "fence": "wmb"}, {"op": "store", "addr": 1, "a": 1}]
+    flag, data = {"op": "load", "reg": 0, "addr": 1}, {"op": "load", "reg": 1, "addr": 0}
+    learns: list[list[list[dict[str, Any]]]] = [
+        [[{"op": "await_eq", "reg": 1, "addr": 1, "a": 1}], writer, [full, flag, data]],
+        [[{"op": "await_eq", "reg": 1, "addr": 1, "a": 1}, {"op": "store", "addr": 2, "a": 1}], writer,
+         [full, flag, data]],
+        [[full], [flag, data], writer],
+        [writer, [flag, data], [full]],
+    ]
+    for threads in learns:
+        me = next(i for i, code in enumerate(threads) if flag in code)
+        reduced, naive = (search(Litmus(threads, words=8, observe=[(me, 0), (me, 1)]), "power", explorer)
+                          for explorer in ("dpor", "dfs"))
+        assert set(reduced.outcomes) == set(naive.outcomes) == {0x000, 0x001, 0x100, 0x101}
+
+
+def test_a_light_barrier_whose_store_is_visible_already() -> None:
+    """Both barriers may come before the light one, and the store of 2 after the store of 3. In a schedule in which that
+    store is visible early nothing keeps the barriers waiting; in the one wanted something would."""
+    light, full = {"op": "fence", "fence": "mb_light"}, {"op": "fence", "fence": "mb_heavy"}
+    threads: list[list[dict[str, Any]]] = [
+        [{"op": "store", "addr": 1, "a": 2}, {"op": "load", "reg": 1, "addr": 0, "order": "acquire"}, light],
+        [{"op": "store", "addr": 2, "a": 1, "order": "release"}, full, full,
+         {"op": "store", "addr": 1, "a": 3, "order": "release"}]]
+    for model in MODELS[1:]:
+        reduced, naive = (search(Litmus(threads, words=8, observe=[("word", 1)]), model, explorer)
+                          for explorer in ("dpor", "dfs"))
+        assert set(reduced.outcomes) == set(naive.outcomes) == {2, 3}, model
+
+
+def test_a_loop_that_reads_an_older_value_ends() -> None:
+    """Nothing makes the reader see the flag; it is given the older value 16 times at most after it was overwritten."""
+    reads: list[dict[str, Any]] = [
+        insn for _ in range(20) for insn in (
+            {"op": "load", "reg": 1, "addr": 0}, {"op": "add", "reg": 0, "a": ("reg", 1)})]
+    what = Litmus([
+        [{"op": "store", "addr": 0, "a": 1}, {"op": "fence", "fence": "wmb"}, {"op": "store", "addr": 1, "a": 1}],
+        [{"op": "load", "reg": 2, "addr": 1}, {"op": "jump_unless", "reg": 2, "to": 2 + len(reads)}, *reads],
+    ], words=8, observe=[(1, 2), (1, 0)])
+    found = search(what, "power", "dpor")
+    assert found.finished
+    # Register 2: the flag was seen, so the store was visible. Register 0: how many of the 20 loads saw it.
+    assert {value & 0xff for value in found.outcomes if value >> 8 == 1} == set(range(4, 21))
 
 
 def test_an_interrupt_before_a_store() -> None:

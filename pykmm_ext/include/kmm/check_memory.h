@@ -15,7 +15,8 @@
  *
  * simplified: no load buffering (a store is not visible before the loads that come earlier in its program).
  *
- * simplified: under power at most CHECK_VIEW words that an execution writes are read stale, by at most seven versions.
+ * simplified: under power at most CHECK_VIEW words that an execution writes are read stale, by at most seven versions, and
+ * the same version by the same CPU at most CHECK_LATE times after it was overwritten.
  *
  * Private: included by engine/check.pyx only.
  */
@@ -442,6 +443,8 @@ static u32 power_stale(struct check *c, struct vcpu *v, struct word *w, const st
 			break; /* of mixed sizes: the newest only */
 		if (c->explorer == EXPLORER_DPOR && !clk_has(c, clk, x->event))
 			break; /* the schedule with the load first shows the older value */
+		if (floor - 1 == v->own[i] && v->late[i] >= CHECK_LATE)
+			break; /* a loop that looks again until it sees the newer one comes to its end */
 		n++;
 	}
 	if (floor == bound && bound && v->own[i] < bound && c->explorer == EXPLORER_DPOR && n < 7) {

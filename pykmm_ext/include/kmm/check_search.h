@@ -115,6 +115,7 @@ static void begin_execution(struct check *c)
 			v->flushed = view_alloc(c);
 			v->flushed_epoch = view_alloc(c);
 			v->own = view_alloc(c);
+			v->late = view_alloc(c);
 		}
 	}
 	if (c->explorer == EXPLORER_PCT) {

@@ -411,8 +411,11 @@ static u64 load_perform(struct check *c, struct vcpu *v, struct word *w, const s
 	if (i >= 0) {
 		if (version > v->view[i])
 			v->view[i] = (u16)version;
-		if (version > v->own[i])
+		if (version > v->own[i]) {
 			v->own[i] = (u16)version;
+			v->late[i] = 0;
+		}
+		v->late[i] += stale != 0;
 		if (x)
 			view_join(v->seen, x->view);
 	}

@@ -30,6 +30,7 @@
 #define CHECK_CALLS 32           /* IPIs under way to one vCPU */
 #define CHECK_HELD 48            /* locks that one vCPU holds */
 #define CHECK_VIEW 96            /* written words that may be read stale under `power`; further ones never are */
+#define CHECK_LATE 16            /* how often a vCPU is given the same older version of a word */
 #define CHECK_FRAMES 12          /* return addresses kept for a step of a traced execution */
 #define CHECK_LOADS 64           /* newest loads of a vCPU that another may depend on */
 #define CHECK_MESSAGE 1024
@@ -157,6 +158,7 @@ struct vcpu {
 	/* power: versions that this CPU must see at least; those it has read; those it carries; its own */
 	u16 *view, *seen, *rel, *flushed, *flushed_epoch;
 	u16 *own;                   /* power: versions that it has itself read or made */
+	u16 *late;                  /* power: how often the one it has read was an older one by then */
 	u32 flush_epoch;
 	u16 *load_view[CHECK_LOADS]; /* the view of the version that a load returned, or NULL; a ring */
 	/* reports */
