@@ -130,7 +130,7 @@ def test_full_barriers_in_either_order() -> None:
 
 
 def test_a_heavy_barrier_before_what_its_cpu_learns() -> None:
-    """The first thread learns of the store of word 0 and may hand that on in a barrier that the last one wants of it. If
+    """The first thread learns of the store of word 0, and hands that on in a barrier that the last one wants of it. If
     the barrier comes before, the last thread can still miss the store when it has seen the flag."""
     full = {"op": "fence", "fence": "mb_heavy"}
     writer = [{"op": "store", "addr": 0, "a": 1}, {"op": "fence", "fence": "wmb"}, {"op": "store", "addr": 1, "a": 1}]
