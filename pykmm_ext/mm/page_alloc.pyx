@@ -148,7 +148,8 @@ cdef void __free_one_page(machine *m, page *p, u32 order) noexcept nogil:
         if buddy_pfn >= z.pristine_pfn:
             break
         buddy = pfn_to_page(m, buddy_pfn)
-        if not (buddy.flags & PG_buddy) or buddy.order != order:
+        # Who owns the buddy may be changing its flags, but PG_buddy changes under zone->lock only.
+        if not (READ_ONCE(m.cpus[0], &buddy.flags) & PG_buddy) or buddy.order != order:
             break
         list_del_block(z, buddy, order)
         pfn &= buddy_pfn
