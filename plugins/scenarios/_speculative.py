@@ -90,6 +90,28 @@ def fork_cow(page: int = PAGE) -> Tape:
     return t
 
 
+def munmap_end(page: int = PAGE) -> Tape:
+    """The VMA of a fault loses its end, with the faulting page: it is another range than when it was looked up."""
+    t = Tape()
+    a = t.setup.mmap(3 * page)
+    t.setup.store(a, b"A")          # the page table and the anon_vma are there
+    t.thread().store(a + page, b"B")
+    t.thread().munmap(a + page, 2 * page, expect_errno=0)
+    t.final.load(a + page, 1, expect_errno="EFAULT")
+    return t
+
+
+def munmap_begin(page: int = PAGE) -> Tape:
+    """The same with its beginning."""
+    t = Tape()
+    a = t.setup.mmap(3 * page)
+    t.setup.store(a + 2 * page, b"A")
+    t.thread().store(a + page, b"B")
+    t.thread().munmap(a, 2 * page, expect_errno=0)
+    t.final.load(a + page, 1, expect_errno="EFAULT")
+    return t
+
+
 def mprotect_split(page: int = PAGE) -> Tape:
     """Splitting a VMA moves a bound under a fault behind it: that fault must succeed."""
     t, a = _base(page)

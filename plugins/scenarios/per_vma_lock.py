@@ -246,6 +246,8 @@ RACES = (
 FAMILIES: tuple[tuple[str, str, Callable[..., Tape]], ...] = (
     ("fault-fault", "two faults on one page", speculative.fault_fault),
     ("munmap-fault", "a fault against munmap", races.munmap_fault),
+    ("munmap-begin-fault", "a fault against munmap of the first pages of its VMA", speculative.munmap_begin),
+    ("munmap-end-fault", "a fault against munmap of the last pages of its VMA", speculative.munmap_end),
     ("munmap-mmap-fault", "a fault against munmap and a new mapping in its place", speculative.munmap_mmap_fault),
     ("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
     ("mprotect-split-fault", "a fault against mprotect of the pages before it", speculative.mprotect_split),

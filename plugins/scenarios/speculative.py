@@ -24,6 +24,8 @@ from pykmm_plugins.scenarios._speculative import (
     mprotect_split,
     mremap_dontunmap_fault,
     mremap_fault,
+    munmap_begin,
+    munmap_end,
     munmap_mmap_fault,
     truncate_fault,
 )
@@ -45,6 +47,8 @@ SCENARIOS = (
     _family("spf-fault-fault", "two faults on one page", fault_fault),
     _family("spf-munmap-fault", "a fault against munmap", munmap_fault),
     _family("spf-munmap-faults", "two faults against munmap", against(lambda y, a, page: y.munmap(a, 3 * page), 2)),
+    _family("spf-munmap-begin-fault", "a fault against munmap of the first pages of its VMA", munmap_begin),
+    _family("spf-munmap-end-fault", "a fault against munmap of the last pages of its VMA", munmap_end),
     _family("spf-munmap-mmap-fault", "a fault against munmap and a new mapping in its place", munmap_mmap_fault),
     _family("spf-mprotect-fault", "a fault against mprotect of its VMA", mprotect_fault),
     _family("spf-mprotect-faults", "two faults against mprotect",

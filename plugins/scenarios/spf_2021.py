@@ -256,6 +256,8 @@ _FAMILIES = (
            anonymous(lambda y, a, page: y.munmap(a, 3 * page), "read")),
     *_both("munmap-mmap-fault", "a fault against munmap and a new mapping in its place", speculative.munmap_mmap_fault),
     *_both("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
+    *_both("munmap-begin-fault", "a fault against munmap of the first pages of its VMA", speculative.munmap_begin),
+    *_both("munmap-end-fault", "a fault against munmap of the last pages of its VMA", speculative.munmap_end),
     *_both("mprotect-split-fault", "a fault against mprotect of the pages before it", speculative.mprotect_split),
     *_both("merge-fault", "a fault against two VMAs that merge", merge_fault),
     *_both("mremap-fault", "a fault against mremap", speculative.mremap_fault),

@@ -74,6 +74,19 @@ def test_the_mistake_that_the_page_makes_is_found(installed: pathlib.Path) -> No
     assert re.search(r"vma_lock\.py:\d+ handle_fault", done.stdout)     # lines of the strategy in the trace
 
 
+@pytest.mark.parametrize(("right", "wrong"), [
+    ("address < vma.vm_end", "address < vma.vm_end + 0x1000"), ("not vma.vm_start <= address", "not 0 <= address")])
+def test_wrong_bounds_fail_the_conformance_kit(installed: pathlib.Path, right: str, wrong: str) -> None:
+    """A VMA that loses its end, or its beginning, between the lookup and the lock."""
+    source = (TUTORIAL / "vma_lock.py").read_text("utf-8")
+    assert right in source
+    (installed / "site" / "bounds.py").write_text(source.replace(right, wrong), "utf-8")
+    code = ("from bounds import VmaLock; from pykmm.testing import check_conformance\n"
+            "print(check_conformance(VmaLock, effort='quick', only=['catalogue']).text())")
+    done = run(installed, "-W", "error", "-c", code)
+    assert re.search(r"^catalogue +FAIL", done.stdout, flags=re.MULTILINE), done.stdout + done.stderr
+
+
 def test_weak_memory_needs_the_acquire(installed: pathlib.Path) -> None:
     """What the page says about ppc64: without smp_load_acquire() the catalogue fails there, and on x86 it does not."""
     source = (TUTORIAL / "vma_lock.py").read_text("utf-8")
