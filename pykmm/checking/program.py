@@ -2,10 +2,11 @@
 """Tapes as programs of the check engine."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from pykmm.checking.tape_setup import watched_setup
 from pykmm.machine import check_pages, closing_execs, device_numbers, page_size, parse_size
 from pykmm.plugin import get_plugin_manager
 
@@ -58,15 +59,14 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
         [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded)
     made = TapeCheck
-    guard: AbstractContextManager[None] = nullcontext()
     if isinstance(made_strategy, PythonStrategy):
-        from pykmm.checking.python_tape import PythonTapeCheck, watched_setup
+        from pykmm.checking.python_tape import PythonTapeCheck
 
-        made, guard = PythonTapeCheck, watched_setup(made_strategy.name)
-    with guard:
-        return made(arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
-                    memory=parse_size(memory), labels=_labels(program), quirks=bits,
-                    fault_around=parse_size(fault_around))
+        made = PythonTapeCheck
+    return watched_setup(functools.partial(
+        made, arrays, made_arch, made_strategy, cpus=program.nstreams if cpus is None else cpus,
+        memory=parse_size(memory), labels=_labels(program), quirks=bits, fault_around=parse_size(fault_around)),
+        made_strategy.name)
 
 
 def _labels(program: TapeProgram) -> list[bytes]:

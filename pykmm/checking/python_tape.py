@@ -2,10 +2,7 @@
 """Tapes under a strategy in Python: what the traces of their executions show."""
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,7 +13,7 @@ from pykmm.machine import watchdog_seconds
 from pykmm_ext.engine.check_tape import TapeCheck
 from pykmm_ext.pykernel.call import trace_lines
 
-__all__ = ["PythonTapeCheck", "watched_setup"]
+__all__ = ["PythonTapeCheck"]
 
 #: CHECK_PYTHON_LINE of kmm/check.h: no address, but a number of a line.
 _LINE = 1 << 63
@@ -31,10 +28,18 @@ _tracing = threading.RLock()
 class PythonTapeCheck(TapeCheck):
     """A TapeCheck whose strategy is a :class:`pykmm.PythonStrategy`.
 
-    ``watchdog``: seconds after which Python code that has not come to a kernel function ends the search.
+    ``watchdog``: seconds after which Python code that has not come to a kernel function ends the search: 10, or less if
+    ``PYKMM_WATCHDOG`` says so; 0 = never.
     """
 
-    watchdog: float = 10.0
+    @property
+    def watchdog(self) -> float:
+        """Seconds."""
+        return min(10.0, watchdog_seconds())
+
+    def stuck(self, message: str) -> PluginError:
+        """The watchdog's error."""
+        return PluginError(message, self.strategy_name)
 
     @property
     def what_runs(self) -> str:
@@ -51,48 +56,6 @@ class PythonTapeCheck(TapeCheck):
                 yield lambda frames: _functions(frames, lines)
             finally:
                 trace_lines(None)
-
-
-class _SetUpTooLongError(BaseException):
-    """Ends what the strategy's Python code is at, in the thread that runs a tape's setup."""
-
-
-@contextmanager
-def watched_setup(strategy: str) -> Iterator[None]:
-    """The block runs the setup of a tape: PluginError when that takes longer than ``PYKMM_WATCHDOG``, or 60, seconds.
-
-    The setup is no part of the search: there is no schedule in which it could be found to be endless. What sleeps or
-    waits outside of Python code is not ended.
-    """
-    seconds = watchdog_seconds()
-    if not seconds:
-        yield
-        return
-    thread = threading.get_ident()
-    over = threading.Lock()
-    stack: list[str] = []
-
-    def expire() -> None:
-        with over:
-            if not done:
-                frame = sys._current_frames().get(thread)
-                stack.extend(traceback.format_stack(frame)[-1:])
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_SetUpTooLongError))
-
-    done: list[bool] = []
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
-    try:
-        try:
-            yield
-        finally:
-            with over:
-                done.append(True)
-            timer.cancel()
-    except _SetUpTooLongError:
-        raise PluginError(f"strategy {strategy!r}: nothing has happened for {seconds:g} s, in the setup of the tape\n"
-                          + "".join(stack).rstrip(), strategy) from None
 
 
 def _functions(frames: list[int], lines: list[tuple[str, int, str]]) -> list[Symbol | PythonLine]:

@@ -501,7 +501,7 @@ cdef class Exploration:
             try:
                 PyErr_CheckSignals()
                 if self.watchdog > 0 and pool.idle_calls * IDLE_MS >= self.watchdog * 1000:
-                    raise RuntimeError(
+                    raise getattr(self.program, "stuck", RuntimeError)(
                         f"{getattr(self.program, 'what_runs', 'the function')} of Cpu {t.id} has not come to a "
                         f"primitive for {self.watchdog:g} s: it loops, "
                         f"sleeps or waits for something that the engine does not know of\n{stack_of(t.ident)}")

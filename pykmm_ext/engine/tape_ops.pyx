@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 import os
 
+from pykmm_ext.handle cimport raise_exceptions
 from pykmm_ext.kernel.atomic cimport kmm_cpu_relax, kmm_emit, kmm_user_load, kmm_user_store
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock
 from pykmm_ext.kernel.timekeeping cimport now_ns
@@ -553,6 +554,7 @@ cdef int tape_start(TapeArrays arrays, machine *m) except -1:
         with nogil:
             mm = mm_alloc(cpu, m, &err)
         if mm == NULL:
+            raise_exceptions(m)     # a strategy in Python has said why
             raise MemoryError("no simulated memory for an address space")
         mm_default_brk(mm)
         state.mms[k].mm = mm

@@ -49,9 +49,28 @@ STRATEGIES = '''
             while True:
                 pass
 
+    class Waits(Base):          # in a kernel function, for what nobody does
+        name = "waits"
+        def vma_start_write(self, cpu, vma):
+            kernel.await_equal(cpu, vma.at("vm_refcnt"), 0xffff, 12345)
+
+    class Later(Base):          # in the searched part of a tape
+        name = "later"
+        faults = 0
+        def handle_fault(self, cpu, mm, address, flags):
+            self.faults += 1
+            while self.faults > 2:
+                pass
+            return super().handle_fault(cpu, mm, address, flags)
+
+    class NoMm(Base):
+        name = "no-mm"
+        def mm_init(self, cpu, mm):
+            raise KeyError("boom")
+
     @pykmm.hookimpl
     def pykmm_register_strategies(registry):
-        for made in Init, Raises, Writer, Exits, Endless:
+        for made in Init, Raises, Writer, Exits, Endless, Waits, Later, NoMm:
             registry.add(made.name, made)
         registry.add("nothing", lambda: None)
         registry.add("option", Base, options={"x": ("1", "2")})
@@ -163,6 +182,13 @@ def test_a_wrong_entry_point(fails: Callable[..., str]) -> None:
      r"strategy 'endless': nothing has happened for 1 s; CPU 0 .*\n.*line \d+"),
     (("check", "spf-munmap-fault", "-s", "endless"),
      r"strategy 'endless': nothing has happened for 1 s, in the setup of the tape\n.*line \d+"),
+    (("check", "spf-2021-merge-fault", "-s", "waits"),
+     r"strategy 'waits': nothing has happened for 1 s, in the setup of the tape\n"
+     r".*line \d+, in vma_start_write\n.*await"),
+    (("check", "spf-fault-fault", "-s", "later"),
+     r"strategy 'later': Python code of Cpu \d has not come to a primitive for 1 s: it loops, (.|\n)* in handle_fault"),
+    (("check", "spf-fault-fault", "-s", "no-mm"),
+     r"a plugin failed: KeyError: 'boom'\nin mm_init\(\) of strategy 'no-mm'"),
 ])
 def test_a_strategy_that_fails(fails: Callable[..., str], command: tuple[str, ...], message: str) -> None:
     said = fails(STRATEGIES, *command, PYKMM_WATCHDOG="1")

@@ -205,8 +205,8 @@ def test_the_watchdog_of_the_check_engine(registered: None, monkeypatch: pytest.
     a = tape.setup.mmap(0x3000, prot="rw")
     tape.thread().store(a, b"B")
     monkeypatch.setattr(PythonTapeCheck, "watchdog", 0.3)
-    with pytest.raises(RuntimeError, match=r"(?s)strategy 'made': Python code of Cpu 0 has not come to a "
-                                           r"primitive for 0.3 s.*while True"):
+    with pytest.raises(pykmm.PluginError, match=r"(?s)strategy 'made': Python code of Cpu 0 has not come to a "
+                                                r"primitive for 0.3 s.*while True"):
         check(make(Plain, handle_fault=handle_fault), tape)
 
 
