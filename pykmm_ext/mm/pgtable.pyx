@@ -23,7 +23,7 @@ whole one (ppc64: Linux packs such tables into fragments of a page), of which on
 from libc.errno cimport ENOMEM
 from libc.string cimport memset
 
-from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, atomic_add, smp_store_release
+from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_DEP, WRITE_ONCE_32, atomic_add, smp_store_release
 from pykmm_ext.kernel.spinlock cimport spin_lock, spin_lock_init, spin_unlock, spinlock_t
 from pykmm_ext.machine.cpu cimport NR_PGTABLE_ALLOC, NR_PGTABLE_FREE, Cpu, count_vm_event, u32, unlikely
 from pykmm_ext.mm.mm_types cimport PG_table, arch_ops, mm_struct, page, page_to_pfn, pfn_to_page, pmd_t, pte_t
@@ -161,6 +161,9 @@ cdef page *table_page_alloc(Cpu *cpu, mm_struct *mm, u32 level) noexcept nogil:
     table.flags = PG_table # not visible to others yet
     table.private_ = <unsigned long>mm.id << 8 | level
     spin_lock_init(&table.ptl)
+    if unlikely(cpu.engine != NULL):
+        # Who takes it first, through a pmd, acquires what was stored before: nobody has released it yet.
+        WRITE_ONCE_32(cpu, &table.ptl.slock, 0)
     atomic_add(cpu, &mm.nr_ptes, <unsigned long>1 << order)
     count_vm_event(cpu, NR_PGTABLE_ALLOC)
     return table
