@@ -183,6 +183,19 @@ def test_bad_parameters(text: str, message: str) -> None:
         make(text)
 
 
+@pytest.mark.parametrize(("area", "apart"), [("shared", 0), ("separate", 8 * 4096)])
+def test_gup_test_pins_so_many_pages_at_a_call(area: str, apart: int) -> None:
+    """Each thread pins all of its area, three pages at a time, and gives all of it back; four rounds."""
+    ops = make(f"gup_test[size=32K,pages=3,iterations=4,area={area}]", 2).ops
+    starts = []
+    for thread in (1, 2):          # 0 is the setup
+        own = ops[ops["thread"] == thread]
+        for op in ("PIN", "UNPIN"):
+            assert own[own["op"] == OPCODES[op]]["len"].tolist() == [3 * 4096, 3 * 4096, 2 * 4096] * 4
+        starts.append(int(own[own["op"] == OPCODES["PIN"]]["addr"][0]))
+    assert starts[1] - starts[0] == apart
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_larger_pages(name: str) -> None:
     """With pages of 64 KB every length and address is a multiple of them, but for what a program asks for in bytes."""
