@@ -32,6 +32,7 @@ from pykmm_ext.mm.fork cimport mm_alloc, mmput
 from pykmm_ext.mm.mm_types cimport (
     KMM_QUIRK_EAGER_CALLBACKS, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MPROTECT_POPULATE,
     KMM_QUIRK_MREMAP_EARLY_COUNT,
+    KMM_QUIRK_STACK_GROW_READ,
     KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMACACHE_NARROW, arch_ops,
 )
 from pykmm_ext.mm.mm_types cimport file as file_t
@@ -60,6 +61,7 @@ QUIRKS = {
     "eager-callbacks": KMM_QUIRK_EAGER_CALLBACKS,
     "mprotect-plain": KMM_QUIRK_MPROTECT_PLAIN,
     "mremap-early-count": KMM_QUIRK_MREMAP_EARLY_COUNT,
+    "stack-grow-read": KMM_QUIRK_STACK_GROW_READ,
 }
 
 

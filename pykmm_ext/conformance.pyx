@@ -18,7 +18,8 @@ cdef extern from *:
         KMM_S(tree_write_end), KMM_S(free_vma), KMM_S(vma_init), KMM_S(mm_init), KMM_S(mm_exit), KMM_S(quiesce),
         KMM_S(filemap_fault), KMM_S(vma_start_write), KMM_S(vma_mark_attached), KMM_S(vma_mark_detached),
         KMM_S(mmap_write_downgrade), {0, 0}};
-    /* Whoever appends a member appends it here: size, name and counter_names come first, vma_typesafe is no function. */
+    /* Whoever appends a member appends it here: size, name and counter_names come first; the two flags at the end are no
+     * functions. */
     _Static_assert(sizeof(struct strategy_ops) == (3 + sizeof(kmm_strategy_members) / sizeof(kmm_strategy_members[0]) - 1
                    + 1) * sizeof(void *), "kmm_strategy_members");
     #define KMM_A(member) {#member, offsetof(struct arch_ops, member)}

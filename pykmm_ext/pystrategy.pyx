@@ -507,7 +507,8 @@ cdef class PythonStrategy(Strategy):
 
     Class attributes: ``name``; ``description``, one line (the first line of the docstring if not given); ``counters``, a
     tuple of names for :func:`pykmm.kernel.count` beside the automatic attempts, successes and retried; ``vma_typesafe``,
-    True for VMAs that are recycled at once. Every other member is a method.
+    True for VMAs that are recycled at once; ``munmap_downgrade``, True for an ``munmap()`` that goes on as a reader. Every
+    other member is a method.
 
     Methods get a :class:`pykmm.kernel.CpuHandle` first, and handles of what the C function gets; :mod:`pykmm.kernel` has
     the kernel functions that they call. Only ``handle_fault(self, cpu, mm, address, flags)`` is required. In place of a
@@ -536,10 +537,14 @@ cdef class PythonStrategy(Strategy):
         self.texts = []
         defined = {name for name in MEMBERS if inspect.getattr_static(cls, name, None) is not None}
         check_members(self.name, defined)
-        typesafe = getattr(cls, "vma_typesafe", False)
-        if not isinstance(typesafe, bool):
-            raise plugin_error(self.name, f"vma_typesafe must be True or False, not {typesafe!r}")
-        self.table.vma_typesafe = typesafe
+        for flag in ("vma_typesafe", "munmap_downgrade"):
+            value = getattr(cls, flag, False)
+            if not isinstance(value, bool):
+                raise plugin_error(self.name, f"{flag} must be True or False, not {value!r}")
+            if value and flag == "vma_typesafe":
+                self.table.vma_typesafe = 1
+            elif value:
+                self.table.munmap_downgrade = 1
         names = counters_of(self.name, cls, KMM_STRATEGY_COUNTERS)
         for number, text in enumerate(names):
             self.names[<u32>number] = keep(self, text)

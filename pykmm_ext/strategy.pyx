@@ -94,6 +94,8 @@ cdef int half_of_a_pair(const strategy_ops *ops, str name) except -1:
         if has_first != has_second:
             raise plugin_error(name, f"its table has {first if has_first else second} and no "
                                f"{second if has_first else first}")
+    if ops.munmap_downgrade and ops.mmap_write_unlock != NULL and ops.mmap_write_downgrade == NULL:
+        raise plugin_error(name, "munmap_downgrade needs an mmap_write_downgrade() beside mmap_write_unlock()")
     return 0
 
 

@@ -7,7 +7,7 @@ from libc.stddef cimport size_t
 
 from pykmm_ext.kernel.atomic cimport kmm_await, kmm_is_equal
 from pykmm_ext.kernel.rcu cimport rcu_read_lock
-from pykmm_ext.kernel.rwsem cimport down_read
+from pykmm_ext.kernel.rwsem cimport down_read, down_write, up_write
 from pykmm_ext.kernel.srcu cimport srcu_read_lock
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.machine.irq cimport local_irq_disable
@@ -66,6 +66,14 @@ cdef void section(Cpu *cpu, vm_area_struct *vma, int subclass) noexcept nogil:
     pass
 
 
+cdef void lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long end) noexcept nogil:
+    down_write(cpu, &mm.mmap_sem)
+
+
+cdef void unlock(Cpu *cpu, mm_struct *mm) noexcept nogil:
+    up_write(cpu, &mm.mmap_sem)
+
+
 cdef class Mistake(Strategy):
     """:param what: one of :data:`MISTAKES`."""
     cdef strategy_ops table
@@ -105,6 +113,10 @@ cdef class Mistake(Strategy):
             self.table.size = sizeof(strategy_ops) + sizeof(void *)
         elif what == "half":
             self.table.vma_write_begin = section
+        elif what == "downgrade":
+            self.table.mmap_write_lock = lock
+            self.table.mmap_write_unlock = unlock
+            self.table.munmap_downgrade = 1
         elif what == "older":
             # It ends before quiesce(): what lies there is none of the plugin's members.
             self.table.size = <size_t>&(<strategy_ops *>NULL).quiesce
@@ -114,4 +126,4 @@ cdef class Mistake(Strategy):
 
 
 MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "leaks_sem", "leaks_rcu", "leaks_srcu", "leaks_irq", "no_table",
-            "no_handle_fault", "no_name", "no_size", "newer", "half", "older")
+            "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pykmm.tape import Address, OpStream, Tape
-from pykmm_plugins.scenarios._races import PAGE
+from pykmm_plugins.scenarios._races import PAGE, TABLE
 
 
 def _base(page: int) -> tuple[Tape, Address]:
@@ -110,6 +110,72 @@ def munmap_begin(page: int = PAGE) -> Tape:
     t.thread().munmap(a, 2 * page, expect_errno=0)
     t.final.load(a + page, 1, expect_errno="EFAULT")
     return t
+
+
+def munmap_table(page: int = PAGE, table: int = TABLE) -> Tape:
+    """A mapping goes with its page table, next to one that is about to get one; both hang in one table above."""
+    t = Tape()
+    a = t.setup.mmap(page, fixed=0x40000000)
+    b = t.setup.mmap(page, fixed=0x40000000 + table)
+    t.setup.store(a, b"A")
+    t.thread().store(b, b"B", expect_errno=0)
+    t.thread().munmap(a, page, expect_errno=0)
+    t.final.load(b, 1, expect=b"B")
+    t.final.load(a, 1, expect_errno="EFAULT")
+    return t
+
+
+def munmap_munmap(page: int = PAGE) -> Tape:
+    """Two threads unmap a half each: the second takes the page table with it."""
+    t, a = _base(page)
+    t.thread().munmap(a, page, expect_errno=0)
+    t.thread().munmap(a + page, 2 * page, expect_errno=0)
+    t.final.load(a + page, 1, expect_errno="EFAULT")
+    return t
+
+
+def mremap_shrink(page: int = PAGE) -> Tape:
+    """mremap() cuts off the last pages of a mapping, next to a fault in its first one, which must succeed."""
+    t, a = _base(page)
+    t.thread().store(a, b"B", expect_errno=0)
+    t.thread().mremap(a, 3 * page, page, expect_errno=0)
+    t.final.load(a, 1, expect=b"B")
+    t.final.load(a + page, 1, expect_errno="EFAULT")
+    return t
+
+
+def brk_shrink(page: int = PAGE) -> Tape:
+    """The same with brk()."""
+    t = Tape()
+    a = t.setup.brk()
+    t.setup.brk(a + 3 * page)
+    t.setup.store(a + page, b"A")
+    t.thread().store(a, b"B", expect_errno=0)
+    t.thread().brk(a + page)
+    t.final.load(a, 1, expect=b"B")
+    t.final.load(a + page, 1, expect_errno="EFAULT")
+    return t
+
+
+def munmap_stack(page: int = PAGE, table: int = TABLE) -> Tape:
+    """A stack grows to where a mapping goes with its page table; not before, where the guard gap is wider than that."""
+    t = Tape()
+    a = t.setup.mmap(page, fixed=0x40000000)
+    stack = t.setup.mmap(page, flags="GROWSDOWN", fixed=0x40000000 + table)
+    t.setup.store(a, b"A")
+    t.thread().store(stack - page, b"B")
+    t.thread().munmap(a, page, expect_errno=0)
+    return t
+
+
+#: Who unmaps, beside what stays: name, title, tape. Some strategies let faults in before it has ended.
+UNMAPPING: tuple[tuple[str, str, Callable[..., Tape]], ...] = (
+    ("munmap-table", "a fault that makes a page table against munmap next to it", munmap_table),
+    ("munmap-stack", "a stack that grows against munmap below it", munmap_stack),
+    ("munmap-munmap", "two munmaps of one mapping", munmap_munmap),
+    ("mremap-shrink-fault", "a fault against mremap that shrinks its VMA", mremap_shrink),
+    ("brk-shrink-fault", "a fault against a heap that shrinks", brk_shrink),
+)
 
 
 def mprotect_split(page: int = PAGE) -> Tape:

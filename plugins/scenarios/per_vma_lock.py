@@ -249,6 +249,7 @@ FAMILIES: tuple[tuple[str, str, Callable[..., Tape]], ...] = (
     ("munmap-begin-fault", "a fault against munmap of the first pages of its VMA", speculative.munmap_begin),
     ("munmap-end-fault", "a fault against munmap of the last pages of its VMA", speculative.munmap_end),
     ("munmap-mmap-fault", "a fault against munmap and a new mapping in its place", speculative.munmap_mmap_fault),
+    *speculative.UNMAPPING,
     ("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
     ("mprotect-split-fault", "a fault against mprotect of the pages before it", speculative.mprotect_split),
     ("merge-fault", "a fault against a change that merges its VMA away", races.merge_fault),

@@ -14,6 +14,7 @@ from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm_plugins.scenarios._races import collapse_fault, mprotect_fault, munmap_fault
 from pykmm_plugins.scenarios._speculative import (
+    UNMAPPING,
     against,
     dontneed_dontneed,
     dontneed_dontneed_fault,
@@ -27,6 +28,7 @@ from pykmm_plugins.scenarios._speculative import (
     munmap_begin,
     munmap_end,
     munmap_mmap_fault,
+    munmap_stack,
     truncate_fault,
 )
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 FIXED = "spf-rfc5[fixes=all]"
 POSTED = Config("spf-rfc5")
 SPF = Config("spf")
+#: munmap() that goes on as a reader, as Linux since 4.20.
+DOWNGRADE = (Config("spf[munmap=downgrade]"), Config("mmap_sem[munmap=downgrade]"))
 
 
 def _family(name: str, title: str, build: Callable[[int], Tape], fixed: Config = SPF, **more: object) -> Scenario:
@@ -45,7 +49,8 @@ def _family(name: str, title: str, build: Callable[[int], Tape], fixed: Config =
 
 SCENARIOS = (
     _family("spf-fault-fault", "two faults on one page", fault_fault),
-    _family("spf-munmap-fault", "a fault against munmap", munmap_fault),
+    Scenario("spf-munmap-fault", "a fault against munmap", munmap_fault, SPF,
+             others=(POSTED, Config("mmap_sem"), *DOWNGRADE)),
     _family("spf-munmap-faults", "two faults against munmap", against(lambda y, a, page: y.munmap(a, 3 * page), 2)),
     _family("spf-munmap-begin-fault", "a fault against munmap of the first pages of its VMA", munmap_begin),
     _family("spf-munmap-end-fault", "a fault against munmap of the last pages of its VMA", munmap_end),
@@ -72,6 +77,13 @@ SCENARIOS = (
     Scenario("spf-paravirt-munmap-fault", "a fault against munmap where page tables are freed by RCU", munmap_fault,
              Config("spf", arch="x86-paravirt", quirks=("eager-callbacks",)),
              others=(Config("spf-rfc5", arch="x86-paravirt", quirks=("eager-callbacks",)),)),
+    Scenario("munmap-stack-grow-read", "a stack that grows under mmap_sem R against a munmap below it that holds R",
+             munmap_stack, Config("mmap_sem[munmap=downgrade]"),
+             Config("mmap_sem[munmap=downgrade]", quirks=("stack-grow-read",)),
+             frozenset({"use-after-free", "broken-structure", "leak"}), "",
+             "mm/mmap.c: close race between munmap() and expand_upwards()/downwards() (5.8)"),
+    *(Scenario(f"spf-{name}", title, build, SPF, others=(POSTED, Config("mmap_sem"), *DOWNGRADE))
+      for name, title, build in UNMAPPING),
 )
 
 

@@ -239,7 +239,7 @@ _RACES = (
         _config(quirks=_EAGER), _config("recheck=under", quirks=_EAGER), _GONE, "R3", _SERIES),
     Scenario(
         "spf-2021-odd", "a fault that begins while a writer is there, and sees the count not move", races.munmap_fault,
-        _config(), _config("odd=ignore"), _GONE, source=_SERIES),
+        _config("munmap=write"), _config("odd=ignore,munmap=write"), _GONE, source=_SERIES),
     Scenario(
         "spf-2021-file-freed-at-once", "munmap gives up the file whose page cache a fault looks into", hidden_file,
         _config(quirks=_EAGER), _config("file=now", quirks=_EAGER), _GONE, source=_SERIES),
@@ -255,6 +255,8 @@ _FAMILIES = (
     *_both("munmap-read", "a fault of the zero page against munmap",
            anonymous(lambda y, a, page: y.munmap(a, 3 * page), "read")),
     *_both("munmap-mmap-fault", "a fault against munmap and a new mapping in its place", speculative.munmap_mmap_fault),
+    *_both("mremap-shrink-fault", "a fault against mremap that shrinks its VMA", speculative.mremap_shrink),
+    *_both("brk-shrink-fault", "a fault against a heap that shrinks", speculative.brk_shrink),
     *_both("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
     *_both("munmap-begin-fault", "a fault against munmap of the first pages of its VMA", speculative.munmap_begin),
     *_both("munmap-end-fault", "a fault against munmap of the last pages of its VMA", speculative.munmap_end),

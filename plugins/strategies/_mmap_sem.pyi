@@ -1,4 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
+from typing import Self
+
 from pykmm_ext.strategy import Strategy
 
-class MmapSem(Strategy): ...
+OPTIONS: dict[str, tuple[str, ...]]
+
+class MmapSem(Strategy):
+    def __new__(cls, **options: str) -> Self: ...

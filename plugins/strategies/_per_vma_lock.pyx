@@ -173,9 +173,14 @@ ops.vma_mark_detached = vma_mark_detached
 ops.free_vma = vma_lock_free_vma_rcu
 ops.vma_init = vma_init
 ops.quiesce = vma_lock_quiesce
+ops.munmap_downgrade = 1
 
-#: option -> its values, the right one first
+cdef strategy_ops write_ops = ops
+write_ops.munmap_downgrade = 0
+
+#: option -> its values; the first is the default, and right (of munmap both are)
 OPTIONS = {
+    "munmap": ("downgrade", "write"),
     "new_vma": ("locked", "unlocked"),
     "anon_vma": ("locked", "early"),
     "detached": ("checked", "ignored"),
@@ -201,11 +206,13 @@ cdef class PerVMALock(Strategy):
     cdef u32 wrong
 
     def __cinit__(self, **options: str) -> None:
+        self.ops = &ops
         for option, chosen in strategy_parse_options(self, "per_vma_lock", OPTIONS, options).items():
             if option == "readers":
                 self.wrong |= <u32>_READERS[chosen]
+            elif chosen and option == "munmap":
+                self.ops = &write_ops
             elif chosen:
                 self.wrong |= <u32>_WRONG[option]
-        self.ops = &ops
         self.priv = &self.wrong
         self.description = "faults under a lock of their VMA, an rwsem in each (Linux 6.4)"

@@ -60,7 +60,7 @@ from pykmm_ext.mm.speculative cimport (
     SPF_VMA_SEQ_BUSY, SPF_WRITER_MASK, spf_counter_names, spf_free_vma, spf_quiesce, spf_tree_write_begin,
     spf_tree_write_end, spf_vma_init, spf_vma_write_begin, spf_vma_write_end, walk_begin, walk_end,
 )
-from pykmm_ext.strategy cimport Strategy
+from pykmm_ext.strategy cimport Strategy, strategy_parse_options
 
 cdef strategy_ops ops
 
@@ -228,11 +228,21 @@ ops.free_vma = spf_free_vma
 ops.vma_init = spf_vma_init
 ops.quiesce = spf_quiesce
 
+cdef strategy_ops downgrade_ops = ops
+downgrade_ops.munmap_downgrade = 1
+
+#: option -> its values, the default first
+OPTIONS = {
+    "munmap": ("write", "downgrade"),
+}
+
 
 cdef class SPF(Strategy):
-    """Speculative page faults: SRCU, ``mm_seq`` and ``vm_sequence``; RFC v5 of 2017, corrected."""
+    """Speculative page faults: SRCU, ``mm_seq`` and ``vm_sequence``; RFC v5 of 2017, corrected.
 
-    def __cinit__(self) -> None:
-        self.ops = &ops
-        self.name = "spf"
+    :param options: names and values of :data:`OPTIONS`. ValueError for others, with the known ones.
+    """
+
+    def __cinit__(self, **options: str) -> None:
+        self.ops = &downgrade_ops if strategy_parse_options(self, "spf", OPTIONS, options)["munmap"] else &ops
         self.description = "speculative faults without mmap_sem: SRCU + mm_seq + vm_sequence (RFC v5, corrected)"

@@ -27,6 +27,8 @@ free     rcu, now                 VMAs are freed after a grace period, or at onc
 file     rcu, now                 a VMA's reference to its file goes with it after the grace period, or at once
 cache    rcu, bare                looking into the page cache: inside a read section that began with a check; or with no
                                   section of its own
+munmap   downgrade, write         munmap() zaps and flushes as a reader, as in the kernels that the series was made for; or
+                                  as a writer
 ======== ======================== ===================================================================================
 
 Who runs against whom
@@ -39,12 +41,15 @@ brk, fork, mlock, mbind,                                the check under the PTL 
 stack growth, MADV_*                                    or changes entries takes for every table of his range, empty
 that changes VMAs or                                    or not. So neither table nor file of an entry that a fault is
 collapses tables                                        making can go
+munmap that has taken its  mmap_sem R: mmap_seq even    a fault that begins now does not find the VMAs; one that has
+VMAs out of the tree                                    found them before sees mmap_seq moved, or is ahead of the zap
+                                                        with its PTL
 freeing of a VMA, of its   after a grace period         RCU: the lookup and the copy; the look into the page cache,
 file                                                    whose section began before the writer did (checked inside)
 freeing of page tables     after the writer's flush     the walk: RCU or IRQs off. It starts at the root, so every
                                                         table it comes to was linked after its section began
-MADV_DONTNEED, MADV_FREE   mmap_sem R: mmap_seq even    the PTL, and the entry compared under it. No table is freed
-                                                        and no VMA changes under R
+MADV_DONTNEED, MADV_FREE   mmap_sem R: mmap_seq even    the PTL, and the entry compared under it. No VMA that is in
+                                                        the tree changes under R, and no table that it may need goes
 classic fault              mmap_sem R                   the same. It populates tables under page_table_lock (a fault
                                                         sees none, or one that is complete) and gives a VMA its
                                                         anon_vma, once: the copy has it or has NULL, and then falls
@@ -447,8 +452,13 @@ ops.mmap_write_unlock = mmap_write_unlock
 ops.mmap_write_downgrade = mmap_write_downgrade
 ops.free_vma = free_vma
 ops.quiesce = quiesce
+ops.munmap_downgrade = 1
+
+cdef strategy_ops write_ops = ops
+write_ops.munmap_downgrade = 0
 
 OPTIONS = {
+    "munmap": ("downgrade", "write"),
     "ptl": ("trylock", "loop", "spin"),
     "walk": ("rcu", "irq"),
     "copy": ("rcu", "late"),
@@ -480,6 +490,6 @@ cdef class SPF2021(Strategy):
         self.o.free_now = index["free"]
         self.o.file_now = index["file"]
         self.o.cache_bare = index["cache"]
-        self.ops = &ops
+        self.ops = &write_ops if index["munmap"] else &ops
         self.priv = &self.o
         self.description = "speculative faults of 2021: one sequence count per mm, a copy of the VMA, RCU"

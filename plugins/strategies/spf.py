@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pykmm.hookspecs import hookimpl
-from pykmm_plugins.strategies._spf import SPF
+from pykmm_plugins.strategies._spf import OPTIONS, SPF
 
 
 @hookimpl
 def pykmm_register_strategies(registry: Any) -> None:
     """Register ``spf``."""
-    registry.add("spf", SPF, "speculative faults without mmap_sem: SRCU + mm_seq + vm_sequence (RFC v5, corrected)")
+    registry.add("spf", SPF, "speculative faults without mmap_sem: SRCU + mm_seq + vm_sequence (RFC v5, corrected)",
+                 options=OPTIONS)

@@ -17,7 +17,7 @@ from pykmm_ext.mm.mm_types cimport (
     VM_ACCESS_FLAGS, VM_ACCOUNT, VM_GROWSDOWN, VM_LOCKED, VM_MAYEXEC, VM_MAYREAD, VM_MAYWRITE, VM_READ, VM_SOFTDIRTY,
     VM_WRITE, vma_start_write, vma_write_begin, vma_write_end,
 )
-from pykmm_ext.mm.mmap cimport do_munmap, mm_populate, mmap_write_lock, mmap_write_unlock, vm_stat_account
+from pykmm_ext.mm.mmap cimport do_munmap, mm_populate, mmap_unlock, mmap_write_lock, vm_stat_account
 from pykmm_ext.mm.rmap cimport anon_vma_prepare
 from pykmm_ext.mm.unmapped_area cimport page_align, page_size
 from pykmm_ext.mm.vma cimport (
@@ -69,6 +69,7 @@ cdef unsigned long ksys_brk(Cpu *cpu, mm_struct *mm, unsigned long brk) noexcept
     cdef vm_area_struct *next
     cdef vm_area_struct *prev
     cdef unsigned long newbrk, oldbrk, ret, populate = 0
+    cdef long err = 0
     mmap_write_lock(cpu, mm, mm.start_brk, mm.task_size)
     ret = mm.brk
     newbrk = page_align(mm, brk)
@@ -80,9 +81,13 @@ cdef unsigned long ksys_brk(Cpu *cpu, mm_struct *mm, unsigned long brk) noexcept
         ret = brk
     elif brk < mm.brk:
         next = find_vma(cpu, mm, newbrk)
-        if next != NULL and next.vm_start < oldbrk and do_munmap(cpu, mm, newbrk, oldbrk - newbrk) == 0:
-            mm.brk = brk
-            ret = brk
+        if next != NULL and next.vm_start < oldbrk:
+            mm.brk = brk        # before, because do_munmap() may come back as a reader
+            err = do_munmap(cpu, mm, newbrk, oldbrk - newbrk, True)
+            if err < 0:
+                mm.brk = ret
+            else:
+                ret = brk
     elif newbrk <= mm.task_size:
         next = find_vma_prev(cpu, mm, oldbrk, &prev)
         if next == NULL or newbrk + page_size(mm) <= vm_start_gap(next):
@@ -93,7 +98,7 @@ cdef unsigned long ksys_brk(Cpu *cpu, mm_struct *mm, unsigned long brk) noexcept
                 ret = brk
                 if mm.def_flags & VM_LOCKED:
                     populate = newbrk - oldbrk
-    mmap_write_unlock(cpu, mm)
+    mmap_unlock(cpu, mm, err > 0)
     if populate:
         mm_populate(cpu, mm, oldbrk, populate, True)
     return ret

@@ -5,11 +5,11 @@
 
 stands in for do_user_addr_fault() from the point where the user's fault is known to be one.
 """
-from pykmm_ext.machine.cpu cimport FAULT_MMAP_SEM, count_vm_event
+from pykmm_ext.machine.cpu cimport FAULT_MMAP_SEM, count_vm_event, unlikely
 from pykmm_ext.mm.brk cimport expand_stack
 from pykmm_ext.mm.memory cimport access_error, handle_mm_fault
 from pykmm_ext.mm.mm_types cimport (
-    VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_SIGSEGV, VM_GROWSDOWN, vm_area_struct,
+    KMM_QUIRK_STACK_GROW_READ, VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_SIGSEGV, VM_GROWSDOWN, vm_area_struct,
 )
 from pykmm_ext.mm.mmap cimport (
     find_vma, mmap_read_lock, mmap_read_unlock, mmap_write_downgrade, mmap_write_lock, mmap_write_unlock,
@@ -52,7 +52,11 @@ cdef vm_fault_t handle_fault_mmap_sem(Cpu *cpu, mm_struct *mm, unsigned long add
         if vma == NULL:
             fault = VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
         elif vma.vm_start > address:
-            if vma.vm_flags & VM_GROWSDOWN:
+            if vma.vm_flags & VM_GROWSDOWN and unlikely(mm.machine.quirks & KMM_QUIRK_STACK_GROW_READ):
+                fault = VM_FAULT_SIGSEGV | VM_FAULT_BADMAP
+                if expand_stack(cpu, vma, address) == 0:
+                    fault = fault_in_vma(cpu, vma, address, flags)
+            elif vma.vm_flags & VM_GROWSDOWN:
                 # Upgrading is dropping and taking: whatever was found is looked up again.
                 mmap_read_unlock(cpu, mm)
                 if not grow_stack(cpu, mm, address, &vma):

@@ -9,10 +9,10 @@ CPU can reach them any more.
 
 Who runs against whom (one PTE)
     zap (MADV_DONTNEED)           mmap_sem R, vm_sequence section, PTL; another zap may be at work on the same range
-    zap (munmap)                  mmap_sem W, vm_sequence section, PTL
+    zap (munmap)                  mmap_sem W, or R once the VMA is detached; vm_sequence section, PTL
     speculative fault             no mmap_sem; the PTL by trylock, then vm_sequence re-checked: it is stopped by either
     zap (truncation)              i_mmap_rwsem R, vm_sequence section, PTL; any of the others may be at work
-    free_pgtables                 mmap_sem W, after the zap of everything below; tables are freed after an IPI
+    free_pgtables                 as zap (munmap), after the zap of everything below; tables are freed after an IPI
     hardware walker               nothing; IRQs off
 
 simplified: no swap entries, no huge pages, no device PFNs.
@@ -191,7 +191,7 @@ cdef void unmap_mapping_pages(Cpu *cpu, address_space *mapping, unsigned long fi
 
 # ---- freeing page tables -------------------------------------------------------------------------
 
-# Context: mmap_sem W. Unlinks the table behind `entry` (of `level`, for `addr`) and leaves it to the gather.
+# Context: mmap_sem, only munmap() frees. Unlinks the table behind `entry` (of `level`, for `addr`) and leaves it to the gather.
 cdef void free_table(Cpu *cpu, mmu_gather *tlb, unsigned long *entry, u32 level, unsigned long addr) noexcept nogil:
     cdef mm_struct *mm = tlb.mm
     cdef machine *m = mm.machine
@@ -203,8 +203,9 @@ cdef void free_table(Cpu *cpu, mmu_gather *tlb, unsigned long *entry, u32 level,
     tlb_remove_table(tlb, pfn_to_page(m, mm.arch.table_paddr(val) >> mm.arch.page_shift), addr & ~(size - 1), size)
 
 
-# Context: mmap_sem W; nothing is mapped in [addr, end). Frees the tables below the entries of `table` that [addr, end)
-# covers; those above level 1 only where no neighbour within [floor, ceiling) can need them (ceiling 0 = none).
+# Context: mmap_sem; nothing is mapped in [addr, end), and nobody can map there. Frees the tables below the entries of
+# `table` that [addr, end) covers; those above level 1 only where no neighbour within [floor, ceiling) can need them
+# (ceiling 0 = none).
 # The arithmetic is modulo 2^64, so "ceiling - 1" of 0 is the top.
 cdef void free_table_range(Cpu *cpu, mmu_gather *tlb, unsigned long table, u32 level, unsigned long addr,
                            unsigned long end, unsigned long floor, unsigned long ceiling) noexcept nogil:
@@ -232,7 +233,7 @@ cdef void free_table_range(Cpu *cpu, mmu_gather *tlb, unsigned long table, u32 l
         addr = next_addr
 
 
-# Context: mmap_sem W. As free_pgd_range(): [addr, end) is first rounded to what one PTE table maps, outwards where
+# Context: mmap_sem. As free_pgd_range(): [addr, end) is first rounded to what one PTE table maps, outwards where
 # floor and ceiling leave room and inwards where they do not.
 cdef void free_pgd_range(Cpu *cpu, mmu_gather *tlb, unsigned long addr, unsigned long end, unsigned long floor,
                          unsigned long ceiling) noexcept nogil:

@@ -286,7 +286,7 @@ cdef extern from "kmm/quirks.h" nogil:
     enum:
         KMM_QUIRK_VMA_ADJUST_ORDER, KMM_QUIRK_VMA_ADJUST_LATE_END, KMM_QUIRK_MPROTECT_POPULATE
         KMM_QUIRK_VMACACHE_NARROW, KMM_QUIRK_FORK_NO_SECTION, KMM_QUIRK_EAGER_CALLBACKS
-        KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MREMAP_EARLY_COUNT
+        KMM_QUIRK_MPROTECT_PLAIN, KMM_QUIRK_MREMAP_EARLY_COUNT, KMM_QUIRK_STACK_GROW_READ
     const unsigned long KMM_QUIRKS_ALL
 
 cdef extern from "kmm/strategy.h" nogil:
@@ -316,6 +316,7 @@ cdef extern from "kmm/strategy.h" nogil:
         void (*vma_mark_detached)(Cpu *cpu, vm_area_struct *vma) noexcept nogil
         void (*mmap_write_downgrade)(Cpu *cpu, mm_struct *mm) noexcept nogil
         u32 vma_typesafe
+        u32 munmap_downgrade
     void vma_write_begin(Cpu *cpu, vm_area_struct *vma, int subclass)
     void vma_write_end(Cpu *cpu, vm_area_struct *vma)
     void tree_write_begin(Cpu *cpu, mm_struct *mm)

@@ -13,6 +13,8 @@ cdef void mmap_write_lock(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned
 cdef void mmap_write_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
 # The end of it as a reader: True, or, where the strategy cannot do that, False and nothing is held.
 cdef bint mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil
+# Whichever of the two it is by now.
+cdef void mmap_unlock(Cpu *cpu, mm_struct *mm, bint downgraded) noexcept nogil
 cdef void mmap_read_lock(Cpu *cpu, mm_struct *mm) noexcept nogil
 cdef void mmap_read_unlock(Cpu *cpu, mm_struct *mm) noexcept nogil
 
@@ -22,7 +24,7 @@ cdef long ksys_mmap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long l
 cdef long vm_munmap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long len) noexcept nogil
 
 # For the other mm files; mmap_sem W.
-cdef long do_munmap(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long len) noexcept nogil
+cdef long do_munmap(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long len, bint downgrade) noexcept nogil
 cdef void vm_stat_account(mm_struct *mm, unsigned long vm_flags, long npages) noexcept nogil
 # Context: any.
 cdef inline bint accountable_mapping(unsigned long vm_flags) noexcept nogil:

@@ -10,8 +10,11 @@ the writer sections of the speculative-page-fault series through the strategy's 
 simplified: no RLIMIT_*, no security modules (mmap_min_addr moves hints and bounds the search, and
 MAP_FIXED below it is allowed, as for root), MAP_HUGETLB and MAP_DROPPABLE are -EINVAL, every file may be read and
 written.
-simplified: munmap() holds mmap_sem for writing until pages and tables are gone, as in 4.12, on which the speculative
-series stand; since 4.20 Linux goes on as a reader once the VMAs are out of the tree.
+
+How long munmap() keeps writers and faults out is the strategy's (``munmap_downgrade``): until pages and tables are gone, as
+in 4.12; or until the VMAs are out of the tree, from where on Linux since 4.20 is a reader, with whom no other writer works.
+Faults in neighbours then run beside zapping and the flush. What they share with it are page tables: those that a neighbour
+may need stay (free_pgtables), and neighbours cannot grow or come while a reader holds mmap_sem: stacks grow under W.
 """
 from libc.errno cimport EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW
 
@@ -93,6 +96,14 @@ cdef bint mmap_write_downgrade(Cpu *cpu, mm_struct *mm) noexcept nogil:
     return True
 
 
+cdef void mmap_unlock(Cpu *cpu, mm_struct *mm, bint downgraded) noexcept nogil:
+    """Context: by whoever called mmap_write_lock(), and since then mmap_write_downgrade() if `downgraded`."""
+    if downgraded:
+        mmap_read_unlock(cpu, mm)
+    else:
+        mmap_write_unlock(cpu, mm)
+
+
 cdef void mmap_read_lock(Cpu *cpu, mm_struct *mm) noexcept nogil:
     """Context: process, no spinlocks, IRQs on, GIL not held; sleeps."""
     down_read(cpu, &mm.mmap_sem)
@@ -141,7 +152,7 @@ cdef long mmap_region(Cpu *cpu, mm_struct *mm, file *f, unsigned long addr, unsi
             free_vma(cpu, vma)
             return -ENOMEM
     if find_vma_intersection(cpu, mm, addr, addr + len) != NULL:
-        err = do_munmap(cpu, mm, addr, len)
+        err = do_munmap(cpu, mm, addr, len, False)
         if err:
             free_vma(cpu, vma)
             return err
@@ -309,6 +320,7 @@ cdef void detach_vmas_to_be_unmapped(Cpu *cpu, mm_struct *mm, vm_area_struct *vm
         vma_rb_erase(cpu, it, mm)
         vma_mark_detached(cpu, it)
         mm.map_count -= 1
+        vm_stat_account(mm, it.vm_flags, -<long>vma_pages(it, mm.arch.page_shift))
         tail = it
         it = it.vm_next
     if prev != NULL:
@@ -325,12 +337,11 @@ cdef void detach_vmas_to_be_unmapped(Cpu *cpu, mm_struct *mm, vm_area_struct *vm
 
 
 cdef void remove_vma_list(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W or last user, may sleep. Gives up VMAs that nothing maps through any more; free_pgtables() has
-    taken them off i_mmap."""
+    """Context: mmap_sem, the VMAs are detached, or last user; may sleep. Gives up VMAs that nothing maps through any more;
+    free_pgtables() has taken them off i_mmap."""
     cdef vm_area_struct *next
     while vma != NULL:
         next = vma.vm_next
-        vm_stat_account(mm, vma.vm_flags, -<long>vma_pages(vma, mm.arch.page_shift))
         unlink_anon_vmas(cpu, vma)
         free_vma(cpu, vma)
         vma = next
@@ -338,7 +349,7 @@ cdef void remove_vma_list(Cpu *cpu, mm_struct *mm, vm_area_struct *vma) noexcept
 
 cdef void unmap_region(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, vm_area_struct *prev, unsigned long start,
                        unsigned long end) noexcept nogil:
-    """Context: mmap_sem W, the VMAs are detached, may sleep. Page tables go as far as no neighbour needs them."""
+    """Context: mmap_sem, the VMAs are detached, may sleep. Page tables go as far as no neighbour needs them."""
     cdef mmu_gather tlb
     cdef vm_area_struct *next = prev.vm_next if prev != NULL else mm.mmap
     tlb_gather_mmu(cpu, &tlb, mm, False)
@@ -347,8 +358,9 @@ cdef void unmap_region(Cpu *cpu, mm_struct *mm, vm_area_struct *vma, vm_area_str
     tlb_finish_mmu(cpu, &tlb)
 
 
-cdef long do_munmap(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long len) noexcept nogil:
-    """Context: mmap_sem W, may sleep. 0, -EINVAL, or -ENOMEM (then at most a VMA was split). Nothing mapped there is 0."""
+cdef long do_munmap(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long len, bint downgrade) noexcept nogil:
+    """Context: mmap_sem W, may sleep. 0, -EINVAL, or -ENOMEM (then at most a VMA was split). Nothing mapped there is 0.
+    1, for a caller with `downgrade` whose strategy wants it: done, and mmap_sem is held for reading now."""
     cdef vm_area_struct *vma
     cdef vm_area_struct *prev
     cdef vm_area_struct *last
@@ -384,18 +396,20 @@ cdef long do_munmap(Cpu *cpu, mm_struct *mm, unsigned long start, unsigned long 
                 munlock_vma_pages_range(cpu, last, last.vm_start, last.vm_end)
             last = last.vm_next
     detach_vmas_to_be_unmapped(cpu, mm, vma, prev, end)
+    if downgrade:
+        downgrade = mm.strategy.munmap_downgrade and mmap_write_downgrade(cpu, mm)
     unmap_region(cpu, mm, vma, prev, start, end)
     remove_vma_list(cpu, mm, vma)
-    return 0
+    return downgrade
 
 
 cdef long vm_munmap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long len) noexcept nogil:
     """Context: process, no locks, IRQs on, may sleep, GIL not held. 0 or -errno."""
     cdef long ret
     mmap_write_lock(cpu, mm, addr, addr + len)
-    ret = do_munmap(cpu, mm, addr, len)
-    mmap_write_unlock(cpu, mm)
-    return ret
+    ret = do_munmap(cpu, mm, addr, len, True)
+    mmap_unlock(cpu, mm, ret > 0)
+    return ret if ret < 0 else 0
 
 
 cdef void exit_mmap(Cpu *cpu, mm_struct *mm) noexcept nogil:

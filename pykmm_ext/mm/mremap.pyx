@@ -18,7 +18,7 @@ from pykmm_ext.mm.mm_types cimport (
     arch_ops, mm_struct, pmd_t, pte_t, vm_area_struct, vma_pages, vma_start_write, vma_write_begin, vma_write_end,
 )
 from pykmm_ext.mm.mmap cimport (
-    do_munmap, mm_populate, mmap_write_lock, mmap_write_unlock, vm_stat_account,
+    do_munmap, mm_populate, mmap_unlock, mmap_write_lock, vm_stat_account,
 )
 from pykmm_ext.mm.pgtable cimport mm_alloc_pmd, mm_find_pmd, pte_alloc, pte_lockptr, pte_offset
 from pykmm_ext.mm.rmap cimport unlink_anon_vmas_from
@@ -43,6 +43,7 @@ cdef struct vma_remap_struct:
     unsigned long flags
     unsigned long new_addr
     bint mlocked
+    bint downgraded     # mmap_sem is held for reading by now
 
 
 cdef void move_ptes(Cpu *cpu, mm_struct *mm, pmd_t old_pmd, unsigned long old_addr, unsigned long old_end,
@@ -165,11 +166,11 @@ cdef long move_vma(Cpu *cpu, vma_remap_struct *vrm, vm_area_struct *vma) noexcep
         mm.locked_vm += vrm.new_len >> shift
         vrm.mlocked = True
     if moved < old_len:
-        do_munmap(cpu, mm, vrm.new_addr, vrm.new_len)
+        do_munmap(cpu, mm, vrm.new_addr, vrm.new_len, False)
         return -ENOMEM
     if not vrm.flags & MREMAP_DONTUNMAP:
         # Out of memory for a split: the old range stays, empty. Nothing to be done about it.
-        do_munmap(cpu, mm, old_addr, old_len)
+        do_munmap(cpu, mm, old_addr, old_len, False)
         return <long>vrm.new_addr
     if vma == new_vma:
         return <long>vrm.new_addr
@@ -230,11 +231,11 @@ cdef long mremap_to(Cpu *cpu, vma_remap_struct *vrm) noexcept nogil:
     cdef vm_area_struct *vma
     cdef long err
     if vrm.flags & MREMAP_FIXED:
-        err = do_munmap(cpu, mm, vrm.new_addr, vrm.new_len)
+        err = do_munmap(cpu, mm, vrm.new_addr, vrm.new_len, False)
         if err:
             return err
     if vrm.old_len > vrm.new_len:
-        err = do_munmap(cpu, mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+        err = do_munmap(cpu, mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
         if err:
             return err
         vrm.old_len = vrm.new_len
@@ -252,9 +253,10 @@ cdef long mremap_at(Cpu *cpu, vma_remap_struct *vrm, vm_area_struct *vma) noexce
     cdef long err
     if vrm.new_len <= vrm.old_len:
         if vrm.new_len < vrm.old_len:
-            err = do_munmap(cpu, mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
-            if err:
+            err = do_munmap(cpu, mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, True)
+            if err < 0:
                 return err
+            vrm.downgraded = err > 0
         return <long>vrm.addr
     delta = vrm.new_len - vrm.old_len
     if vrm.old_len and vrm.old_len == vma.vm_end - vrm.addr and vma_expandable(cpu, vma, delta):
@@ -347,6 +349,7 @@ cdef long sys_mremap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long 
     vrm.flags = flags
     vrm.new_addr = new_addr
     vrm.mlocked = False
+    vrm.downgraded = False
     ret = check_mremap_params(&vrm)
     if ret:
         return ret
@@ -365,7 +368,7 @@ cdef long sys_mremap(Cpu *cpu, mm_struct *mm, unsigned long addr, unsigned long 
                 ret = mremap_to(cpu, &vrm)
             else:
                 ret = mremap_at(cpu, &vrm, vma)
-    mmap_write_unlock(cpu, mm)
+    mmap_unlock(cpu, mm, vrm.downgraded)
     if ret >= 0 and vrm.mlocked and vrm.new_len > grown_from and (grown_from or vrm.old_len == 0):
         mm_populate(cpu, mm, <unsigned long>ret + grown_from, vrm.new_len - grown_from, True)
     return ret

@@ -167,8 +167,8 @@ cdef int anon_vma_prepare(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
 
 
 cdef void unlink_anon_vmas(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W or last user; takes root->rwsem, may sleep. No page of the VMA is mapped through it any more.
-    Calling it twice does nothing the second time."""
+    """Context: mmap_sem W (a detached VMA: R), or last user; takes root->rwsem, may sleep. No page is mapped through the
+    VMA any more. Calling it twice does nothing the second time."""
     unlink_anon_vmas_from(cpu, vma, vma.anon_vma)
 
 

@@ -111,7 +111,7 @@ cdef void __vm_area_free(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
 
 
 cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    """Context: process, mmap_sem W or last user, `vma` unlinked and outside of any write section of its own."""
+    """Context: process, mmap_sem or last user, `vma` unlinked and outside of any write section of its own."""
     if vma.vm_mm.strategy.free_vma != NULL:
         vma.vm_mm.strategy.free_vma(cpu, vma)
     else:
@@ -121,7 +121,7 @@ cdef void free_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
 # ---- i_mmap ----
 
 cdef void unlink_file_vma(Cpu *cpu, vm_area_struct *vma) noexcept nogil:
-    """Context: mmap_sem W or last user; takes i_mmap_rwsem, may sleep."""
+    """Context: mmap_sem W (a detached VMA: R), or last user; takes i_mmap_rwsem, may sleep."""
     if vma.vm_file == NULL:
         return
     down_write(cpu, &vma.vm_file.f_mapping.i_mmap_rwsem)

@@ -14,7 +14,7 @@ from pykmm_plugins.scenarios import races
 SCENARIOS = [get(name) for name in get_plugin_manager().scenarios.names()]
 BUGGY = [scenario for scenario in SCENARIOS if scenario.buggy is not None and scenario.shown]
 #: Executions of each search here; ``pykmm check all --arch ppc64`` has no such limit.
-LIMIT = 4000
+LIMIT = 5000
 #: Those that take more on ppc64; every other fixed variant is exhausted here.
 LARGE = frozenset({
     "spf-dontneed-dontneed-fault", "spf-2021-file-truncate",

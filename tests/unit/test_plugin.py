@@ -102,13 +102,15 @@ def test_factories_that_make_something_else() -> None:
 def test_options_in_names() -> None:
     registry = Registry("strategy")
     registry.add("mine", dict, options={"size": ("small", "large"), "any": ()})
+    registry.add("plain", dict)
     assert registry.make("mine") == {}
     assert registry.make("mine[size=large, any=thing]") == {"size": "large", "any": "thing"}
     assert registry.parse("mine[]")[1] == {}
     for text, message in (
             ("mine[size=huge]", "strategy 'mine': unknown size 'huge'; known: small, large"),
             ("mine[colour=red]", "strategy 'mine' has no option 'colour'; its options: size, any"),
-            ("other[size=small]", "unknown strategy 'other'; known: mine"),
+            ("plain[size=small]", "strategy 'plain' has no option 'size'; it has none"),
+            ("other[size=small]", "unknown strategy 'other'; known: mine, plain"),
             ("mine[size]", "'size' in 'mine[size]' is no option: expected option=value"),
             ("mine[size=small,size=large]", "option 'size' is given twice"),
             ("mine[size=small", "is no name with options"), ("mine]", "is no name with options")):

@@ -107,6 +107,7 @@ def test_python_threads_share_a_machine() -> None:
     ({"mmap_write_downgrade": lambda self, cpu, mm: None}, "defines mmap_write_downgrade and not mmap_write_lock"),
     ({"gup_fast": kernel.spf_free_vma}, "gup_fast = spf_free_vma: that function is a free_vma"),
     ({"vma_typesafe": 1}, "vma_typesafe must be True or False, not 1"),
+    ({"munmap_downgrade": None}, "munmap_downgrade must be True or False, not None"),
     ({"handle_fault": lambda self, cpu, mm: 0}, r"handle_fault\(self, cpu, mm\): it has to take \(self, cpu, mm, ad"),
     ({"vma_init": lambda self: None}, r"vma_init\(self\): it has to take \(self, cpu, vma\)"),
     ({"name": "a\nb"}, "string of printable characters, not 'a"),

@@ -164,7 +164,7 @@ def test_entries() -> None:
 # ---- mmap_write_downgrade, vma_typesafe, words ----
 
 def grown(machine: pykmm.Machine) -> None:
-    """A stack grows (MAP_FIXED, MAP_GROWSDOWN): the only writer that downgrades."""
+    """A stack grows (MAP_FIXED, MAP_GROWSDOWN): a writer that always downgrades."""
     mm = machine.mm()
     a = mm.mmap(0x10000000, 0x2000, RW, PRIVATE_ANON | 0x110)
     mm.store(a, b"x")
@@ -187,6 +187,44 @@ def test_mmap_write_downgrade() -> None:
         grown(machine)
         machine.validate()
     assert calls == [0]
+
+
+@pytest.mark.parametrize("downgrade", [False, True])
+def test_munmap_downgrade(downgrade: bool) -> None:
+    """munmap, brk and mremap that shrink end as readers; whatever else unmaps ends as a writer."""
+    calls: list[str] = []
+
+    def mmap_write_unlock(self: Any, cpu: Any, mm: Any) -> None:
+        calls.append("unlock")
+        PythonRefcount.mmap_write_unlock(self, cpu, mm)
+
+    def mmap_write_downgrade(self: Any, cpu: Any, mm: Any) -> None:
+        calls.append("downgrade")
+        PythonRefcount.mmap_write_downgrade(self, cpu, mm)
+
+    made = make(PythonRefcount, mmap_write_unlock=mmap_write_unlock, mmap_write_downgrade=mmap_write_downgrade,
+                munmap_downgrade=downgrade)
+    with pykmm.Machine(strategy=made, memory="16M") as machine:
+        mm = machine.mm()
+        a = mm.mmap(0, 0x9000, RW, PRIVATE_ANON)
+        mm.store(a + 0x6000, b"x")
+        brk = mm.brk()
+        mm.brk(brk + 0x3000)
+        mm.store(brk + 0x2000, b"x")
+        end = "downgrade" if downgrade else "unlock"
+        for call, expected in (
+                (lambda: mm.munmap(a, 0x1000), end), (lambda: mm.munmap(a + 0x4000, 0x1000), end),
+                (lambda: mm.munmap(a, 0x1000), "unlock"),           # nothing there
+                (lambda: mm.mremap(a + 0x5000, 0x4000, 0x1000), end),
+                (lambda: mm.mremap(a + 0x5000, 0x1000, 0x1000), "unlock"),
+                (lambda: mm.brk(brk + 0x1000), end), (lambda: mm.brk(brk + 0x1000), "unlock"),
+                (lambda: mm.mmap(a, 0x2000, RW, PRIVATE_ANON | 0x10), "unlock")):
+            calls.clear()
+            call()
+            assert calls == [expected]
+            machine.validate()
+        assert mm.brk() == brk + 0x1000
+        mm.exit()
 
 
 @pytest.mark.parametrize(("downgrade", "error", "message"), [

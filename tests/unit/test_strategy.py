@@ -23,6 +23,7 @@ PRIVATE_ANON = 0x22
     ("no_size", "its table says that it has 0 bytes"),
     ("newer", r"its table has \d+ bytes and this pykmm knows \d+: it was compiled against a newer pykmm"),
     ("half", "its table has vma_write_begin and no vma_write_end"),
+    ("downgrade", r"munmap_downgrade needs an mmap_write_downgrade\(\) beside mmap_write_unlock\(\)"),
 ])
 def test_tables_that_cannot_work(what: str, message: str) -> None:
     with pytest.raises(pykmm.PluginError, match=rf"strategy '{what}': {message}"):

@@ -38,7 +38,11 @@ enum kmm_quirk {
 	/* "mremap-early-count". mm/mremap.c of Linux 6.17: do_mremap() compares map_count with its limit before it takes
 	 * mmap_sem. Concerns every strategy; seen by a build with PYKMM_PLAIN=1. Fix: under mmap_sem. */
 	KMM_QUIRK_MREMAP_EARLY_COUNT = 1 << 7,
+	/* "stack-grow-read". Linux 4.20 to 5.7: stacks grow under mmap_sem R, so one may grow to where a munmap() that goes
+	 * on as a reader frees page tables. Concerns every strategy with munmap_downgrade. Fix in 5.8: next to a stack
+	 * munmap() stays a writer; in 6.5, and here: stacks grow under mmap_sem W. */
+	KMM_QUIRK_STACK_GROW_READ = 1 << 8,
 };
-#define KMM_QUIRKS_ALL 0xffUL
+#define KMM_QUIRKS_ALL 0x1ffUL
 
 #endif

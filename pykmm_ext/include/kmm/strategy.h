@@ -80,6 +80,10 @@ struct strategy_ops {
 	/* The VMA cache is type-stable (SLAB_TYPESAFE_BY_RCU): free_vma() frees at once, lookups may find a VMA that is
 	 * another one by now. Read when the machine is made. */
 	u32 vma_typesafe;
+	/* munmap(), and brk() and mremap() that shrink, go on as readers of mmap_sem once the VMAs are out of the tree (Linux
+	 * since 4.20). 0: they hold it for writing until pages and tables are gone. Needs mmap_write_downgrade, where there
+	 * is an mmap_write_unlock. */
+	u32 munmap_downgrade;
 };
 
 static inline void vma_write_begin(Cpu *cpu, struct vm_area_struct *vma, int subclass)

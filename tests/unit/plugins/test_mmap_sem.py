@@ -27,13 +27,17 @@ def m() -> Iterator[Machine]:
 
 def test_registration() -> None:
     class Registry(dict[str, Any]):
-        def add(self, name: str, factory: Any, description: str = "") -> None:
+        def add(self, name: str, factory: Any, description: str, options: dict[str, tuple[str, ...]]) -> None:
+            assert options == {"munmap": ("write", "downgrade")}
             self[name] = factory
 
     registry = Registry()
     mmap_sem.pykmm_register_strategies(registry)
     assert isinstance(registry["mmap_sem"](), MmapSem)
     assert repr(registry["mmap_sem"]()) == "<MmapSem 'mmap_sem'>"
+    assert registry["mmap_sem"](munmap="downgrade").name == "mmap_sem[munmap=downgrade]"
+    with pytest.raises(ValueError, match="mmap_sem: munmap is write or downgrade, not 'read'"):
+        registry["mmap_sem"](munmap="read")
 
 
 def test_every_fault_is_counted_once(m: Machine, mm: MmStruct) -> None:

@@ -40,13 +40,15 @@ def test_names() -> None:
 
 def test_registration() -> None:
     class Registry(dict[str, Any]):
-        def add(self, name: str, factory: Any, description: str = "") -> None:
+        def add(self, name: str, factory: Any, description: str, options: dict[str, tuple[str, ...]]) -> None:
+            assert options == {"munmap": ("write", "downgrade")}
             self[name] = factory
 
     registry = Registry()
     spf.pykmm_register_strategies(registry)
     assert isinstance(registry["spf"](), SPF)
     assert registry["spf"]().name == "spf"
+    assert registry["spf"](munmap="downgrade").name == "spf[munmap=downgrade]"
 
 
 def test_only_the_first_fault_below_a_pmd_takes_mmap_sem(m: Machine, mm: MmStruct) -> None:

@@ -47,7 +47,7 @@ def test_names_and_options() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"lock": "spin"}, "spf-2021 has no option 'lock'; known: ptl, walk,"),
+    ({"lock": "spin"}, "spf-2021 has no option 'lock'; known: munmap, ptl, walk,"),
     ({"ptl": "maybe"}, "spf-2021: ptl is trylock or loop or spin, not 'maybe'"),
 ])
 def test_wrong_options(options: dict[str, str], message: str) -> None:
