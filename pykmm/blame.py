@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
-__all__ = ["in_words", "plugin_frames", "unknown_name"]
+__all__ = ["foreign_traceback", "in_words", "plugin_frames", "unknown_name"]
 
 _OURS = frozenset({"pykmm", "pykmm_ext", "pykmm_plugins"})
 #: Packages between pykmm and a plugin's function.
@@ -34,6 +34,23 @@ def in_words(error: BaseException) -> str:
     where = _frames(error.__traceback__, None)
     place = f" ({os.path.basename(where[-1].filename)}:{where[-1].lineno})" if where else ""
     return " ".join(text.split()) + place
+
+
+def foreign_traceback(error: BaseException) -> str:
+    """The traceback of an exception without pykmm's own lines; where there are no others, its last ones.
+
+    None of a PluginError that no other code has raised: its message says what is wrong.
+    """
+    from pykmm.errors import PluginError
+
+    frames = _frames(error.__traceback__, None)
+    if not frames and isinstance(error, PluginError):
+        return "".join(traceback.format_exception_only(error)).rstrip()
+    if not frames:
+        return "".join(traceback.format_exception(error)[-6:]).rstrip()
+    lines = ["Traceback, without pykmm's own lines:\n", *traceback.format_list(frames)[-6:],
+             *traceback.format_exception_only(error)]
+    return "".join(lines).rstrip()
 
 
 def plugin_frames(error: BaseException) -> list[traceback.FrameSummary]:

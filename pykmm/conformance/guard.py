@@ -10,11 +10,11 @@ import select
 import signal
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from pykmm.blame import foreign_traceback
 from pykmm.conformance.report import Failure
 
 __all__ = ["NOT_DONE", "Outcome", "guarded", "note"]
@@ -96,7 +96,7 @@ def _child(function: Callable[[], Outcome], writer: int, notes: mmap.mmap) -> No
         try:
             outcome = function()
         except Exception as error:
-            lines = "".join(traceback.format_exception(error)[-6:]).rstrip()
+            lines = foreign_traceback(error)
             at = notes[:].partition(b"\0")[0].decode("utf-8", "replace")
             outcome = (NOT_DONE, [Failure(f"the check ended with {type(error).__name__}: {error}"
                                           f"{f', at: {at}' if at else ''}", lines)])

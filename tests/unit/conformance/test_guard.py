@@ -6,8 +6,9 @@ import os
 import pathlib
 import re
 import signal
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import pykmm
 from pykmm.conformance.guard import NOT_DONE, Outcome, guarded, note
 from pykmm.conformance.report import Failure
 
@@ -53,6 +54,25 @@ def test_an_exception_is_a_failure() -> None:
     assert detail == NOT_DONE
     assert failure.message == "the check ended with KeyError: 'nothing there'"
     assert "in wrong" in failure.replay
+    assert "pykmm/conformance" not in failure.replay
+
+
+def test_a_plugin_error_comes_without_the_adapter() -> None:
+    class Nonsense(pykmm.PythonStrategy):
+        name = "nonsense"
+
+        def handle_fault(self, cpu: Any, mm: Any, address: int, flags: int) -> Any:
+            return "x"
+
+    def fault() -> Outcome:
+        with pykmm.Machine(strategy=Nonsense(), memory="16M") as machine:
+            mm = machine.mm()
+            mm.load(mm.mmap(0, 0x1000, 3, 0x22), 1)
+        return "", []
+
+    _, (failure,) = guarded(fault, 60)
+    assert "\npykmm.errors.PluginError: strategy 'nonsense': handle_fault() returned 'x'" in failure.replay
+    assert "pykmm_ext" not in failure.replay
 
 
 def children() -> set[str]:
