@@ -131,6 +131,16 @@ static void deadlock(struct check *c)
 	check_violation(c, CHECK_DEADLOCK, "%s", text);
 }
 
+/* What the next step of `a` comes after, whatever it does: its own last step, and what order_implied() adds. */
+static void base_clock(struct check *c, u32 a, u32 *base)
+{
+	if (c->agents[a].last >= 0)
+		memcpy(base, clk_of(c, (u64)c->agents[a].last), c->nr_agents * sizeof(u32));
+	else
+		memset(base, 0, c->nr_agents * sizeof(u32));
+	order_implied(c, a, base);
+}
+
 /*
  * Nobody can go on, or nobody need go on (sleep sets). The blocked ones still tell which other schedules to try: those in
  * which they got in first. Where the rest of the execution was explored elsewhere, they did get in there, and that
@@ -151,11 +161,7 @@ static void blocked_races(struct check *c)
 		f = footprint_of(c, a);
 		if (!f.blocking || f.none)
 			continue;
-		if (c->agents[a].last >= 0)
-			memcpy(base, clk_of(c, (u64)c->agents[a].last), c->nr_agents * sizeof(u32));
-		else
-			memset(base, 0, sizeof(base));
-		order_implied(c, a, base);
+		base_clock(c, a, base);
 		race_blocking(c, c->nevents, a, word_of(c, f.addr), c->agents[a].kind == AGENT_IRQ ? &handler : &v->pend, f.kind, f.mask, base);
 	}
 	/* A barrier that waits for the stores before smp_mb_light() could have come before that. */
@@ -163,11 +169,7 @@ static void blocked_races(struct check *c)
 		struct vcpu *v = &c->vcpus[c->agents[a].vcpu];
 		if (v->mb_first == v->mb_last || !v->firm || v->last_light < 0)
 			continue;
-		if (c->agents[a].last >= 0)
-			memcpy(base, clk_of(c, (u64)c->agents[a].last), c->nr_agents * sizeof(u32));
-		else
-			memset(base, 0, sizeof(base));
-		order_implied(c, a, base);
+		base_clock(c, a, base);
 		if (!clk_has(c, base, (u32)v->last_light))
 			race(c, (u32)v->last_light, c->nevents, a, base);
 	}
