@@ -30,7 +30,7 @@ def _pins() -> tuple[str, ...]:
     found = []
     for pages in (1, 64):
         for more in ("", ",mapper=write", ",mapper=yes"):
-            found.append(f"gup_test[area=separate,pages={pages},iterations=128{more}]")
+            found.append(f"gup_test[area=separate,pages={pages},iterations={512 if more else 128}{more}]")
     return ("gup_test[iterations=128]", *found)
 
 

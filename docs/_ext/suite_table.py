@@ -17,7 +17,7 @@ from pykmm.comparison_report import format_rate
 
 
 def tables(values: dict[str, Any]) -> str:
-    """Rates relative to the baseline on as many CPUs, and to the baseline on the fewest."""
+    """Rates relative to the baseline on as many CPUs, and, where there are several numbers, on the fewest."""
     rows = [row for row in values["rows"] if row.get("rates")]
     base = values["baseline"]
     several = len({row["arch"] for row in rows if row["engine"] != "host"}) > 1
@@ -30,10 +30,10 @@ def tables(values: dict[str, Any]) -> str:
     labels = list(dict.fromkeys(map(label, rows)))
     least = min(row["cpus"] for row in rows)
     out = []
-    for title, cell in (
-            (f"Rate over that of ``{base}`` on as many CPUs", lambda row: statistics.median(row["speedups"])),
-            (f"Rate over that of ``{base}`` on {least} CPU{'s' * (least > 1)}",
-             lambda row: statistics.median(row["scaling"]))):
+    titles = [(f"Rate over that of ``{base}`` on as many CPUs", lambda row: statistics.median(row["speedups"])),
+              (f"Rate over that of ``{base}`` on {least} CPU{'s' * (least > 1)}",
+               lambda row: statistics.median(row["scaling"]))]
+    for title, cell in titles[:len({row["cpus"] for row in rows})]:
         out.append(f"{title} (above 1: faster):\n\n.. csv-table::\n   :delim: |\n   :header-rows: 1\n")
         out.append(f"   workload | CPUs | {base}, per second | " + " | ".join(labels))
         for workload, cpus in dict.fromkeys((row["workload"], row["cpus"]) for row in rows):
