@@ -44,7 +44,7 @@ from pykmm_ext.pykernel.call cimport (
 )
 from pykmm_ext.pykernel.declared cimport (
     GIVES_BOOL, GIVES_COUNT, GIVES_ERRNO, GIVES_FAULT, GIVES_NOTHING, GIVES_PAGE, as_result, check_members, check_method,
-    class_text, counters_of, plugin_error,
+    class_text, counters_of, plugin_error, warn_of_misspelt,
 )
 from pykmm_ext.pykernel.gup cimport PageArray, page_array
 from pykmm_ext.pykernel.handles cimport VmaHandle, mm_handle, vma_handle
@@ -497,6 +497,7 @@ add(M_MMAP_WRITE_DOWNGRADE, "mmap_write_downgrade", <size_t>&no.mmap_write_downg
     TAKES_MM)
 
 MEMBERS = tuple([members[i].name.decode() for i in range(NR_MEMBERS)])
+cdef tuple FLAGS = ("vma_typesafe", "munmap_downgrade")
 
 
 # ---- the class ----
@@ -537,7 +538,9 @@ cdef class PythonStrategy(Strategy):
         self.texts = []
         defined = {name for name in MEMBERS if inspect.getattr_static(cls, name, None) is not None}
         check_members(self.name, defined)
-        for flag in ("vma_typesafe", "munmap_downgrade"):
+        warn_of_misspelt(self.name, cls, MEMBERS + FLAGS,
+                         defined | {flag for flag in FLAGS if hasattr(cls, flag)})
+        for flag in FLAGS:
             value = getattr(cls, flag, False)
             if not isinstance(value, bool):
                 raise plugin_error(self.name, f"{flag} must be True or False, not {value!r}")

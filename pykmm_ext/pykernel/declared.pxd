@@ -20,5 +20,7 @@ cdef str class_text(cls, str name, type last)
 cdef int check_method(str strategy, str what, tuple parameters, object self, object method) except -1
 # Pairs are whole, and what needs another member has it. `defined`: the members that there are.
 cdef int check_members(str strategy, set defined) except -1
+# A warning for what is nearly called as one of `members`, which the class has not.
+cdef int warn_of_misspelt(str strategy, cls, tuple members, set defined) except -1
 # Names of all counters.
 cdef list counters_of(str strategy, cls, int most)

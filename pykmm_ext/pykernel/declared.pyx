@@ -2,13 +2,19 @@
 """Stands in for the C compiler's look at a strategy: what a class may define, and what its methods may return."""
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_Check, PyLong_CheckExact
 
+import difflib
 import inspect
+import warnings
 
 from pykmm_ext.handle cimport pykmm_errors
 from pykmm_ext.mm.mm_types cimport (
     VM_FAULT_BADACCESS, VM_FAULT_BADMAP, VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_NOPAGE, VM_FAULT_OOM, VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
 )
+
+
+# Of difflib: one letter too many, one missing, or two exchanged; not vma_start_read for vma_start_write.
+cdef double NEARLY = 0.85
 
 
 cdef object plugin_error(str strategy, str text):
@@ -82,6 +88,15 @@ cdef int check_members(str strategy, set defined) except -1:
     for name, needed in NEEDS:
         if name in defined and needed not in defined:
             raise plugin_error(strategy, f"it defines {name} and not {needed}, without which that is never called")
+    return 0
+
+
+cdef int warn_of_misspelt(str strategy, cls, tuple members, set defined) except -1:
+    missing = [name for name in members if name not in defined]
+    for name in vars(cls):
+        close = [] if name in members or name.startswith("_") else difflib.get_close_matches(name, missing, 1, NEARLY)
+        if close:
+            warnings.warn(f"strategy {strategy!r} defines {name}, which nothing calls; is it {close[0]}?", UserWarning, 2)
     return 0
 
 

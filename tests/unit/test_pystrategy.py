@@ -125,6 +125,25 @@ def test_impossible_classes(members: dict[str, Any], message: str) -> None:
         make(Plain, **members)
 
 
+@pytest.mark.parametrize(("member", "meant"), [
+    ("gup_fst", "gup_fast"), ("mmap_write_lok", "mmap_write_lock"), ("queisce", "quiesce"), ("free_vmas", "free_vma"),
+    ("vma_typsafe", "vma_typesafe"), ("mmap_write_unlock_", "mmap_write_unlock"),
+    ("munmap_downgraded", "munmap_downgrade"),
+])
+def test_misspelt_members(member: str, meant: str) -> None:
+    with pytest.warns(UserWarning, match=f"strategy 'made' defines {member}, which nothing calls; is it {meant}\\?"):
+        make(Plain, **{member: None})
+
+
+@pytest.mark.parametrize("member", ["vma_start_read", "faults", "lock", "handle", "page", "_gup_fast", "init_vma"])
+def test_members_of_the_strategys_own(member: str) -> None:
+    make(Plain, **{member: None})       # a warning would be an error
+
+
+def test_a_helper_beside_the_member_that_it_is_called_after() -> None:
+    make(Full, free_vmas=None)
+
+
 def test_a_class_without_a_name() -> None:
     with pytest.raises(pykmm.PluginError, match="Nameless has no name"):
         type("Nameless", (pykmm.PythonStrategy,), {"handle_fault": Plain.handle_fault})()
