@@ -194,10 +194,14 @@ def print_replay(say: Callable[[str], None], tape: Tape, rows: Sequence[Row]) ->
     for line in note_lines(tape.notes):
         say(f"note: {line}")
     done = [(row, row.result) for row in rows if row.result is not None]
+    arches = {row.arch for row, _ in done if row.engine != "host"}
+
+    def who(row: Row) -> str:
+        return f"{row.strategy} on {row.engine}{f' ({row.arch})' if len(arches) > 1 and row.engine != 'host' else ''}"
+
     for row, result in done:
         if result.mismatch_count:
-            say(f"results: {result.mismatch_count:,} of {len(result.tape):,} differ under {row.strategy} on "
-                f"{row.engine}, first:")
+            say(f"results: {result.mismatch_count:,} of {len(result.tape):,} differ under {who(row)}, first:")
             for text in result.mismatches[:3]:
                 say(f"  {text}")
     if tape.work is not None:
@@ -209,11 +213,11 @@ def print_replay(say: Callable[[str], None], tape: Tape, rows: Sequence[Row]) ->
     for row, result in done:
         diff = result.maps_diff()
         if diff:
-            say(f"maps: {row.strategy} on {row.engine} DIFFERS from the recorded end maps:")
+            say(f"maps: {who(row)} DIFFERS from the recorded end maps:")
             for text in diff:
                 say(f"  {text}")
         else:
-            say(f"maps: {row.strategy} on {row.engine} ended with the {mappings} recorded mappings")
+            say(f"maps: {who(row)} ended with the {mappings} recorded mappings")
 
 
 def check_writable(*targets: str | os.PathLike[str] | None) -> None:

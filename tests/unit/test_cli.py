@@ -67,6 +67,13 @@ def test_maps() -> None:
         line.split()[0] for line in done.stdout.splitlines() if "vsyscall" not in line]
 
 
+def test_replay_on_two_arches() -> None:
+    done = pykmm("replay", TRACE, "-s", "spf", "--arch", "x86,ppc64-4k", "-e", "native")
+    assert done.returncode == 0, done.stderr
+    for arch in ("x86", "ppc64-4k"):
+        assert f"maps: spf on native ({arch}) ended with the 110 recorded mappings" in done.stdout
+
+
 def test_compare_and_list() -> None:
     done = pykmm("compare", TRACE, "-e", "native", "-r", "2")
     assert done.returncode == 0, done.stderr
