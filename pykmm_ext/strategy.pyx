@@ -129,8 +129,11 @@ cdef int check_stamp(const void *function, str name) except -1:
     for i in range(stamp.count):
         if strcmp(stamp.entry[i].name, kmm_abi_core.entry[i].name) != 0 or (
                 stamp.entry[i].bytes != kmm_abi_core.entry[i].bytes):
-            raise plugin_error(name, f"{where} was compiled against another pykmm: {stamp.entry[i].name.decode()} has "
-                               f"{stamp.entry[i].bytes} bytes there and {kmm_abi_core.entry[i].bytes} here; compile it again")
+            what = "its headers are others"
+            if i < stamp.count - 1:
+                what = (f"{stamp.entry[i].name.decode()} has {stamp.entry[i].bytes} bytes there and "
+                        f"{kmm_abi_core.entry[i].bytes} here")
+            raise plugin_error(name, f"{where} was compiled against another pykmm: {what}; compile it again")
     return 0
 
 

@@ -186,21 +186,24 @@ def test_third_party_builds_against_the_wheel(distributions: tuple[pathlib.Path,
         seen[name] = found[1]
     assert seen["vma-lock-c"] == seen["vma-lock"]       # as many executions in every scenario
 
-    # The same package compiled against headers of another version, where a vm_fault is longer.
+    # The same package compiled against headers of another version: something in them has changed; a vm_fault is longer.
     headers = tmp_path / "headers"
     shutil.copytree(packages / "pykmm_ext" / "include", headers)
-    types = headers / "kmm" / "mm_types.h"
-    grown = re.sub(r"(struct vm_fault \{.*?)\n\};", r"\1\n\tunsigned long one_more;\n};", types.read_text("utf-8"),
-                   count=1, flags=re.DOTALL)
-    assert grown != types.read_text("utf-8")
-    types.write_text(grown, "utf-8")
     setup = (source / "setup.py").read_text("utf-8").replace("pykmm_ext.get_include()", repr(str(headers)))
-    shutil.rmtree(source / "build", ignore_errors=True)
     (source / "setup.py").write_text(setup, "utf-8")
-    run(*pip, "--no-build-isolation", "--force-reinstall", source, cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
-    done = subprocess.run([pykmm_command, "replay", "--example", "--strategy", "reader_only"], cwd=tmp_path,
-                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
-    assert done.returncode == 2, done.stdout
-    assert re.search(r"strategy 'reader_only': .*_reader_only.* was compiled against another pykmm: struct vm_fault "
-                     r"has \d+ bytes there and \d+ here; compile it again", done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+    for header, old, new, message in (
+            ("abi.h", r"KMM_ABI_DIGEST 0x\w+", "KMM_ABI_DIGEST 0x1", "its headers are others"),
+            ("mm_types.h", r"(struct vm_fault \{.*?)\n\};", r"\1\n\tunsigned long one_more;\n};",
+             r"struct vm_fault has \d+ bytes there and \d+ here")):
+        path = headers / "kmm" / header
+        edited, count = re.subn(old, new, path.read_text("utf-8"), count=1, flags=re.DOTALL)
+        assert count
+        path.write_text(edited, "utf-8")
+        shutil.rmtree(source / "build", ignore_errors=True)
+        run(*pip, "--no-build-isolation", "--force-reinstall", source, cwd=tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+        done = subprocess.run([pykmm_command, "replay", "--example", "--strategy", "reader_only"], cwd=tmp_path,
+                              capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+        assert done.returncode == 2, done.stdout
+        assert re.search(rf"strategy 'reader_only': .*_reader_only.* was compiled against another pykmm: {message}; "
+                         "compile it again", done.stderr), done.stderr
+        assert "Traceback" not in done.stderr

@@ -4,6 +4,10 @@
  * includes kmm/strategy.h or kmm/arch.h exports kmm_abi_stamp; the core looks for it in the module that a plugin's functions
  * come from (strategy.pyx), and refuses a plugin that sees other structures. struct strategy_ops and arch_ops are not
  * among them: their `size` member says what the plugin knows.
+ *
+ * Sizes tell what differs. That anything does, members of one size that have changed places too, is what the digest is for:
+ * of the text, without comments, of every header that strategy.h and arch.h include. tests/test_abi.py says what it has
+ * to be.
  */
 #ifndef KMM_ABI_H
 #define KMM_ABI_H
@@ -12,7 +16,8 @@
 
 #include "kmm/mm_types.h"
 
-#define KMM_ABI_ENTRIES 11
+#define KMM_ABI_DIGEST 0x8018ff6eu
+#define KMM_ABI_ENTRIES 12
 #define KMM_ABI_MAGIC 0x6b6d6d31 /* "kmm1": the layout of this structure */
 
 struct kmm_abi {
@@ -32,6 +37,7 @@ struct kmm_abi {
 	{ "struct vm_fault", sizeof(struct vm_fault) }, \
 	{ "struct page", sizeof(struct page) }, \
 	{ "struct machine", sizeof(struct machine) }, \
+	{ "headers", KMM_ABI_DIGEST }, \
 } }
 
 /* One per extension module; weak, so that a module of several C files may include this in each. */
