@@ -157,6 +157,20 @@ def brk_shrink(page: int = PAGE) -> Tape:
     return t
 
 
+def munmap_elsewhere(page: int = PAGE) -> Tape:
+    """Of two writers, one after the other, the second alone concerns the VMA of the fault: the end of the first must
+    not let the fault in."""
+    t = Tape()
+    a = t.setup.mmap(2 * page)
+    b = t.setup.mmap(page, "r")
+    t.setup.store(a, b"A")
+    t.thread().store(a + page, b"B")
+    t.thread().munmap(a + page, page, expect_errno=0)
+    t.thread().munmap(b, page, expect_errno=0)
+    t.final.load(a + page, 1, expect_errno="EFAULT")
+    return t
+
+
 def munmap_stack(page: int = PAGE, table: int = TABLE) -> Tape:
     """A stack grows to where a mapping goes with its page table; not before, where the guard gap is wider than that."""
     t = Tape()
@@ -176,6 +190,8 @@ UNMAPPING: tuple[tuple[str, str, Callable[..., Tape]], ...] = (
     ("mremap-shrink-fault", "a fault against mremap that shrinks its VMA", mremap_shrink),
     ("brk-shrink-fault", "a fault against a heap that shrinks", brk_shrink),
 )
+#: The same with two writers. Without eager callbacks, or there are too many schedules.
+ELSEWHERE = ("munmap-elsewhere", "a fault against munmap of its page, and another munmap elsewhere", munmap_elsewhere)
 
 
 def mprotect_split(page: int = PAGE) -> Tape:

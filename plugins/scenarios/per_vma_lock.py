@@ -290,6 +290,8 @@ def _families() -> list[Scenario]:
     for suffix, strategy in (("", RWSEM), ("-refcount", REFCOUNT)):
         for name, title, build in FAMILIES:
             scenarios.append(Scenario(f"per-vma{suffix}-{name}", title, build, Config(strategy, quirks=EAGER)))
+        scenarios.append(Scenario(f"per-vma{suffix}-{speculative.ELSEWHERE[0]}", *speculative.ELSEWHERE[1:],
+                                  Config(strategy)))
         scenarios.append(Scenario(
             f"per-vma{suffix}-paravirt-munmap-fault", "a fault against munmap where page tables are freed by RCU",
             races.munmap_fault, Config(strategy, arch="x86-paravirt", quirks=EAGER)))

@@ -14,6 +14,7 @@ from pykmm.hookspecs import hookimpl
 from pykmm.tape import Tape
 from pykmm_plugins.scenarios._races import collapse_fault, mprotect_fault, munmap_fault
 from pykmm_plugins.scenarios._speculative import (
+    ELSEWHERE,
     UNMAPPING,
     against,
     dontneed_dontneed,
@@ -83,7 +84,7 @@ SCENARIOS = (
              frozenset({"use-after-free", "broken-structure", "leak"}), "",
              "mm/mmap.c: close race between munmap() and expand_upwards()/downwards() (5.8)"),
     *(Scenario(f"spf-{name}", title, build, SPF, others=(POSTED, Config("mmap_sem"), *DOWNGRADE))
-      for name, title, build in UNMAPPING),
+      for name, title, build in (*UNMAPPING, ELSEWHERE)),
 )
 
 

@@ -255,6 +255,7 @@ _FAMILIES = (
     *_both("munmap-read", "a fault of the zero page against munmap",
            anonymous(lambda y, a, page: y.munmap(a, 3 * page), "read")),
     *_both("munmap-mmap-fault", "a fault against munmap and a new mapping in its place", speculative.munmap_mmap_fault),
+    Scenario(f"spf-2021-{speculative.ELSEWHERE[0]}", *speculative.ELSEWHERE[1:], _config()),
     *_both("mremap-shrink-fault", "a fault against mremap that shrinks its VMA", speculative.mremap_shrink),
     *_both("brk-shrink-fault", "a fault against a heap that shrinks", speculative.brk_shrink),
     *_both("mprotect-fault", "a fault against mprotect of its VMA", races.mprotect_fault),
