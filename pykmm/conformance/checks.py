@@ -126,7 +126,12 @@ class Session:
         for name in names:
             if progress is not None:
                 progress(f"{report.name} on {subject.arch}: {name}")
-            report.results.append(self.result(name))
+            result = self.result(name)
+            if result.status == "skip":    # what was asked for could not be made: what failed is the answer
+                report.results += [failed for before in self.checks[name].after
+                                   if not (failed := self.result(before)).ok and failed not in report.results]
+            if result not in report.results:
+                report.results.append(result)
         return report
 
 
@@ -140,7 +145,7 @@ def check_conformance(strategy: StrategyLike, arch: ArchLike = "x86", *, effort:
     :param effort: "quick" (a second or two), "normal" (some ten seconds) or "full" (minutes)
     :param seed: of the generated programs, of the stress, and of sampled schedules
     :param memory_model: of the check engine; the arch's own if not given
-    :param only: names of checks; those that they build on are made as well, and not reported
+    :param only: names of checks; those that they build on are made as well, and reported where they fail
     :param progress: called with a line before each check
 
     A failed check is a result, not an error: see :class:`ConformanceReport`. ValueError: unknown names.

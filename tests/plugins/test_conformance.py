@@ -18,6 +18,7 @@ from pykmm.conformance.subject import EFFORTS
 from pykmm.plugin import make_plugin_manager
 from pykmm.testing import check_arch_conformance, check_conformance
 from pykmm_ext.conformance_test import ARCH_FAULTS, FAULTS, BrokenArch, BrokenStrategy
+from pykmm_ext.strategy_test import Mistake
 
 MANAGER = make_plugin_manager(third_party=False)
 #: As posted it is wrong, which is what it is for: with its fixes it must pass.
@@ -66,6 +67,16 @@ EXPECTED = {
     "two-counters": ("interface", ["2 counter names"]),
     "other-name": ("interface", ["ops.name is 'somebody else'"]),
 }
+
+
+def test_a_check_that_cannot_be_made_fails_by_what_forbids_it() -> None:
+    """The other checks build on the table: where it is wrong, none of them may say that all is well."""
+    report = check_conformance(lambda: Mistake("downgrade"), effort="quick", only=["catalogue"])
+    assert not report.ok
+    assert [(result.name, result.status) for result in report.results] == [("interface", "fail"), ("catalogue", "skip")]
+    assert "FAILED: interface; not made: catalogue" in str(report)
+    report = check_conformance("mmap_sem", effort="quick", only=["basics"])
+    assert [result.name for result in report.results] == ["basics"]
 
 
 @pytest.mark.parametrize("fault", EXPECTED)
