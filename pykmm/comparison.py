@@ -319,6 +319,11 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     whole: list[Tape | str] = [tape] if isinstance(tape, str) or not isinstance(tape, Sequence) else list(tape)
     if not whole:
         raise ValueError("nothing to compare")
+    from pykmm.tape import Tape
+
+    for what in whole:
+        if not isinstance(what, str | Tape):
+            raise TypeError(f"compare() takes a Tape or the name of a workload, not {type(what).__name__}: {what!r}")
     page = _page_sizes(arches)
     sizes = {page[arch] for arch in arches if engines != ["host"]} | ({page[""]} if "host" in engines else set())
     made = [_tapes(what, counts, sizes) for what in whole]      # wrong names are found before anything runs

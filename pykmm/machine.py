@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pykmm.plugin import get_plugin_manager
 from pykmm_ext import binding
+from pykmm_ext.arch import Arch
 from pykmm_ext.binding import File, MmStruct, Vma
+from pykmm_ext.strategy import Strategy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
     from pykmm.tape import MapsLine, Notes, Tape
     from pykmm.tape_program import TapeProgram
-    from pykmm_ext.arch import Arch
-    from pykmm_ext.strategy import Strategy
 
 __all__ = ["ENGINES", "File", "Machine", "MmStruct", "RunResult", "Vma", "parse_size", "run_host"]
 
@@ -131,9 +131,13 @@ class Machine(binding.Machine):
         manager = get_plugin_manager()
         made_arch = manager.arches.make(arch) if isinstance(arch, str) else arch
         made_strategy = manager.strategies.make(strategy) if isinstance(strategy, str) else strategy
-        if isinstance(made_strategy, type):
-            name = made_strategy.__name__
-            raise TypeError(f"strategy must be a name or an object; {name} is a class: give {name}()")
+        for what, made, base in (("arch", made_arch, Arch), ("strategy", made_strategy, Strategy)):
+            if isinstance(made, type):
+                raise TypeError(f"{what} must be a name or an object; {made.__name__} is a class: give "
+                                f"{made.__name__}()")
+            if not isinstance(made, base):
+                article = "an" if base is Arch else "a"
+                raise TypeError(f"{what} must be a name or {article} {base.__name__}, not {made!r}")
         super().__init__(made_arch, made_strategy, cpus, parse_size(memory), parse_size(fault_around), quirks)
 
     @property
@@ -163,6 +167,10 @@ class Machine(binding.Machine):
         ValueError: an unknown engine, or more streams than CPUs (the message says how many are needed). TapeError: a
         malformed tape, or one that was recorded with pages of another size.
         """
+        from pykmm.tape import Tape
+
+        if not isinstance(tape, Tape):
+            raise TypeError(f"run() takes a Tape, not {type(tape).__name__}: {tape!r}")
         if engine == "host":
             return run_host(tape, durations=durations)
         if engine != "native":

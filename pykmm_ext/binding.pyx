@@ -7,7 +7,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF
-from libc.errno cimport ENOMEM
+from libc.errno cimport EINVAL, ENOMEM
 
 import os
 
@@ -122,6 +122,8 @@ cdef class Machine(MachineHandle):
         if m == NULL:
             if err == -ENOMEM:
                 raise MemoryError(f"the host has no room for a machine with {nbytes} bytes and {nr_cpus} CPUs")
+            if err == -EINVAL:
+                raise ValueError(f"memory of {nbytes} bytes is more than this host can map")
             raise OSError(-err, os.strerror(-err))
         m.fault_around_pages = around >> ops.page_shift
         m.quirks = quirk_bits

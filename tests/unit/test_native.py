@@ -114,6 +114,10 @@ def test_too_few_cpus_says_how_many(machine: Make) -> None:
 
 
 def test_bad_calls(m: pykmm.Machine) -> None:
+    with pytest.raises(TypeError, match=r"run\(\) takes a Tape, not str: 'x'"):
+        m.run("x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"compare\(\) takes a Tape or the name of a workload, not int: 5"):
+        pykmm.compare([5])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="unknown engine 'nope'; known: native, host"):
         m.run(pykmm.Tape(), "nope")
     broken = pykmm.Tape()

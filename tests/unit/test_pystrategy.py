@@ -182,6 +182,11 @@ def test_a_strategy_whose_init_was_not_called() -> None:
 def test_a_class_in_place_of_an_object() -> None:
     with pytest.raises(TypeError, match=r"must be a name or an object; Fallback is a class: give Fallback\(\)"):
         pykmm.Machine(strategy=Fallback)  # type: ignore[arg-type]
+    for wrong in (None, 5):
+        with pytest.raises(TypeError, match=f"strategy must be a name or a Strategy, not {wrong}"):
+            pykmm.Machine(strategy=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"arch must be a name or an Arch, not {wrong}"):
+            pykmm.Machine(arch=wrong)  # type: ignore[arg-type]
     for strategy in (Fallback, Fallback()):
         with pytest.raises(TypeError, match=r"strategy must be a name, not .*; to give one: .*strategies.add"):
             pykmm.check(pykmm.Tape(), strategy=strategy)  # type: ignore[arg-type]
