@@ -185,6 +185,7 @@ class PythonRefcount(pykmm.PythonStrategy):
     name = "python-refcount"
     counters = ("not_found", "write_locked", "detached", "unsupported")
     vma_typesafe = True
+    munmap_downgrade = True
     recheck: ClassVar[bool] = True      # False: the VMA is not looked at again once it cannot change
 
     def handle_fault(self, cpu: Any, mm: Any, address: int, flags: int) -> Any:

@@ -182,8 +182,8 @@ def test_mmap_write_downgrade() -> None:
         calls.append(cpu.id)
         PythonRefcount.mmap_write_downgrade(self, cpu, mm)
 
-    with pykmm.Machine(strategy=make(PythonRefcount, mmap_write_downgrade=mmap_write_downgrade),
-                       memory="16M") as machine:
+    made = make(PythonRefcount, mmap_write_downgrade=mmap_write_downgrade, munmap_downgrade=False)
+    with pykmm.Machine(strategy=made, memory="16M") as machine:
         grown(machine)
         machine.validate()
     assert calls == [0]
