@@ -24,6 +24,16 @@ def test_the_fix_holds(scenario: Scenario) -> None:
         assert report.complete, str(report)
 
 
+@pytest.mark.parametrize(("scenario", "strategy"), [
+    pytest.param(scenario, config.strategy, id=f"{scenario.name}-{config.strategy}")
+    for scenario in SCENARIOS for config in scenario.others if "munmap=" in config.strategy])
+def test_munmap_as_a_reader(scenario: Scenario, strategy: str) -> None:
+    """Strategies whose munmap() holds mmap_sem to its end by default, told not to."""
+    report = pykmm.check(scenario, strategy=strategy)
+    assert report.ok, str(report)
+    assert report.complete, str(report)
+
+
 @pytest.mark.parametrize("scenario", BUGGY, ids=lambda scenario: scenario.name)
 def test_the_bug_is_found(scenario: Scenario) -> None:
     report = pykmm.check(scenario, variant="buggy")
