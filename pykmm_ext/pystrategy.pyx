@@ -500,6 +500,13 @@ MEMBERS = tuple([members[i].name.decode() for i in range(NR_MEMBERS)])
 cdef tuple FLAGS = ("vma_typesafe", "munmap_downgrade")
 
 
+cdef bint flag_of(str strategy, cls, str name) except? -1:
+    value = getattr(cls, name, False)
+    if not isinstance(value, bool):
+        raise plugin_error(strategy, f"{name} must be True or False, not {value!r}")
+    return value
+
+
 # ---- the class ----
 
 @cython.no_gc_clear
@@ -540,14 +547,8 @@ cdef class PythonStrategy(Strategy):
         check_members(self.name, defined)
         warn_of_misspelt(self.name, cls, MEMBERS + FLAGS,
                          defined | {flag for flag in FLAGS if hasattr(cls, flag)})
-        for flag in FLAGS:
-            value = getattr(cls, flag, False)
-            if not isinstance(value, bool):
-                raise plugin_error(self.name, f"{flag} must be True or False, not {value!r}")
-            if value and flag == "vma_typesafe":
-                self.table.vma_typesafe = 1
-            elif value:
-                self.table.munmap_downgrade = 1
+        self.table.vma_typesafe = flag_of(self.name, cls, "vma_typesafe")
+        self.table.munmap_downgrade = flag_of(self.name, cls, "munmap_downgrade")
         names = counters_of(self.name, cls, KMM_STRATEGY_COUNTERS)
         for number, text in enumerate(names):
             self.names[<u32>number] = keep(self, text)
