@@ -39,7 +39,7 @@ from pykmm_ext.mm.mm_types cimport file as file_t
 from pykmm_ext.mm.mm_types cimport machine as machine_t
 from pykmm_ext.mm.mm_types cimport mm_struct, strategy_ops
 from pykmm_ext.mm.page_alloc cimport nr_used_pages
-from pykmm_ext.mm.validate cimport validate_machine, violation
+from pykmm_ext.mm.validate cimport validate_held, validate_machine, violation
 from pykmm_ext.mm_binding cimport MmStruct as mm_object
 from pykmm_ext.mm_binding cimport mm_default_brk, wrap_mm
 from pykmm_ext.pin cimport pins_reap, release_pins
@@ -190,9 +190,10 @@ cdef class Machine(MachineHandle):
     def close(self):
         """End every address space, file and pin that is still open, and the machine.
 
-        Raises :class:`pykmm.InvariantViolation` when an object or a frame is still alive afterwards, RuntimeError
-        when another thread is inside a call, BufferError while a view of :attr:`physical_memory` exists. Closing twice
-        does nothing.
+        Raises :class:`pykmm.InvariantViolation` when an object or a frame is still alive afterwards,
+        :class:`pykmm.PluginError` when a strategy's code has raised or has left a lock, a read section or IRQs behind
+        (nobody waits for them; the memory is not given back), RuntimeError when another thread is inside a call,
+        BufferError while a view of :attr:`physical_memory` exists. Closing twice does nothing.
         """
         cdef machine_leaks leaks
         with cython.critical_section(self):
@@ -367,22 +368,30 @@ cdef class Machine(MachineHandle):
         """Check every structure: VMAs, page tables and counts of each address space, page caches, TLBs, object caches,
         free lists.
 
-        Waits for the calls of other threads. Raises :class:`pykmm.InvariantViolation` with what is wrong and where.
+        Waits for the calls of other threads. Raises :class:`pykmm.InvariantViolation` with what is wrong and where, and
+        :class:`pykmm.PluginError` when a lock, a read section or IRQs were left behind by the strategy.
         """
         cdef u32 i
         cdef violation found
+        cdef bint settled
         machine_get(self)
         try:
             with nogil:
                 for i in range(self.m.nr_cpus):
                     cpu_own(self.m.cpus[i])
-                if self.m.strategy.quiesce != NULL:
-                    self.m.strategy.quiesce(self.m.cpus[0], self.m)
-                rcu_barrier(self.m.cpus[0])
-                validate_machine(self.m, &found)
+            error = left_behind(self.m, "the machine cannot be validated")
+            settled = error is None
+            with nogil:
+                if settled:
+                    if self.m.strategy.quiesce != NULL:
+                        self.m.strategy.quiesce(self.m.cpus[0], self.m)
+                    rcu_barrier(self.m.cpus[0])
+                    validate_machine(self.m, &found)
                 for i in range(self.m.nr_cpus):
                     cpu_disown(self.m.cpus[i])
             raise_exceptions(self.m)
+            if error is not None:
+                raise error
             if found.message != NULL:
                 raise pykmm_errors().InvariantViolation(found.message.decode(), os.fsdecode(<bytes>found.place))
         finally:
@@ -410,6 +419,19 @@ cdef list _VM_EVENTS = [
 ]
 
 
+# Context: GIL held; every Cpu is owned, or nobody uses the machine. A PluginError, or None.
+cdef object left_behind(machine_t *m, str otherwise):
+    cdef violation found
+    with nogil:
+        validate_held(m, &found)
+    if found.message == NULL:
+        return None
+    name = m.strategy.name.decode()
+    place = os.fsdecode(<bytes>found.place)
+    return pykmm_errors().PluginError(
+        f"strategy {name!r} has left {found.message.decode()}{f' ({place})' if place else ''}: {otherwise}", name)
+
+
 cdef object _shut(Machine self, machine_leaks *leaks):
     """Tear the machine down. Context: GIL held (released meanwhile); no call in progress, no buffer exported.
 
@@ -423,6 +445,10 @@ cdef object _shut(Machine self, machine_leaks *leaks):
     cdef mm_struct *mm
     cdef file_t *f
     self.m = NULL
+    leaks[0] = machine_leaks(0, 0, 0, 0, 0, 0, 0)
+    error = left_behind(m, "the machine counts as closed, and its memory is never given back")
+    if error is not None:
+        return error
     with nogil:
         for i in range(m.nr_cpus):
             cpu_own(m.cpus[i])

@@ -8,11 +8,13 @@ from libc.stddef cimport size_t
 from pykmm_ext.kernel.atomic cimport kmm_await, kmm_is_equal
 from pykmm_ext.kernel.rcu cimport rcu_read_lock
 from pykmm_ext.kernel.rwsem cimport down_read, down_write, up_write
+from pykmm_ext.kernel.spinlock cimport spin_lock
 from pykmm_ext.kernel.srcu cimport srcu_read_lock
 from pykmm_ext.machine.cpu cimport Cpu
 from pykmm_ext.machine.irq cimport local_irq_disable
 from pykmm_ext.mm.fault cimport handle_fault_mmap_sem
 from pykmm_ext.mm.mm_types cimport VM_FAULT_RETRY, machine_of, mm_struct, strategy_ops, vm_area_struct, vm_fault_t
+from pykmm_ext.mm.pgtable cimport mm_find_pmd, pte_lockptr
 from pykmm_ext.strategy cimport Strategy
 
 
@@ -41,6 +43,12 @@ cdef vm_fault_t sleeps(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned 
 cdef vm_fault_t leaks_sem(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
     cdef vm_fault_t ret = handle_fault_mmap_sem(cpu, mm, address, flags)
     down_read(cpu, &mm.mmap_sem)
+    return ret
+
+
+cdef vm_fault_t leaks_ptl(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    cdef vm_fault_t ret = handle_fault_mmap_sem(cpu, mm, address, flags)
+    spin_lock(cpu, pte_lockptr(cpu, mm, mm_find_pmd(cpu, mm, address)[0]))
     return ret
 
 
@@ -95,6 +103,8 @@ cdef class Mistake(Strategy):
             self.table.handle_fault = sleeps
         elif what == "leaks_sem":
             self.table.handle_fault = leaks_sem
+        elif what == "leaks_ptl":
+            self.table.handle_fault = leaks_ptl
         elif what == "leaks_rcu":
             self.table.handle_fault = leaks_rcu
         elif what == "leaks_srcu":
@@ -125,5 +135,5 @@ cdef class Mistake(Strategy):
             raise ValueError(f"unknown mistake {what!r}; known: {', '.join(MISTAKES)}")
 
 
-MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "leaks_sem", "leaks_rcu", "leaks_srcu", "leaks_irq", "no_table",
-            "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")
+MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "leaks_sem", "leaks_ptl", "leaks_rcu", "leaks_srcu", "leaks_irq",
+            "no_table", "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")

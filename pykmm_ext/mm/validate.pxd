@@ -16,3 +16,6 @@ cdef struct violation:
 # Every walker over everything that the machine has, up to the first that complains. Context: every Cpu owned, no
 # deferred work left to do.
 cdef void validate_machine(machine *m, violation *found) noexcept nogil
+# What somebody left behind whom the next one would wait for: a lock, a read section, IRQs off. Context: every Cpu owned, or
+# nobody uses the machine: so nobody may hold anything.
+cdef void validate_held(machine *m, violation *found) noexcept nogil

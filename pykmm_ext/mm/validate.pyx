@@ -11,7 +11,10 @@ from libc.string cimport memset
 
 from pykmm_ext.kernel.atomic cimport READ_ONCE, READ_ONCE_32
 from pykmm_ext.kernel.rbtree cimport rb_next, rb_node, validate_rb_tree
+from pykmm_ext.kernel.rcu cimport rcu_read_lock_held
 from pykmm_ext.kernel.slab cimport validate_kmem_cache, validate_region_cache
+from pykmm_ext.kernel.spinlock cimport spin_is_locked
+from pykmm_ext.kernel.srcu cimport srcu_readers_active
 from pykmm_ext.machine.cpu cimport KMM_NR_RSS, NR_FOLL_PIN_ACQUIRED, NR_FOLL_PIN_RELEASED, u32
 from pykmm_ext.machine.tlb cimport validate_tlb
 from pykmm_ext.mm.filemap cimport validate_mapping
@@ -238,6 +241,103 @@ cdef const char *validate_pins(machine *m, unsigned long *pfn) noexcept nogil:
     if taken == held:
         return NULL
     return b"pins that were taken and not given up differ from the references of pages"
+
+
+# ---- what nobody holds any more ----
+
+# Context: quiescent. `table` is the physical address of a table of `level` that maps from `addr` on.
+cdef const char *held_in_table(Cpu *cpu, mm_struct *mm, unsigned long table, u32 level, unsigned long addr,
+                               unsigned long *where) noexcept nogil:
+    cdef const arch_ops *arch = mm.arch
+    cdef unsigned long *entries = table_entry(mm, table, level, addr)
+    cdef unsigned long i
+    cdef const char *message
+    where[0] = addr
+    if spin_is_locked(cpu, &pfn_to_page(mm.machine, table >> arch.page_shift).ptl):
+        return b"the lock of a page table held"
+    if level == 0:
+        return NULL
+    for i in range(<unsigned long>1 << arch.level_bits[level]):
+        if entries[i] and not arch.table_none(entries[i]) and not arch.table_bad(entries[i]):
+            message = held_in_table(cpu, mm, arch.table_paddr(entries[i]), level - 1,
+                                    addr + (i << arch.level_shift[level]), where)
+            if message != NULL:
+                return message
+    return NULL
+
+
+# Context: quiescent.
+cdef const char *held_in_mm(Cpu *cpu, mm_struct *mm, unsigned long *where) noexcept nogil:
+    cdef vm_area_struct *vma = mm.mmap
+    where[0] = 0
+    if READ_ONCE(cpu, &mm.mmap_sem.count):
+        return b"mmap_sem held"
+    if spin_is_locked(cpu, &mm.page_table_lock):
+        return b"page_table_lock held"
+    while vma != NULL:
+        where[0] = vma.vm_start
+        if READ_ONCE(cpu, &vma.vm_lock.count) or (mm.strategy.vma_typesafe
+                                                  and READ_ONCE_32(cpu, &vma.vm_refcnt) != VMA_ATTACHED):
+            return b"a VMA held"
+        if vma.anon_vma != NULL and READ_ONCE(cpu, &vma.anon_vma.root.rwsem.count):
+            return b"the rwsem of an anon_vma held"
+        vma = vma.vm_next
+    return held_in_table(cpu, mm, mm.pgd, mm.arch.levels - 1, 0, where) if mm.pgd else NULL
+
+
+# Context: quiescent.
+cdef const char *held_of_file(Cpu *cpu, file *f) noexcept nogil:
+    if READ_ONCE(cpu, &f.i_rwsem.count):
+        return b"i_rwsem held"
+    if READ_ONCE(cpu, &f.f_mapping.i_mmap_rwsem.count):
+        return b"i_mmap_rwsem held"
+    if spin_is_locked(cpu, &f.f_mapping.i_pages_lock):
+        return b"i_pages_lock held"
+    return NULL
+
+
+# Context: quiescent.
+cdef const char *held_by_cpu(Cpu *cpu) noexcept nogil:
+    if cpu.irq_disabled:
+        return b"IRQs off"
+    if rcu_read_lock_held(cpu):
+        return b"an RCU read section open"
+    if cpu.vma_read:
+        return b"a VMA held"
+    return NULL
+
+
+cdef void validate_held(machine *m, violation *found) noexcept nogil:
+    """Context: quiescent. What the next one would wait for."""
+    cdef Cpu *cpu = m.cpus[0]
+    cdef mm_struct *mm = m.mmlist
+    cdef file *f = m.files
+    cdef unsigned long where = 0
+    cdef u32 i
+    for i in range(m.nr_cpus):
+        found.message = held_by_cpu(m.cpus[i])
+        if found.message != NULL:
+            snprintf(found.place, sizeof(found.place), b"cpu %u", i)
+            return
+    if srcu_readers_active(cpu, &m.vma_srcu):
+        found.message = b"a read section of vma_srcu open"
+        found.place[0] = 0
+        return
+    while mm != NULL:
+        found.message = held_in_mm(cpu, mm, &where)
+        if found.message != NULL:
+            if where:
+                snprintf(found.place, sizeof(found.place), b"address space %u, %#lx", mm.id, where)
+            else:
+                snprintf(found.place, sizeof(found.place), b"address space %u", mm.id)
+            return
+        mm = mm.mmlist_next
+    while f != NULL:
+        found.message = held_of_file(cpu, f)
+        if found.message != NULL:
+            snprintf(found.place, sizeof(found.place), b"file %.100s", f.name)
+            return
+        f = f.next
 
 
 # ---- everything ----

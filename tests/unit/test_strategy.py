@@ -14,6 +14,7 @@ from pykmm_ext.strategy_test import MISTAKES, Mistake
 
 RW = 3
 PRIVATE_ANON = 0x22
+FIXED = 0x10
 
 
 @pytest.mark.parametrize(("what", "message"), [
@@ -30,6 +31,25 @@ def test_tables_that_cannot_work(what: str, message: str) -> None:
         pykmm.Machine(strategy=Mistake(what), memory="16M")
     with pytest.raises(pykmm.PluginError, match="has set no table"):
         pykmm.Machine(strategy=Strategy(), memory="16M")
+
+
+@pytest.mark.parametrize(("what", "left"), [
+    ("leaks_sem", "mmap_sem held (address space 1)"),
+    ("leaks_ptl", "the lock of a page table held (address space 1, 0x7f0000000000)"),
+    ("leaks_srcu", "a read section of vma_srcu open"), ("leaks_rcu", "an RCU read section open (cpu 1)"),
+    ("leaks_irq", "IRQs off (cpu 1)"),
+])
+def test_what_the_next_one_would_wait_for(what: str, left: str) -> None:
+    """Nobody waits for it: neither validate() nor close()."""
+    machine = pykmm.Machine(cpus=2, strategy=Mistake(what), memory="16M")
+    mm = machine.mm()
+    mm.load(mm.mmap(0x7F0000000000, 0x1000, RW, PRIVATE_ANON | FIXED), 1, cpu=1)
+    for use, otherwise in (machine.validate, "cannot be validated"), (machine.close, "counts as closed"):
+        with pytest.raises(pykmm.PluginError) as caught:
+            use()
+        assert f"strategy 'mistake' has left {left}: the machine {otherwise}" in str(caught.value)
+    assert machine.closed
+    machine.close()
 
 
 def test_the_table_of_an_older_plugin_works() -> None:

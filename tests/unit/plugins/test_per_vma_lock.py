@@ -2,6 +2,7 @@
 """plugins/strategies/_per_vma_lock and _per_vma_lock_refcount: who gets the lock of a VMA, and what is counted."""
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from arch_under_test import PAGE, frames, make_arch
 from fault_counts import counted
 
 import pykmm
-from pykmm import BusError, SegmentationFault
+from pykmm import BusError, PluginError, SegmentationFault
 from pykmm.plugin import get_plugin_manager
 from pykmm_ext.binding import Machine, MmStruct
 from pykmm_ext.mm.vma_lock_test import Reader, is_biased, lock_state
@@ -224,4 +225,21 @@ def test_other_strategies_know_nothing_of_it() -> None:
         a = mm.mmap(BASE, PAGE, R | W, PRIVATE | ANON | FIXED)
         mm.mprotect(a, PAGE, R)
         assert lock_state(mm, a) == (0, 0, 0, 0)
+        mm.exit()
+
+
+@pytest.mark.parametrize(("form", "refcount"), [(PerVMALock, False), (PerVMALockRefcount, True)],
+                         ids=["rwsem", "refcount"])
+@pytest.mark.parametrize("uncounted", [False, True], ids=["counted", "uncounted"])
+def test_a_vma_that_is_still_held_is_told_of(form: Any, refcount: bool, uncounted: bool) -> None:
+    with Machine(make_arch(), form(readers="biased" if uncounted else "count"), memory=frames(64 << 20)) as m:
+        mm = m.mm()
+        a = mm.mmap(BASE, 2 * PAGE, R | W, PRIVATE | ANON | FIXED)
+        mm.store(a, b"x")
+        reader = Reader(mm, a, refcount, uncounted)
+        place = "cpu 0" if uncounted else f"address space 1, {BASE:#x}"
+        with pytest.raises(PluginError, match=re.escape(f" has left a VMA held ({place}): the machine cannot be")):
+            m.validate()
+        reader.leave()
+        m.validate()
         mm.exit()
