@@ -11,6 +11,9 @@ kmm/check.h                 what a program of the engine provides, and may call
 kmm/check_types.h           vCPUs, agents, events, nodes
 kmm/check_trace.h           vector clocks, races, source sets
 kmm/check_memory.h          store buffers and stale loads: the memory models
+kmm/check_enabled.h         who may take a step, and what it touches
+kmm/check_lock.h            locks, as one step each
+kmm/check_order.h           what a step comes after
 kmm/check_step.h            one step
 kmm/check_sched.h           who is next; deadlock, livelock
 kmm/check_race.h            data races of plain accesses

@@ -409,7 +409,7 @@ static bool pend_satisfied(const struct pend *p, u64 word)
 	return p->op == P_AWAIT ? p->pred(word, p->a) : word == 0; /* a spinlock, the interrupt flag */
 }
 
-#define RW_READER 256           /* check_step.h: one reader in the count of an rwsem; bit 0 = a writer */
+#define RW_READER 256           /* check_enabled.h: one reader in the count of an rwsem; bit 0 = a writer */
 
 /*
  * Operation e, down_read() or down_write() of w, against access number `at`, which came before it though it need not
