@@ -216,7 +216,7 @@ def _spans(program):
     return found
 
 
-def _stuck(program, segments, results, names):
+def _stuck(program, segments, names):
     lines = []
     for seg in segments:
         if seg["state"] != 2:
@@ -227,6 +227,264 @@ def _stuck(program, segments, results, names):
     return "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
 
 
+class _Run:
+    """A tape on its way through a run: the records of its operations, the sections of the arena, what came out.
+
+    Methods are called in the order in which they stand here. `at_...` are offsets into the arena.
+    """
+
+    def __init__(self, program, pagemap):
+        self.program = program
+        self.ops = program.ops
+        self.op = program.ops["op"].astype(np.int64)
+        self.nops = len(program.ops)
+        self.nmms = int(program.mms)
+        self.nfiles = len(program.files)
+        self.stream_start = np.asarray(program.stream_start, np.int64)
+        self.segments = _segments(self.ops, self.stream_start)
+        _check(program, self.segments, self.nmms)
+        self.spans = _spans(program)
+        self.where = Placement(program)
+        self.queries = [(int(mm), int(addr), int(count)) for mm, addr, count in pagemap]
+        lo, hi = self.where.intervals
+        if self.queries:
+            lo, hi = with_queries(lo, hi, self.queries)
+        self.mapping = AddressMap(lo, hi)
+        self.specials, self.special_names, self.stacks = [], [], []
+        self.arena = _Arena()
+        self.blob_at = {}       # number of a blob -> its place in the arena
+        self.opened = []        # memfds, to be closed
+        self._make_records()
+        self._make_mappings()
+        self._lay_out()
+        self._lay_out_data()
+
+    def operations(self, *codes):
+        """Their numbers."""
+        return np.nonzero(np.isin(self.op, codes))[0].tolist()
+
+    def _make_records(self):
+        """What does not depend on where the run takes place."""
+        self.records = records = np.zeros(self.nops, _OP)
+        for name in ("len", "new_len", "offset", "addr_ref", "mm2", "prot", "flags", "access"):
+            records[name] = self.ops[name]
+        records["new_ref"] = self.ops["new_addr_ref"]
+        records["op"] = self.op
+        records["how"] = self.where.how
+        records["fd"] = -1
+        records["setup"] = self.ops["phase"] == 0
+        for span in self.spans:
+            if span is not None:
+                records["setup"][list(span)] |= 2       # KMM_HOST_STAMP
+        users = {}
+        for _, mm, _, last in self.segments:
+            users.setdefault(mm, []).append(last)
+        for i in self.operations(KMM_OP_EXEC):
+            if users[int(self.ops["mm"][i])] == [i + 1]:
+                records["how"][i] |= KMM_HOW_CLOSES
+
+    def _make_mappings(self):
+        """Mappings that were there before the recording: stacks, and special ones as files of their own."""
+        records = self.records
+        for i in self.operations(KMM_OP_MAP):
+            if not self.ops["flags"][i] & 3:
+                records["flags"][i] |= 2
+            data = int(self.ops["data"][i])
+            name = self.program.blobs[data].decode("utf-8", "replace") if data >= 0 else ""
+            if name == "[stack]":
+                records["flags"][i] |= _MAP_GROWSDOWN
+                self.stacks.append(int(self.ops["addr"][i]) + int(self.ops["len"][i]))
+            elif (self.ops["file"][i] < 0 and name.startswith("[") and name != "[heap]"
+                  and not self.where.how[i] & KMM_HOW_SKIP):
+                records["fd"][i] = -2 - len(self.specials)
+                self.specials.append((int(self.ops["len"][i]) + PAGE - 1) & -PAGE)
+                self.special_names.append(name)
+                records["flags"][i] &= ~_MAP_ANONYMOUS
+                records["offset"][i] = 0
+                continue
+            if self.ops["file"][i] < 0:
+                records["flags"][i] |= _MAP_ANONYMOUS
+
+    def _lay_out(self):
+        arena = self.arena
+        nsegments = len(self.segments)
+        self.at_tls = arena.take(PAGE)
+        self.at_mms = arena.take(self.nmms * _MM.itemsize)
+        self.at_streams = arena.take((len(self.stream_start) - 1) * _STREAM.itemsize)
+        self.at_segments = arena.take(nsegments * _SEGMENT.itemsize)
+        self.at_list = arena.take(nsegments * 4)
+        self.at_deps = arena.take(len(self.program.dep_stream) * _DEP.itemsize)
+        self.at_fds = arena.take((self.nfiles + len(self.specials)) * 4)
+        self.at_results = arena.take(self.nops * _RESULT.itemsize)
+        self.at_ops = arena.take(self.nops * _OP.itemsize)
+        self.at_queries = arena.take(len(self.queries) * _QUERY.itemsize)
+        self.outs = [arena.take(count * 8) for _, _, count in self.queries]
+
+    def _lay_out_data(self):
+        """Room for the bytes that operations store, load and get; then what is large and page-aligned."""
+        ops, arena = self.ops, self.arena
+        for i in self.operations(KMM_OP_STORE):
+            data = int(ops["data"][i])
+            if data not in self.blob_at:
+                self.blob_at[data] = arena.take(len(self.program.blobs[data]), 16)
+            self.records["data"][i] = self.blob_at[data]
+            self.records["cap"][i] = len(self.program.blobs[data])
+        for i in self.operations(KMM_OP_LOAD):
+            size = int(ops["len"][i])
+            if size > 1 << 30:
+                raise HostEngineError(f"operation {i} loads {size} bytes")
+            self._give_room(i, size)
+        for i in self.operations(KMM_OP_PIN):
+            size = int(ops["len"][i])
+            if size > _PIN_MAX - PAGE:
+                raise HostEngineError(f"operation {i} pins {size} bytes: a pipe takes {_PIN_MAX - PAGE}")
+            self.records["cap"][i] = max(PAGE, 1 << (size + PAGE - 1).bit_length())
+        for i in self.operations(KMM_OP_UNPIN):
+            pin = int(ops["new_addr_ref"][i])
+            if pin < 0 or ops["op"][pin] != KMM_OP_PIN or ops["mm"][pin] != ops["mm"][i]:
+                raise HostEngineError(f"operation {i} gives up a pin that its own address space has not made")
+            if ops["access"][i] == 1 and ops["data"][i] >= 0:
+                raise HostEngineError(f"operation {i}: on the host no device writes through a pin")
+            self._give_room(i, int(ops["len"][pin]))
+        for i in self.operations(KMM_OP_MINCORE):
+            self._give_room(i, min((int(ops["len"][i]) + PAGE - 1) // PAGE, 1 << 24))
+        self.at_stacks = arena.take((len(self.segments) + self.nmms + 1) * KMM_HOST_STACK, PAGE)
+        self.at_scratch = arena.take(self.nmms * KMM_HOST_SCRATCH, PAGE)
+        maps_room = (2 * self.nops + 64 * self.nmms + 1024) * (1 + min(self.nmms, 64)) * _MAPREC.itemsize
+        self.at_maps = arena.take(min(maps_room, 4 << 30), PAGE)
+
+    def _give_room(self, i, size):
+        self.records["data"][i] = self.arena.take(size, 16)
+        self.records["cap"][i] = size
+
+    def make(self):
+        """The files and the arena."""
+        try:
+            _files(self.program, self.specials, self.opened)
+            self.arena.make()
+        except (OSError, OverflowError, ValueError) as error:
+            raise HostEngineError(f"memory for the run: {error}") from error
+
+    def settle(self, range_start):
+        """The range is known: addresses of this machine, files by their descriptors."""
+        ops, records, mapping = self.ops, self.records, self.mapping
+        mapping.settle(range_start)
+        by_index = np.array(self.opened + [-1], np.int32)
+        uses_file = (ops["file"] >= 0) & np.isin(self.op, (KMM_OP_MMAP, KMM_OP_MAP, KMM_OP_TRUNCATE))
+        records["fd"][uses_file] = by_index[ops["file"][uses_file]]
+        special = records["fd"] < -1
+        records["fd"][special] = by_index[self.nfiles - 2 - records["fd"][special]]
+        addressed = np.isin(self.op, ADDRESSED) & (ops["addr_ref"] < 0)
+        records["addr"] = np.where(addressed, mapping.to_host(ops["addr"]), ops["addr"])
+        records["addr"][(ops["addr"] == 0) & np.isin(self.op, (KMM_OP_BRK, KMM_OP_MMAP)) & (ops["addr_ref"] < 0)
+                        & ((ops["flags"] & (_MAP_FIXED | _MAP_NOREPLACE)) == 0)] = 0
+        renewed = (ops["new_addr_ref"] < 0) & np.isin(self.op, (KMM_OP_MREMAP, KMM_OP_SETBRK))
+        records["new_addr"] = np.where(renewed, mapping.to_host(ops["new_addr"]), ops["new_addr"])
+        records["slot"] = mapping.to_host(self.where.slot)
+        end = ops["addr"] + ops["len"]
+        ranged = addressed & np.isin(self.op, RANGED) & (end > ops["addr"])
+        ranged &= mapping.inside(ops["addr"]) & mapping.inside(end)
+        records["len"][ranged] = (mapping.to_host(end) - records["addr"])[ranged]
+
+    def write(self):
+        """The arena, but for its head."""
+        program, arena, records = self.program, self.arena, self.records
+        deps = arena.view(self.at_deps, _DEP, len(program.dep_stream))
+        deps["stream"] = program.dep_stream
+        deps["count"] = np.asarray(program.dep_pos, np.int64) + 1
+        records["dep"] = program.dep_start[:-1]
+        records["ndeps"] = np.diff(np.asarray(program.dep_start, np.int64))
+        records["notify"][self.stream_start[np.asarray(program.dep_stream, np.int64)]
+                          + np.asarray(program.dep_pos, np.int64)] = 1
+        for _, _, _, last in self.segments:
+            records["notify"][last - 1] = 1
+        arena.view(self.at_streams, _STREAM, len(self.stream_start) - 1)["first"] = self.stream_start[:-1]
+        arena.view(self.at_fds, np.int32, len(self.opened))[:] = sorted(self.opened)
+        arena.view(self.at_ops, _OP, self.nops)[:] = records
+        for data, at in self.blob_at.items():
+            arena.buffer[at:at + len(program.blobs[data])] = program.blobs[data]
+        self._write_mms()
+        self._write_queries()
+
+    def _write_mms(self):
+        self.segs = segs = self.arena.view(self.at_segments, _SEGMENT, len(self.segments))
+        self.mms = mms = self.arena.view(self.at_mms, _MM, self.nmms)
+        for k, (s, mm, first, last) in enumerate(self.segments):
+            segs[k] = (s, mm, first, last, 0, 0, 0, first)
+            mms["nsegments"][mm] += 1
+        mms["live"] = mms["nsegments"]
+        mms["segment"][1:] = np.cumsum(mms["nsegments"])[:-1]
+        by_mm = np.argsort([mm for _, mm, _, _ in self.segments], kind="stable")
+        self.arena.view(self.at_list, np.uint32, len(self.segments))[:] = by_mm
+        mms["eager"] = mms["nsegments"] > 0
+        mms["eager"][self.ops["mm2"][self.op == KMM_OP_FORK]] = 0
+        mms["start_brk"] = mms["brk"] = self.mapping.to_host(np.array([DEFAULT_BRK], np.uint64))[0]
+
+    def _write_queries(self):
+        asked = self.arena.view(self.at_queries, _QUERY, len(self.queries))
+        order = sorted(range(len(self.queries)), key=lambda k: self.queries[k][0])
+        for row, k in enumerate(order):
+            mm, addr, count = self.queries[k]
+            asked[row] = (int(self.mapping.to_host(np.array([addr], np.uint64))[0]), count, self.outs[k])
+            if not self.mms["nquery"][mm]:
+                self.mms["query"][mm] = self.at_queries + row * _QUERY.itemsize
+            self.mms["nquery"][mm] += 1
+
+    def unfinished(self):
+        """Where its streams are, for people."""
+        from pykmm.tape import OPCODE_NAMES
+
+        return _stuck(self.program, self.segs, OPCODE_NAMES.__getitem__)
+
+    def collect(self, maps_next, timing, collect_maps):
+        """HostResult without the times of the whole run."""
+        raw = self.arena.view(self.at_results, _RESULT, self.nops)
+        if self.nops and not raw["done"].all():
+            raise HostEngineError("the run ended before its operations: " + self.unfinished())
+        out = _results(self, raw, timing)
+        out.maps = _maps(self, out.brk, maps_next) if collect_maps else {}
+        out.spans = [(0, 0) if span is None else
+                     (int(raw["start"][span[0]]), int(raw["start"][span[1]] + raw["duration"][span[1]]))
+                     for span in self.spans]
+        out.pagemap = {(mm, addr): self.arena.view(self.outs[k], np.uint64, count).copy()
+                       for k, (mm, addr, count) in enumerate(self.queries)}
+        return out
+
+
+# Context: GIL held. The head of the arena says where everything is; `range_start`: of what the tape's addresses are in.
+cdef kmm_host_head *_write_head(run, uintptr_t range_start, bint timing, bint collect_maps, bint compute) except NULL:
+    cdef uintptr_t base = np.frombuffer(run.arena.buffer, np.uint8).ctypes.data
+    cdef kmm_host_head *head = <kmm_host_head *>base
+    head.base, head.size = base, run.arena.size
+    head.range_start, head.range_end = range_start, range_start + run.mapping.total
+    head.ops, head.deps, head.results, head.segments = run.at_ops, run.at_deps, run.at_results, run.at_segments
+    head.streams, head.mms, head.seglist, head.stacks = run.at_streams, run.at_mms, run.at_list, run.at_stacks
+    head.scratch, head.fds, head.tls = run.at_scratch, run.at_fds, run.at_tls
+    head.nops, head.nsegments, head.nmms = run.nops, len(run.segments), run.nmms
+    head.nstreams = len(run.stream_start) - 1
+    head.nfds = len(run.opened)
+    head.neager = int(run.mms["nsegments"][run.mms["eager"] != 0].sum())
+    head.timing, head.compute = timing, compute
+    head.phase0_left = int(np.count_nonzero(run.ops["phase"] == 0))
+    head.maps_next, head.maps_end = run.at_maps, run.arena.size if collect_maps else run.at_maps
+    return head
+
+
+# Context: GIL held, given up meanwhile. Waits for the processes of the run; its status. *gone: there are none any more.
+cdef int _wait(run, long pid, double timeout, int *gone) except? -1:
+    cdef int status = 0, slice_ms
+    cdef double deadline = time.monotonic() + timeout
+    while True:
+        slice_ms = int(min(100.0, max(0.0, (deadline - time.monotonic()) * 1000) + 1))
+        with nogil:
+            gone[0] = kmm_host_wait(pid, slice_ms, &status)
+        if gone[0]:
+            return status
+        PyErr_CheckSignals()
+        if time.monotonic() >= deadline:
+            raise HostEngineError(f"the tape did not finish on the host kernel within {timeout:g} s: {run.unfinished()}")
+
+
 def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True, pagemap=()):
     """Runs a TapeProgram as real system calls and touches in forked children; returns a HostResult.
 
@@ -235,247 +493,49 @@ def run(program, *, timeout=120.0, timing=True, collect_maps=True, compute=True,
     read when the address space ends. An operation that fails is a result. HostEngineError: the run could not be set up,
     did not finish in time (everything is killed) or a process of it died; TapeError: the program is inconsistent.
     """
-    from pykmm.tape import OPCODE_NAMES
-
     cdef kmm_host_head *head
-    cdef uintptr_t base
-    cdef void *hole
-    cdef long pid
-    cdef int status = 0, gone = 0, slice_ms
-    cdef size_t total
+    cdef uintptr_t range_start
+    cdef void *hole = NULL
+    cdef long pid = 0
+    cdef int status, gone = 0
+    cdef size_t total = 0
     if not timeout > 0:
         raise ValueError(f"timeout must be positive, not {timeout!r}")
     if not KMM_HOST_SUPPORTED:
         raise HostEngineError("the host engine needs Linux on x86-64")
-    ops = program.ops
-    n = len(ops)
-    nmms = int(program.mms)
-    stream_start = np.asarray(program.stream_start, np.int64)
-    nstreams = len(stream_start) - 1
-    segments = _segments(ops, stream_start)
-    _check(program, segments, nmms)
-    where = Placement(program)
-    lo, hi = where.intervals
-    queries = [(int(mm), int(addr), int(count)) for mm, addr, count in pagemap]
-    if queries:
-        lo, hi = with_queries(lo, hi, queries)
-    mapping = AddressMap(lo, hi)
-
-    records = np.zeros(n, _OP)
-    op = ops["op"].astype(np.int64)
-    for name in ("len", "new_len", "offset", "addr_ref", "mm2", "prot", "flags", "access"):
-        records[name] = ops[name]
-    records["new_ref"] = ops["new_addr_ref"]
-    records["op"] = op
-    records["how"] = where.how
-    records["setup"] = ops["phase"] == 0
-    spans = _spans(program)
-    for span in spans:
-        if span is not None:
-            records["setup"][list(span)] |= 2       # KMM_HOST_STAMP
-    users = {}
-    for _, mm, _, last in segments:
-        users.setdefault(mm, []).append(last)
-    for i in np.nonzero(op == KMM_OP_EXEC)[0].tolist():
-        if users[int(ops["mm"][i])] == [i + 1]:
-            records["how"][i] |= KMM_HOW_CLOSES
-    records["fd"] = -1
-    specials, special_names, stacks = [], [], []
-    for i in np.nonzero(op == KMM_OP_MAP)[0].tolist():
-        if not ops["flags"][i] & 3:
-            records["flags"][i] |= 2
-        data = int(ops["data"][i])
-        name = program.blobs[data].decode("utf-8", "replace") if data >= 0 else ""
-        if name == "[stack]":
-            records["flags"][i] |= _MAP_GROWSDOWN
-            stacks.append(int(ops["addr"][i]) + int(ops["len"][i]))
-        elif ops["file"][i] < 0 and name.startswith("[") and name != "[heap]" and not where.how[i] & KMM_HOW_SKIP:
-            records["fd"][i] = -2 - len(specials)
-            specials.append((int(ops["len"][i]) + PAGE - 1) & -PAGE)
-            special_names.append(name)
-            records["flags"][i] &= ~_MAP_ANONYMOUS
-            records["offset"][i] = 0
-            continue
-        if ops["file"][i] < 0:
-            records["flags"][i] |= _MAP_ANONYMOUS
-
-    arena = _Arena()
-    at_tls = arena.take(PAGE)
-    at_mms = arena.take(nmms * _MM.itemsize)
-    at_streams = arena.take(nstreams * _STREAM.itemsize)
-    at_segments = arena.take(len(segments) * _SEGMENT.itemsize)
-    at_list = arena.take(len(segments) * 4)
-    ndeps = len(program.dep_stream)
-    at_deps = arena.take(ndeps * _DEP.itemsize)
-    nfiles = len(program.files)
-    at_fds = arena.take((nfiles + len(specials)) * 4)
-    at_results = arena.take(n * _RESULT.itemsize)
-    at_ops = arena.take(n * _OP.itemsize)
-    at_queries = arena.take(len(queries) * _QUERY.itemsize)
-    outs = [arena.take(count * 8) for _, _, count in queries]
-    blob_at = {}
-    for i in np.nonzero(op == KMM_OP_STORE)[0].tolist():
-        data = int(ops["data"][i])
-        if data not in blob_at:
-            blob_at[data] = arena.take(len(program.blobs[data]), 16)
-        records["data"][i] = blob_at[data]
-        records["cap"][i] = len(program.blobs[data])
-    for i in np.nonzero(op == KMM_OP_LOAD)[0].tolist():
-        size = int(ops["len"][i])
-        if size > 1 << 30:
-            raise HostEngineError(f"operation {i} loads {size} bytes")
-        records["data"][i] = arena.take(size, 16)
-        records["cap"][i] = size
-    for i in np.nonzero(op == KMM_OP_PIN)[0].tolist():
-        size = int(ops["len"][i])
-        if size > _PIN_MAX - PAGE:
-            raise HostEngineError(f"operation {i} pins {size} bytes: a pipe takes {_PIN_MAX - PAGE}")
-        records["cap"][i] = max(PAGE, 1 << (size + PAGE - 1).bit_length())
-    for i in np.nonzero(op == KMM_OP_UNPIN)[0].tolist():
-        pin = int(ops["new_addr_ref"][i])
-        if pin < 0 or ops["op"][pin] != KMM_OP_PIN or ops["mm"][pin] != ops["mm"][i]:
-            raise HostEngineError(f"operation {i} gives up a pin that its own address space has not made")
-        if ops["access"][i] == 1 and ops["data"][i] >= 0:
-            raise HostEngineError(f"operation {i}: on the host no device writes through a pin")
-        size = int(ops["len"][pin])
-        records["data"][i] = arena.take(size, 16)
-        records["cap"][i] = size
-    for i in np.nonzero(op == KMM_OP_MINCORE)[0].tolist():
-        size = min((int(ops["len"][i]) + PAGE - 1) // PAGE, 1 << 24)
-        records["data"][i] = arena.take(size, 16)
-        records["cap"][i] = size
-    at_stacks = arena.take((len(segments) + nmms + 1) * KMM_HOST_STACK, PAGE)
-    at_scratch = arena.take(nmms * KMM_HOST_SCRATCH, PAGE)
-    maps_room = (2 * n + 64 * nmms + 1024) * (1 + min(nmms, 64)) * _MAPREC.itemsize
-    at_maps = arena.take(min(maps_room, 4 << 30), PAGE)
-
-    opened = []
-    hole = NULL
-    pid = 0
-    total = 0
+    this = _Run(program, pagemap)
     began = time.monotonic_ns()
     try:
-        try:
-            _files(program, specials, opened)
-            arena.make()
-        except (OSError, OverflowError, ValueError) as error:
-            raise HostEngineError(f"memory for the run: {error}") from error
+        this.make()
         # A hole of the right size; the zygote opens it, here it is given back after the fork.
-        total = mapping.total + HUGE
+        total = this.mapping.total + HUGE
         hole = c_mmap(NULL, total, 0, _mmap.MAP_PRIVATE | _mmap.MAP_ANONYMOUS | 0x4000, -1, 0)
         if <uintptr_t>hole == <uintptr_t>-1:
             hole = NULL
             raise HostEngineError(f"no contiguous range of {total >> 20} MiB for the tape's addresses")
         range_start = (<uintptr_t>hole + HUGE - 1) // HUGE * HUGE
-        mapping.settle(range_start)
-
-        by_index = np.array(opened + [-1], np.int32)
-        uses_file = (ops["file"] >= 0) & np.isin(op, (KMM_OP_MMAP, KMM_OP_MAP, KMM_OP_TRUNCATE))
-        records["fd"][uses_file] = by_index[ops["file"][uses_file]]
-        special = records["fd"] < -1
-        records["fd"][special] = by_index[nfiles - 2 - records["fd"][special]]
-        addressed = np.isin(op, ADDRESSED) & (ops["addr_ref"] < 0)
-        records["addr"] = np.where(addressed, mapping.to_host(ops["addr"]), ops["addr"])
-        records["addr"][(ops["addr"] == 0) & np.isin(op, (KMM_OP_BRK, KMM_OP_MMAP)) & (ops["addr_ref"] < 0)
-                        & ((ops["flags"] & (_MAP_FIXED | _MAP_NOREPLACE)) == 0)] = 0
-        renewed = (ops["new_addr_ref"] < 0) & np.isin(op, (KMM_OP_MREMAP, KMM_OP_SETBRK))
-        records["new_addr"] = np.where(renewed, mapping.to_host(ops["new_addr"]), ops["new_addr"])
-        records["slot"] = mapping.to_host(where.slot)
-        end = ops["addr"] + ops["len"]
-        ranged = addressed & np.isin(op, RANGED) & (end > ops["addr"])
-        ranged &= mapping.inside(ops["addr"]) & mapping.inside(end)
-        records["len"][ranged] = (mapping.to_host(end) - records["addr"])[ranged]
-
-        deps = arena.view(at_deps, _DEP, ndeps)
-        deps["stream"] = program.dep_stream
-        deps["count"] = np.asarray(program.dep_pos, np.int64) + 1
-        records["dep"] = program.dep_start[:-1]
-        records["ndeps"] = np.diff(np.asarray(program.dep_start, np.int64))
-        records["notify"][stream_start[np.asarray(program.dep_stream, np.int64)]
-                          + np.asarray(program.dep_pos, np.int64)] = 1
-        segs = arena.view(at_segments, _SEGMENT, len(segments))
-        mms = arena.view(at_mms, _MM, nmms)
-        for k, (s, mm, first, last) in enumerate(segments):
-            segs[k] = (s, mm, first, last, 0, 0, 0, first)
-            records["notify"][last - 1] = 1
-            mms["nsegments"][mm] += 1
-        mms["live"] = mms["nsegments"]
-        mms["segment"][1:] = np.cumsum(mms["nsegments"])[:-1]
-        arena.view(at_list, np.uint32, len(segments))[:] = np.argsort([mm for _, mm, _, _ in segments], kind="stable")
-        forked = ops["mm2"][op == KMM_OP_FORK]
-        mms["eager"] = mms["nsegments"] > 0
-        mms["eager"][forked] = 0
-        start_brk = mapping.to_host(np.array([DEFAULT_BRK], np.uint64))[0]
-        mms["start_brk"] = start_brk
-        mms["brk"] = start_brk
-        streams = arena.view(at_streams, _STREAM, nstreams)
-        streams["first"] = stream_start[:-1]
-        arena.view(at_fds, np.int32, len(opened))[:] = sorted(opened)
-        arena.view(at_ops, _OP, n)[:] = records
-        for data, at in blob_at.items():
-            arena.buffer[at:at + len(program.blobs[data])] = program.blobs[data]
-        asked = arena.view(at_queries, _QUERY, len(queries))
-        order = sorted(range(len(queries)), key=lambda k: queries[k][0])
-        for row, k in enumerate(order):
-            mm, addr, count = queries[k]
-            asked[row] = (int(mapping.to_host(np.array([addr], np.uint64))[0]), count, outs[k])
-            if not mms["nquery"][mm]:
-                mms["query"][mm] = at_queries + row * _QUERY.itemsize
-            mms["nquery"][mm] += 1
-
-        base = np.frombuffer(arena.buffer, np.uint8).ctypes.data
-        head = <kmm_host_head *>base
-        head.base, head.size = base, arena.size
-        head.range_start, head.range_end = range_start, range_start + mapping.total
-        head.ops, head.deps, head.results, head.segments = at_ops, at_deps, at_results, at_segments
-        head.streams, head.mms, head.seglist, head.stacks = at_streams, at_mms, at_list, at_stacks
-        head.scratch, head.fds, head.tls = at_scratch, at_fds, at_tls
-        head.nops, head.nsegments, head.nstreams, head.nmms = n, len(segments), nstreams, nmms
-        head.nfds = len(opened)
-        head.neager = int(mms["nsegments"][mms["eager"] != 0].sum())
-        head.timing, head.compute = bool(timing), bool(compute)
-        head.phase0_left = int(np.count_nonzero(ops["phase"] == 0))
-        head.maps_next, head.maps_end = at_maps, arena.size if collect_maps else at_maps
-
+        this.settle(range_start)
+        this.write()
+        head = _write_head(this, range_start, bool(timing), bool(collect_maps), bool(compute))
         pid = kmm_host_start(<void *>head)
         if pid < 0:
             raise HostEngineError(f"fork: {os.strerror(-pid)}")
         c_munmap(hole, total)
         hole = NULL
-        deadline = time.monotonic() + timeout
-        while not gone:
-            slice_ms = int(min(100.0, max(0.0, (deadline - time.monotonic()) * 1000) + 1))
-            with nogil:
-                gone = kmm_host_wait(pid, slice_ms, &status)
-            if gone:
-                break
-            PyErr_CheckSignals()
-            if time.monotonic() >= deadline:
-                raise HostEngineError(f"the tape did not finish on the host kernel within {timeout:g} s: "
-                                      + _stuck(program, segs, None, OPCODE_NAMES.__getitem__))
+        status = _wait(this, pid, timeout, &gone)
         if status != 0:
             raise HostEngineError(_death(status, head.failed, head.fail_sig, head.fail_code, head.fail_what,
                                          head.fail_ip, head.fail_addr))
         wall = time.monotonic_ns() - began
-        if n and not arena.view(at_results, _RESULT, n)["done"].all():
-            raise HostEngineError("the run ended before its operations: "
-                                  + _stuck(program, segs, None, OPCODE_NAMES.__getitem__))
-        out = _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, head.maps_next, nstreams,
-                       special_names, stacks, timing, collect_maps)
+        out = this.collect(head.maps_next, timing, collect_maps)
         out.elapsed_ns, out.setup_ns, out.wall_ns = head.t_end, head.t_setup, wall
-        times = arena.view(at_results, _RESULT, n)
-        out.spans = [(0, 0) if span is None else
-                     (int(times["start"][span[0]]), int(times["start"][span[1]] + times["duration"][span[1]]))
-                     for span in spans]
-        out.pagemap = {(mm, addr): arena.view(outs[k], np.uint64, count).copy()
-                       for k, (mm, addr, count) in enumerate(queries)}
         return out
     finally:
         if pid > 0 and not gone:
             kmm_host_kill(pid)
         if hole != NULL:
             c_munmap(hole, total)
-        for fd in opened:
+        for fd in this.opened:
             os.close(fd)
 
 
@@ -490,10 +550,9 @@ def _death(status, failed, sig, code, what, ip, addr):
     return f"{who} ended unexpectedly (wait status {status})"
 
 
-def _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, maps_next, nstreams, special_names,
-             stacks, timing, collect_maps):
-    ops, n = program.ops, len(program.ops)
-    raw = arena.view(at_results, _RESULT, n)
+def _results(run, raw, timing):
+    """HostResult: what each operation gave."""
+    ops, mapping, segs, mms = run.ops, run.mapping, run.segs, run.mms
     value = raw["value"]
     failed = (value < 0) & (value >= -4095)
     out = HostResult()
@@ -506,44 +565,45 @@ def _collect(program, records, mapping, arena, at_results, segs, mms, at_maps, m
     out.fault_addr = np.where(raw["sig"] != 0, mapping.to_tape(raw["fault_addr"]), 0).astype(np.uint64)
     out.start_ns = raw["start"].copy() if timing else None
     out.duration_ns = raw["duration"].copy() if timing else None
+    nstreams = len(run.stream_start) - 1
     out.minor_faults = np.zeros(nstreams, np.int64)
     out.major_faults = np.zeros(nstreams, np.int64)
     np.add.at(out.minor_faults, segs["stream"], segs["minflt"])
     np.add.at(out.major_faults, segs["stream"], segs["majflt"])
     out.loads = {}
     for i in np.nonzero(np.isin(ops["op"], (KMM_OP_LOAD, KMM_OP_MINCORE, KMM_OP_UNPIN)) & ~failed)[0].tolist():
-        at, size = int(records["data"][i]), int(records["cap"][i])
-        out.loads[i] = bytes(arena.buffer[at:at + size])
+        at, size = int(run.records["data"][i]), int(run.records["cap"][i])
+        out.loads[i] = bytes(run.arena.buffer[at:at + size])
     brks = zip(mapping.to_tape(mms["start_brk"]).tolist(), mapping.to_tape(mms["brk"]).tolist(), strict=True)
     out.brk = dict(enumerate(brks))
-    out.maps = {}
-    if not collect_maps:
-        return out
+    return out
+
+
+def _maps(run, brks, maps_next):
+    """Address space -> its mappings at its end. `brks`: its heap."""
+    mms = run.mms
     lost = np.nonzero(mms["map_errno"])[0]
     if len(lost):
         raise HostEngineError(f"maps of address space {lost[0]}: {os.strerror(int(mms['map_errno'][lost[0]]))}")
-    names = [f.name for f in program.files] + special_names
-    found = arena.view(at_maps, _MAPREC, (maps_next - at_maps) // _MAPREC.itemsize)
-    starts, ends = mapping.to_tape(found["start"]), mapping.to_tape(found["end"] - np.uint64(1)) + np.uint64(1)
-    out.maps = {mm: [] for mm in range(len(mms)) if mms["recorded"][mm]}
+    names = [f.name for f in run.program.files] + run.special_names
+    found = run.arena.view(run.at_maps, _MAPREC, (maps_next - run.at_maps) // _MAPREC.itemsize)
+    starts, ends = run.mapping.to_tape(found["start"]), run.mapping.to_tape(found["end"] - np.uint64(1)) + np.uint64(1)
+    maps = {mm: [] for mm in range(len(mms)) if mms["recorded"][mm]}
     for k in range(len(found)):
         mm, start, end = int(found["mm"][k]), int(starts[k]), int(ends[k])
         index = int(found["fd_index"][k])
         name = ""
         if index >= 0:
             name = names[index]
-        elif start < out.brk[mm][1] and end > out.brk[mm][0]:
+        elif start < brks[mm][1] and end > brks[mm][0]:
             name = "[heap]"
-        elif any(start < top <= end for top in stacks):
+        elif any(start < top <= end for top in run.stacks):
             name = "[stack]"
         perms = found["perms"][k].decode()
         if not name and perms.endswith("s"):
             name = "/dev/zero (deleted)"    # shared anonymous memory has a file of the kernel's own
-        if name.startswith("[") and index >= 0:
-            offset = 0
-        else:
-            offset = int(found["offset"][k])
-        out.maps[mm].append(HostMap(start, end, perms, offset, name, int(found["resident"][k])))
-    for lines in out.maps.values():
+        offset = 0 if name.startswith("[") and index >= 0 else int(found["offset"][k])
+        maps[mm].append(HostMap(start, end, perms, offset, name, int(found["resident"][k])))
+    for lines in maps.values():
         lines.sort()
-    return out
+    return maps
