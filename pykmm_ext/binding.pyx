@@ -14,8 +14,8 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.handle cimport File as file_object
 from pykmm_ext.handle cimport (
-    MachineHandle, as_int, as_ulong, cpu_disown, cpu_own, machine_bind, machine_enter, machine_get, machine_leave,
-    machine_put, machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
+    MachineHandle, as_bytes, as_int, as_ulong, cpu_disown, cpu_own, machine_bind, machine_enter, machine_get,
+    machine_leave, machine_put, machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
 from pykmm_ext.machine.cpu cimport (
@@ -261,7 +261,7 @@ cdef class Machine(MachineHandle):
         if data is None and size is None:
             raise ValueError("a file needs data, a size, or both")
         if data is not None:
-            view = memoryview(data).cast("B")
+            view = as_bytes(data, "data")
             length = view.shape[0]
             if length:
                 p = &view[0]

@@ -35,6 +35,8 @@ cdef void set_bind(bind_function function) noexcept
 # Context of these: GIL held. `what` names the argument in a TypeError or ValueError.
 cdef unsigned long as_ulong(object value, str what) except? 0xdead0
 cdef int as_int(object value, str what) except? -7
+# The bytes of anything that has them, as a memoryview of "B".
+cdef object as_bytes(object value, str what)
 # OSError with the errno of a -errno result.
 cdef int raise_errno(long result) except -1
 # The same for an allocation that returned NULL: MemoryError for -ENOMEM.

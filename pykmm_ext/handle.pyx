@@ -46,6 +46,18 @@ cdef int as_int(object value, str what) except? -7:
     return n
 
 
+cdef object as_bytes(object value, str what):
+    """Context: GIL held. TypeError for what has no bytes, or has them in several pieces."""
+    cdef object view
+    try:
+        view = memoryview(value)
+    except TypeError:
+        raise TypeError(f"{what} must be bytes-like, not {type(value).__name__}") from None
+    if not view.c_contiguous:
+        raise TypeError(f"{what} must be contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
 cdef int raise_errno(long result) except -1:
     raise OSError(-result, os.strerror(-result))
 

@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from pykmm_ext.arch cimport arch_get_ops
 from pykmm_ext.handle cimport (
-    File, MachineHandle, as_int, as_ulong, end_mm, file_check, machine_enter, machine_leave, machine_reap,
+    File, MachineHandle, as_bytes, as_int, as_ulong, end_mm, file_check, machine_enter, machine_leave, machine_reap,
     pykmm_errors, raise_alloc, raise_errno,
 )
 from pykmm_ext.machine.cpu cimport Cpu, u8, u32, u64
@@ -103,7 +103,8 @@ cdef class MmStruct:
     """An address space; made by :meth:`Machine.mm` and :meth:`fork`.
 
     System calls take the integers of the stdlib mmap module and raise OSError with the errno that Linux gives. Accesses
-    raise :class:`pykmm.SegmentationFault` or :class:`pykmm.BusError`. `cpu` names the simulated CPU that runs the call.
+    raise :class:`pykmm.SegmentationFault` or :class:`pykmm.BusError`. `cpu` names the simulated CPU that runs the call; a
+    CPU runs one call at a time: threads that name the same one wait for each other, those that name others run beside it.
     """
 
     def __init__(self):
@@ -337,7 +338,7 @@ cdef class MmStruct:
     def store(self, addr, data, *, cpu=0):
         """Write `data` at `addr` as the program would. Bytes before a bad page are written."""
         cdef unsigned long a = as_ulong(addr, "addr")
-        cdef const u8[::1] view = memoryview(data).cast("B")
+        cdef const u8[::1] view = as_bytes(data, "data")
         cdef unsigned long count = view.shape[0]
         cdef const u8 *src = &view[0] if count else NULL
         cdef int r

@@ -8,7 +8,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from pykmm_ext.arch cimport arch_get_ops
-from pykmm_ext.handle cimport as_ulong, machine_enter, machine_leave, raise_errno
+from pykmm_ext.handle cimport as_bytes, as_ulong, machine_enter, machine_leave, raise_errno
 from pykmm_ext.machine.cpu cimport u8
 from pykmm_ext.mm.gup cimport get_user_pages_fast, unpin_user_pages
 from pykmm_ext.mm.mm_types cimport FOLL_PIN, FOLL_WRITE, page, page_to_pfn, pfn_to_page
@@ -127,7 +127,7 @@ cdef class Pin:
 
     def write(self, data, offset=0, *, cpu=0):
         """Write `data` at `offset`, as a device writes. ValueError for a pin for reading."""
-        cdef const u8[::1] view = memoryview(data).cast("B")
+        cdef const u8[::1] view = as_bytes(data, "data")
         if not self.write_access:
             raise ValueError("this pin is for reading")
         pin_transfer(self, as_ulong(offset, "offset"), <u8 *>&view[0] if view.shape[0] else NULL, view.shape[0], True, cpu)

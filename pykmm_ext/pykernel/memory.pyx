@@ -360,8 +360,8 @@ def pte_trylock(CpuHandle cpu not None, VmFault vmf not None):
 
 
 def pte_lock(CpuHandle cpu not None, VmFault vmf not None):
-    """The same, and spin until it is free. With IRQs off that is a deadlock: its holder may wait for this CPU to take an
-    IPI."""
+    """As pte_trylock(), and spin until the lock is free. With IRQs off that is a deadlock: its holder may wait for this CPU
+    to take an IPI."""
     take_ptl(cpu, vmf, True, "pte_lock()")
 
 
@@ -405,8 +405,8 @@ def find_get_page(CpuHandle cpu not None, VmFault vmf not None):
 
 
 def filemap_fault(CpuHandle cpu not None, VmFault vmf not None):
-    """The same, and make the page where it is missing; may sleep. ``VM_FAULT_`` bits in place of a page: SIGBUS behind the
-    end of the file, OOM."""
+    """As find_get_page(), and make the page where it is missing; may sleep. ``VM_FAULT_`` bits in place of a page: SIGBUS
+    behind the end of the file, OOM."""
     cdef page_result r
     cdef PageHandle found
     cdef u64 pg

@@ -55,7 +55,7 @@ def find_vma(CpuHandle cpu not None, MmHandle mm not None, unsigned long address
 
 
 def find_vma_srcu(CpuHandle cpu not None, MmHandle mm not None, unsigned long address):
-    """The same without mmap_sem, inside of an SRCU section; for strategies whose tree changes bump mm_seq
+    """As find_vma() without mmap_sem, inside of an SRCU section; for strategies whose tree changes bump mm_seq
     (spf_tree_write_begin)."""
     return look_up(cpu, mm, do_find_vma_srcu, address, SPINS)
 

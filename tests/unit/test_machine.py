@@ -2,6 +2,7 @@
 """pykmm/machine.py, pykmm_ext/binding.pyx, mm_binding.pyx and handle.pyx: Machine, MmStruct, File, Vma."""
 from __future__ import annotations
 
+import array
 import errno
 import gc
 import mmap
@@ -45,6 +46,22 @@ def test_sizes() -> None:
 def test_bad_machines(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         pykmm.Machine(**{"arch": ARCH} | arguments)
+
+
+def test_what_is_no_bytes_is_named(m: pykmm.Machine) -> None:
+    mm = m.mm()
+    a = mm.mmap(0, PAGE)
+    pin = mm.pin(a, PAGE, True)
+    calls: list[Callable[[Any], object]] = [lambda data: mm.store(a, data), lambda data: m.file("f", data), pin.write]
+    for call in calls:
+        with pytest.raises(TypeError, match="data must be bytes-like, not int"):
+            call(5)
+        with pytest.raises(TypeError, match="data must be contiguous"):
+            call(memoryview(b"abcd")[::2])
+        call(memoryview(b""))
+        call(array.array("I", [1, 2]))
+    assert mm.load(a, 8) == array.array("I", [1, 2]).tobytes()
+    pin.unpin()
 
 
 def test_a_big_machine_costs_nothing() -> None:
