@@ -268,12 +268,85 @@ static u64 overdue(struct check *c, u64 set, u32 d)
 	return found;
 }
 
+/* Nobody can go on. */
+static void end_of_execution(struct check *c)
+{
+	bool all = true;
+
+	for (u32 i = 0; i < c->nr_vcpus; i++)
+		all &= c->vcpus[i].pend.op == P_DONE;
+	if (!all) {
+		blocked_races(c);
+		deadlock(c);
+	}
+	c->over = 1;
+}
+
+/* Beyond the given schedule, or where it cannot be followed: as it comes. */
+static u32 given_pick(struct check *c, u64 set, u32 current, u32 *choice)
+{
+	while (c->given_at < c->ngiven) {
+		u32 a = c->given[c->given_at] & 0xff;
+		*choice = c->given[c->given_at++] >> 8;
+		if (a < c->nr_agents && set & bit(a))
+			return a;
+		c->diverged = 1;
+		*choice = 0;
+	}
+	return default_pick(set, current);
+}
+
+/* A node of its own for the step, out of `set`; false: all of them sleep. */
+static bool node_begin(struct check *c, u32 d, u64 set, u32 *choice)
+{
+	struct node *node = &c->nodes[d];
+	u32 current = d ? c->nodes[d - 1].current : 0xff;
+	u64 avail;
+
+	node->enabled = set;
+	node->done = 0;
+	node->forced = 0;
+	node->nchoices = 1;
+	node->before = (u8)current;
+	node->preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0;
+	switch (c->explorer) {
+	case EXPLORER_DPOR:
+		if (d == 0) {
+			node->sleep = 0;
+			node->marks = (struct marks){ 0, 0, 0, 0 };
+		}
+		avail = set & ~node->sleep;
+		if (!avail)
+			return false;
+		node->chosen = (u8)default_pick(avail, current);
+		node->backtrack = d < c->expand ? within_bound(c, node, avail) : bit(node->chosen);
+		break;
+	case EXPLORER_DFS:
+		node->sleep = 0;
+		avail = within_bound(c, node, set);
+		node->chosen = (u8)default_pick(avail, current);
+		node->backtrack = avail;
+		break;
+	case EXPLORER_RANDOM:
+		node->chosen = (u8)random_pick(c, set);
+		break;
+	case EXPLORER_PCT:
+		node->chosen = (u8)pct_pick(c, set);
+		break;
+	default:
+		node->chosen = (u8)given_pick(c, set, current, choice);
+		break;
+	}
+	node_choose(c, node, node->chosen);
+	return true;
+}
+
 /* The agent of the next step, with *choice; the execution may be over instead. */
 static u32 choose(struct check *c, u32 *choice)
 {
-	u32 d = c->nevents, current;
+	u32 d = c->nevents;
 	struct node *node;
-	u64 set, avail;
+	u64 set;
 
 	*choice = 0;
 	if (unlikely(c->over || !reserve(c)))
@@ -298,14 +371,7 @@ static u32 choose(struct check *c, u32 *choice)
 		return node->chosen;
 	}
 	if (unlikely(!set)) {
-		bool all = true;
-		for (u32 i = 0; i < c->nr_vcpus; i++)
-			all &= c->vcpus[i].pend.op == P_DONE;
-		if (!all) {
-			blocked_races(c);
-			deadlock(c);
-		}
-		c->over = 1;
+		end_of_execution(c);
 		return 0;
 	}
 	if (unlikely(c->cut && d >= c->cut)) {
@@ -313,57 +379,12 @@ static u32 choose(struct check *c, u32 *choice)
 		c->over = 1;
 		return 0;
 	}
-	current = d ? c->nodes[d - 1].current : 0xff;
-	node->enabled = set;
-	node->done = 0;
-	node->forced = 0;
-	node->nchoices = 1;
-	node->before = (u8)current;
-	node->preemptions = d ? (u8)(c->nodes[d - 1].preemptions + is_preemption(c, &c->nodes[d - 1])) : 0;
-	avail = set;
-	switch (c->explorer) {
-	case EXPLORER_DPOR:
-		if (d == 0) {
-			node->sleep = 0;
-			node->marks = (struct marks){ 0, 0, 0, 0 };
-		}
-		avail = set & ~node->sleep;
-		if (!avail) {
-			blocked_races(c);
-			c->blocked_run = 1;
-			c->over = 1;
-			return 0;
-		}
-		node->chosen = (u8)default_pick(avail, current);
-		node->backtrack = d < c->expand ? within_bound(c, node, avail) : bit(node->chosen);
-		break;
-	case EXPLORER_DFS:
-		node->sleep = 0;
-		avail = within_bound(c, node, set);
-		node->chosen = (u8)default_pick(avail, current);
-		node->backtrack = avail;
-		break;
-	case EXPLORER_RANDOM:
-		node->chosen = (u8)random_pick(c, set);
-		break;
-	case EXPLORER_PCT:
-		node->chosen = (u8)pct_pick(c, set);
-		break;
-	default: /* beyond the given schedule, or where it cannot be followed: as it comes */
-		node->chosen = (u8)default_pick(set, current);
-		while (c->given_at < c->ngiven) {
-			u32 a = c->given[c->given_at] & 0xff;
-			*choice = c->given[c->given_at++] >> 8;
-			if (a < c->nr_agents && set & bit(a)) {
-				node->chosen = (u8)a;
-				break;
-			}
-			c->diverged = 1;
-			*choice = 0;
-		}
-		break;
+	if (!node_begin(c, d, set, choice)) {
+		blocked_races(c);
+		c->blocked_run = 1;
+		c->over = 1;
+		return 0;
 	}
-	node_choose(c, node, node->chosen);
 	return node->chosen;
 }
 
