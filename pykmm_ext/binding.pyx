@@ -14,7 +14,7 @@ import os
 from pykmm_ext.arch cimport Arch, arch_get_ops
 from pykmm_ext.handle cimport File as file_object
 from pykmm_ext.handle cimport (
-    MachineHandle, as_bytes, as_int, as_ulong, cpu_disown, cpu_own, machine_bind, machine_enter, machine_get,
+    MachineHandle, as_bytes, as_int, as_ulong, cpu_disown, cpu_own, left_behind, machine_bind, machine_enter, machine_get,
     machine_leave, machine_put, machine_reap, pykmm_errors, raise_alloc, raise_exceptions, take_exception,
 )
 from pykmm_ext.kernel.rcu cimport rcu_barrier
@@ -39,7 +39,7 @@ from pykmm_ext.mm.mm_types cimport file as file_t
 from pykmm_ext.mm.mm_types cimport machine as machine_t
 from pykmm_ext.mm.mm_types cimport mm_struct, strategy_ops
 from pykmm_ext.mm.page_alloc cimport nr_used_pages
-from pykmm_ext.mm.validate cimport validate_held, validate_machine, violation
+from pykmm_ext.mm.validate cimport validate_machine, violation
 from pykmm_ext.mm_binding cimport MmStruct as mm_object
 from pykmm_ext.mm_binding cimport mm_default_brk, wrap_mm
 from pykmm_ext.pin cimport pins_reap, release_pins
@@ -419,19 +419,6 @@ cdef list _VM_EVENTS = [
 ]
 
 
-# Context: GIL held; every Cpu is owned, or nobody uses the machine. A PluginError, or None.
-cdef object left_behind(machine_t *m, str otherwise):
-    cdef violation found
-    with nogil:
-        validate_held(m, &found)
-    if found.message == NULL:
-        return None
-    name = m.strategy.name.decode()
-    place = os.fsdecode(<bytes>found.place)
-    return pykmm_errors().PluginError(
-        f"strategy {name!r} has left {found.message.decode()}{f' ({place})' if place else ''}: {otherwise}", name)
-
-
 cdef object _shut(Machine self, machine_leaks *leaks):
     """Tear the machine down. Context: GIL held (released meanwhile); no call in progress, no buffer exported.
 
@@ -448,7 +435,7 @@ cdef object _shut(Machine self, machine_leaks *leaks):
     leaks[0] = machine_leaks(0, 0, 0, 0, 0, 0, 0)
     error = left_behind(m, "the machine counts as closed, and its memory is never given back")
     if error is not None:
-        return error
+        return error if poison == NULL else None    # whoever uses the machine has heard of it
     with nogil:
         for i in range(m.nr_cpus):
             cpu_own(m.cpus[i])

@@ -46,6 +46,11 @@ cdef object pykmm_errors()
 # Context: GIL held. A call into the machine begins / ends: close() refuses while one is in progress.
 # Raises ValueError when the machine is closed.
 cdef int machine_get(MachineHandle self) except -1
+# Context: GIL held; every Cpu is owned, or nobody else uses the machine. A PluginError that says what the strategy still holds
+# and what comes of it, or None.
+cdef object left_behind(machine_t *m, str otherwise)
+# Nobody can use the machine any more but to close it. Context: GIL held.
+cdef int machine_poison(machine_t *m, object error) except -1
 cdef void machine_put(MachineHandle self) noexcept
 # Context: no Cpu owned by the caller, except Cpus of a lower id; GIL not held. May sleep.
 cdef void cpu_own(Cpu *cpu) noexcept nogil

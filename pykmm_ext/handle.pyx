@@ -7,18 +7,19 @@ Python threads may share a Machine: those that name different Cpus run at the sa
 same one take turns.
 """
 cimport cython
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport ENOMEM
 
 import operator
 import os
 
-from pykmm_ext.kernel.atomic cimport cmpxchg_32, kmm_await_futex, kmm_is_not_equal, kmm_wake_32, xchg_32
+from pykmm_ext.kernel.atomic cimport WRITE_ONCE, cmpxchg_32, kmm_await_futex, kmm_is_not_equal, kmm_wake_32, xchg_32
 from pykmm_ext.machine.cpu cimport Cpu, u32
 from pykmm_ext.machine.tlb cimport switch_mm
 from pykmm_ext.mm.filemap cimport do_truncate, fput
 from pykmm_ext.mm.fork cimport mmput
 from pykmm_ext.mm.mm_types cimport KMM_FAULT_ENDLESS, KMM_FAULT_RETURN, KMM_FAULT_TRIES, VM_FAULT_RETRY, machine_of
+from pykmm_ext.mm.validate cimport validate_call, validate_held, violation
 
 
 # ---- arguments ----
@@ -141,9 +142,10 @@ cdef int raise_poison(object error) except -1:
         text = f"{type(error).__name__}: {error}"
     except Exception:       # its own __str__()
         text = type(error).__name__
+    if not isinstance(error, pykmm_errors().PluginError):
+        text = f"its strategy has raised {text}"
     raise pykmm_errors().PluginError(
-        f"this machine can only be closed: its strategy has raised {text}; "
-        f"{'; '.join(getattr(error, '__notes__', ()))}") from error
+        f"this machine can only be closed: {text}; {'; '.join(getattr(error, '__notes__', ()))}") from error
 
 
 cdef void machine_put(MachineHandle self) noexcept:
@@ -188,10 +190,44 @@ cdef int machine_leave(MachineHandle self, Cpu *c) except -1:
     cdef object error = None
     if c.py_exception != NULL or c.fault_code >= KMM_FAULT_RETURN:
         error = take_exception(c)
+    with cython.critical_section(self):
+        # Alone, so that nobody but this call can have left it. (The next one might wait for it for ever.)
+        if self.users == 1 and validate_call(c) != NULL and self.m.poison == NULL:
+            held = left_by_call(c)
+            machine_poison(self.m, held)
+            if error is None:
+                error = held
     cpu_disown(c)
     machine_put(self)
     if error is not None:
         raise error
+    return 0
+
+
+# Context: as validate_call().
+cdef object left_by_call(Cpu *c):
+    name = machine_of(c).strategy.name.decode("utf-8", "replace")
+    return pykmm_errors().PluginError(
+        f"strategy {name!r} has left {validate_call(c).decode()}: the call on CPU {c.id} has ended, and nobody else is in one",
+        name)
+
+
+cdef object left_behind(machine_t *m, str otherwise):
+    cdef violation found
+    validate_held(m, &found)
+    if found.message == NULL:
+        return None
+    name = m.strategy.name.decode("utf-8", "replace")
+    place = os.fsdecode(<bytes>found.place)
+    return pykmm_errors().PluginError(
+        f"strategy {name!r} has left {found.message.decode()}{f' ({place})' if place else ''}: {otherwise}", name)
+
+
+cdef int machine_poison(machine_t *m, object error) except -1:
+    if m.poison == NULL:
+        Py_INCREF(error)
+        WRITE_ONCE(m.cpus[0], <unsigned long *>&m.poison, <unsigned long><PyObject *>error)
+        error.add_note("the machine is poisoned: it can only be closed")
     return 0
 
 

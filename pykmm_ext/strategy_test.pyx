@@ -46,6 +46,12 @@ cdef vm_fault_t leaks_sem(Cpu *cpu, mm_struct *mm, unsigned long address, unsign
     return ret
 
 
+cdef vm_fault_t leaks_sem_w(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    cdef vm_fault_t ret = handle_fault_mmap_sem(cpu, mm, address, flags)
+    down_write(cpu, &mm.mmap_sem)
+    return ret
+
+
 cdef vm_fault_t leaks_ptl(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
     cdef vm_fault_t ret = handle_fault_mmap_sem(cpu, mm, address, flags)
     spin_lock(cpu, pte_lockptr(cpu, mm, mm_find_pmd(cpu, mm, address)[0]))
@@ -103,6 +109,8 @@ cdef class Mistake(Strategy):
             self.table.handle_fault = sleeps
         elif what == "leaks_sem":
             self.table.handle_fault = leaks_sem
+        elif what == "leaks_sem_w":
+            self.table.handle_fault = leaks_sem_w
         elif what == "leaks_ptl":
             self.table.handle_fault = leaks_ptl
         elif what == "leaks_rcu":
@@ -135,5 +143,5 @@ cdef class Mistake(Strategy):
             raise ValueError(f"unknown mistake {what!r}; known: {', '.join(MISTAKES)}")
 
 
-MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "leaks_sem", "leaks_ptl", "leaks_rcu", "leaks_srcu", "leaks_irq",
-            "no_table", "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")
+MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "leaks_sem", "leaks_sem_w", "leaks_ptl", "leaks_rcu", "leaks_srcu",
+            "leaks_irq", "no_table", "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")

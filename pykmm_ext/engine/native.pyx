@@ -13,6 +13,7 @@ Clock: from the moment the first stream leaves the start barrier to the moment t
 Before it starts, host memory is put behind as many frames as the tape needs, so that no fault of the
 host is timed. The copies of the final maps that an EXIT takes are timed separately and left out.
 """
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pystate cimport PyGILState_STATE, PyThreadState
 from cpython.ref cimport Py_INCREF, PyObject
@@ -29,7 +30,9 @@ from pykmm_ext.binding cimport Machine
 from pykmm_ext.engine.tape_ops cimport (
     KMM_OP_NOP, TapeArrays, at_least, end_mm, leave_mm, run_op, run_state, stream, tape_end, tape_start,
 )
-from pykmm_ext.handle cimport cpu_disown, cpu_own, machine_get, machine_put, pykmm_errors, take_exception
+from pykmm_ext.handle cimport (
+    cpu_disown, cpu_own, left_behind, machine_get, machine_poison, machine_put, pykmm_errors, take_exception,
+)
 from pykmm_ext.kernel.atomic cimport (
     READ_ONCE_32, WRITE_ONCE_32, atomic_dec_32, atomic_inc_32, kmm_await_futex, kmm_cpu_relax, kmm_is_nonzero, kmm_wake_32,
     smp_load_acquire_32, smp_mb, smp_store_release_32,
@@ -317,6 +320,65 @@ cdef object wait_for_streams(native_run *run, u32 count, str strategy, double wa
                 return error
 
 
+# Context: GIL held, no thread runs yet. Which stream each thread takes, and where.
+cdef int place_streams(native_run *native, run_state *state) except -1:
+    cdef u32 i, n = state.nstreams
+    # The caller's own processor first: it is awake, and the caller sleeps during the run.
+    here = sched_getcpu()
+    host_cpus = sorted(os.sched_getaffinity(0), key=lambda host_cpu: (host_cpu != here, host_cpu))
+    # About half a millisecond of polling; none where the streams share processors.
+    native.polls = 10000 if n <= len(host_cpus) else 0
+    for i in range(n):
+        native.threads[i].run = native
+        native.threads[i].s = &state.streams[i]
+        native.threads[i].host_cpu = host_cpus[i] if native.polls else -1
+    return 0
+
+
+# Context: all streams have ended. From the first operation's begin to the last one's end.
+cdef u64 elapsed_ns(const run_state *state) noexcept:
+    cdef u64 first = 0xffffffffffffffff, last = 0
+    cdef u32 i
+    for i in range(state.nstreams):
+        if state.streams[i].last > state.streams[i].first:
+            first = min(first, state.streams[i].start_ns)
+            last = max(last, state.streams[i].end_ns - state.streams[i].aside_ns)
+    return last - first if last else 0
+
+
+# Context: GIL held, the address spaces have ended. Number -> what run() says of its maps.
+cdef dict maps_at_end(run_state *state):
+    cdef dict maps = {}
+    cdef list lines
+    cdef vma_copy *v
+    cdef u32 i, k
+    for i in range(state.nmms):
+        if not state.mms[i].ended:
+            continue
+        lines = []
+        for k in range(state.mms[i].nmaps):
+            v = &state.mms[i].maps[k]
+            if v.f != NULL:
+                lines.append((v.start, v.end, v.flags, v.pgoff * state.page_size, v.f.dev_major, v.f.dev_minor,
+                              v.f.ino, os.fsdecode(<bytes>v.f.name)))
+            else:
+                lines.append((v.start, v.end, v.flags, 0, 0, 0, 0, os.fsdecode(<bytes>v.name)))
+        maps[i] = lines
+    return maps
+
+
+# Context: GIL held, all streams have ended. What they have left behind, if they were alone: the address spaces cannot be
+# ended without. Poisons the machine.
+cdef object left_by_run(Machine machine):
+    cdef object error = None
+    with cython.critical_section(machine):
+        if machine.users == 1:
+            error = left_behind(machine.m, "the operations of the tape have ended")
+            if error is not None:
+                machine_poison(machine.m, error)
+    return error
+
+
 def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_t[::1] stream_start not None,
         const uint32_t[::1] dep_start not None, const uint32_t[::1] dep_stream not None,
         const uint32_t[::1] dep_pos not None, const uint8_t[::1] awaited not None, const uint8_t[::1] closes not None,
@@ -332,17 +394,16 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
 
     What a strategy in Python raises is raised here. `watchdog`: seconds without a fault or a completed operation, after
     which the run is stopped (PluginError; describe(index) names the operation); 0 = never. A thread that does not end even
-    then takes the machine with it: it counts as closed, and its memory is never given back.
+    then takes the machine with it: it counts as closed, and its memory is never given back. PluginError as well where the
+    strategy still holds something at the end: the machine can only be closed then.
     """
     cdef TapeArrays arrays = TapeArrays(ops, stream_start, dep_start, dep_stream, dep_pos, awaited, closes, results,
                                         codes, durations, roots, mms, files, blobs, blob_lens, recorded)
     cdef run_state *state = &arrays.state
     cdef native_run *native
-    cdef u32 i, k, started, n = state.nstreams
-    cdef bint lost = False
-    cdef vma_copy *v
+    cdef u32 i, started, n = state.nstreams
+    cdef bint lost = False, held = False
     cdef Cpu *cpu
-    cdef u64 first = 0xffffffffffffffff, last = 0
     cdef u64 aside = 0
     machine_get(machine)
     try:
@@ -364,15 +425,7 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
             find_work(state)
             native.nthreads = n
             native.python = isinstance(machine.strategy_object, PythonStrategy)
-            # About half a millisecond of polling; none where the streams share processors.
-            # The caller's own processor first: it is awake, and the caller sleeps during the run.
-            here = sched_getcpu()
-            host_cpus = sorted(os.sched_getaffinity(0), key=lambda host_cpu: (host_cpu != here, host_cpu))
-            native.polls = 10000 if n <= len(host_cpus) else 0
-            for i in range(n):
-                native.threads[i].run = native
-                native.threads[i].s = &state.streams[i]
-                native.threads[i].host_cpu = host_cpus[i] if native.polls else -1
+            place_streams(native, state)
             with nogil:
                 machine_commit(machine.m, commit)
                 started = start_threads(native)
@@ -390,41 +443,28 @@ def run(Machine machine not None, const uint8_t[::1] ops not None, const uint32_
                 raised = take_exception(machine.m.cpus[i])
                 if error is None:
                     error = raised
+            left = left_by_run(machine)
+            if left is not None:
+                held = True
+                raise error or left
             if error is not None:
                 raise error
             if started < n:
                 raise OSError(EAGAIN, f"the host refuses {n} threads")
-            streams = []
-            spans = []
-            for i in range(n):
-                spans.append((state.streams[i].work_start_ns, state.streams[i].work_end_ns))
-                if state.streams[i].last > state.streams[i].first:
-                    first = min(first, state.streams[i].start_ns)
-                    last = max(last, state.streams[i].end_ns - state.streams[i].aside_ns)
-                streams.append(state.streams[i].end_ns - state.streams[i].start_ns)
             with nogil:
                 for i in range(state.nmms):
                     end_mm(state, cpu, &state.mms[i], &aside)
             error = take_exception(cpu)
             if error is not None:
                 raise error
-            maps = {}
-            for i in range(state.nmms):
-                if not state.mms[i].ended:
-                    continue
-                lines = []
-                for k in range(state.mms[i].nmaps):
-                    v = &state.mms[i].maps[k]
-                    if v.f != NULL:
-                        lines.append((v.start, v.end, v.flags, v.pgoff * state.page_size, v.f.dev_major, v.f.dev_minor,
-                                      v.f.ino, os.fsdecode(<bytes>v.f.name)))
-                    else:
-                        lines.append((v.start, v.end, v.flags, 0, 0, 0, 0, os.fsdecode(<bytes>v.name)))
-                maps[i] = lines
-            return (last - first if last else 0), streams, maps, spans
+            return elapsed_ns(state), [state.streams[i].end_ns - state.streams[i].start_ns for i in range(n)], \
+                maps_at_end(state), [(state.streams[i].work_start_ns, state.streams[i].work_end_ns) for i in range(n)]
         finally:
-            if not lost:
+            if held:
+                Py_INCREF(arrays)       # the machine has the address spaces as they are
+            elif not lost:
                 tape_end(arrays)
+            if not lost:
                 with nogil:
                     for i in range(n):
                         cpu_disown(machine.m.cpus[i])

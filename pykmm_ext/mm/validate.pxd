@@ -19,3 +19,6 @@ cdef void validate_machine(machine *m, violation *found) noexcept nogil
 # What somebody left behind whom the next one would wait for: a lock, a read section, IRQs off. Context: every Cpu owned, or
 # nobody uses the machine: so nobody may hold anything.
 cdef void validate_held(machine *m, violation *found) noexcept nogil
+# The same of a call that has ended, as far as it costs nothing to know: of its Cpu, and of mmap_sem of the address space that
+# it ran in. NULL, or a static message. Context: `cpu` owned, and no other call is in progress.
+cdef const char *validate_call(Cpu *cpu) noexcept nogil

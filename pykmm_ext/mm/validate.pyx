@@ -307,6 +307,14 @@ cdef const char *held_by_cpu(Cpu *cpu) noexcept nogil:
     return NULL
 
 
+cdef const char *validate_call(Cpu *cpu) noexcept nogil:
+    cdef const char *message = held_by_cpu(cpu)
+    cdef mm_struct *mm = <mm_struct *>cpu.active_mm
+    if message == NULL and mm != NULL and READ_ONCE(cpu, &mm.mmap_sem.count):
+        return b"mmap_sem held"
+    return message
+
+
 cdef void validate_held(machine *m, violation *found) noexcept nogil:
     """Context: quiescent. What the next one would wait for."""
     cdef Cpu *cpu = m.cpus[0]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """mm/vma_lock's self-test: what a VMA's lock is at, and a reader that stays inside. stands in for lib/test_*.c."""
+from pykmm_ext.handle cimport machine_get, machine_put
 from pykmm_ext.kernel.rcu cimport rcu_read_lock, rcu_read_unlock
 from pykmm_ext.kernel.rwsem cimport down_read_trylock, up_read
 from pykmm_ext.kernel.atomic cimport atomic_add_return_32, kmm_wake_32
@@ -34,7 +35,7 @@ def is_biased(MmStruct mm not None, unsigned long address):
 
 
 cdef class Reader:
-    """Cpu 0 as a fault that stays inside the VMA at `address` until :meth:`leave`."""
+    """Cpu 0 as a fault that stays inside the VMA at `address` until :meth:`leave`: a call in progress."""
     cdef MmStruct mm
     cdef vm_area_struct *vma
     cdef bint refcount
@@ -53,6 +54,7 @@ cdef class Reader:
             atomic_add_return_32(c, &self.vma.vm_refcnt, 1)
         elif not down_read_trylock(c, &self.vma.vm_lock):
             raise RuntimeError("the VMA is being write-locked")
+        machine_get(mm.machine)
 
     def waited_for(self):
         """Is a writer at the VMA?"""
@@ -74,3 +76,4 @@ cdef class Reader:
             else:
                 up_read(c, &self.vma.vm_lock)
             rcu_read_unlock(c)
+        machine_put(self.mm.machine)

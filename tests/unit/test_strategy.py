@@ -33,23 +33,56 @@ def test_tables_that_cannot_work(what: str, message: str) -> None:
         pykmm.Machine(strategy=Strategy(), memory="16M")
 
 
-@pytest.mark.parametrize(("what", "left"), [
-    ("leaks_sem", "mmap_sem held (address space 1)"),
-    ("leaks_ptl", "the lock of a page table held (address space 1, 0x7f0000000000)"),
-    ("leaks_srcu", "a read section of vma_srcu open"), ("leaks_rcu", "an RCU read section open (cpu 1)"),
-    ("leaks_irq", "IRQs off (cpu 1)"),
-])
-def test_what_the_next_one_would_wait_for(what: str, left: str) -> None:
-    """Nobody waits for it: neither validate() nor close()."""
+LEAKS = {
+    "leaks_sem": "mmap_sem held", "leaks_sem_w": "mmap_sem held", "leaks_ptl": "the lock of a page table held",
+    "leaks_srcu": "a read section of vma_srcu open", "leaks_rcu": "an RCU read section open", "leaks_irq": "IRQs off",
+}
+
+
+@pytest.mark.parametrize("what", ["leaks_sem", "leaks_sem_w", "leaks_rcu", "leaks_irq"])
+def test_what_a_call_leaves_behind(what: str) -> None:
+    """The next one might wait for it for ever."""
     machine = pykmm.Machine(cpus=2, strategy=Mistake(what), memory="16M")
     mm = machine.mm()
-    mm.load(mm.mmap(0x7F0000000000, 0x1000, RW, PRIVATE_ANON | FIXED), 1, cpu=1)
+    a = mm.mmap(0, 0x1000, RW, PRIVATE_ANON)
+    with pytest.raises(pykmm.PluginError) as caught:
+        mm.load(a, 1, cpu=1)
+    text = f"strategy 'mistake' has left {LEAKS[what]}: the call on CPU 1 has ended, and nobody else is in one"
+    assert str(caught.value) == text
+    assert caught.value.__notes__ == ["the machine is poisoned: it can only be closed"]
+    with pytest.raises(pykmm.PluginError, match=f"this machine can only be closed: PluginError: {text}"):
+        mm.munmap(a, 0x1000)
+    machine.close()
+    assert machine.closed
+
+
+@pytest.mark.parametrize(("what", "where"), [("leaks_ptl", " (address space 1, 0x7f0000000000)"), ("leaks_srcu", "")])
+def test_what_is_seen_when_all_is_looked_at(what: str, where: str) -> None:
+    """Neither validate() nor close() waits for it."""
+    machine = pykmm.Machine(cpus=2, strategy=Mistake(what), memory="16M")
+    mm = machine.mm()
+    mm.load(mm.mmap(0x7F0000000000, 0x1000, RW, PRIVATE_ANON | FIXED), 1)
     for use, otherwise in (machine.validate, "cannot be validated"), (machine.close, "counts as closed"):
         with pytest.raises(pykmm.PluginError) as caught:
             use()
-        assert f"strategy 'mistake' has left {left}: the machine {otherwise}" in str(caught.value)
+        assert f"strategy 'mistake' has left {LEAKS[what]}{where}: the machine {otherwise}" in str(caught.value)
     assert machine.closed
     machine.close()
+
+
+@pytest.mark.parametrize("what", LEAKS)
+def test_what_a_run_leaves_behind(what: str) -> None:
+    """The end of its address spaces would wait for it for ever."""
+    tape = pykmm.Tape()
+    thread = tape.thread()
+    thread.touch(thread.mmap(0x1000), 0x1000, "write")
+    machine = pykmm.Machine(strategy=Mistake(what), memory="16M")
+    with pytest.raises(pykmm.PluginError, match=f"has left {LEAKS[what]}.*: the operations of the tape have ended"):
+        machine.run(tape)
+    with pytest.raises(pykmm.PluginError, match="this machine can only be closed"):
+        machine.run(tape)
+    machine.close()
+    assert machine.closed
 
 
 def test_the_table_of_an_older_plugin_works() -> None:
