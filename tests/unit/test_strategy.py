@@ -9,6 +9,7 @@ import pytest
 
 import pykmm
 from pykmm.plugin import get_plugin_manager
+from pykmm_ext.mm.vma_lock_test import Reader
 from pykmm_ext.strategy import Strategy
 from pykmm_ext.strategy_test import MISTAKES, Mistake
 
@@ -54,6 +55,19 @@ def test_what_a_call_leaves_behind(what: str) -> None:
         mm.munmap(a, 0x1000)
     machine.close()
     assert machine.closed
+
+
+def test_a_call_is_not_blamed_for_what_others_hold() -> None:
+    machine = pykmm.Machine(cpus=2, strategy=Mistake("leaks_sem"), memory="16M")
+    mm = machine.mm()
+    a = mm.mmap(0, 0x1000, RW, PRIVATE_ANON)
+    somebody = Reader(mm, a, False)     # a call in progress, on CPU 0
+    assert mm.load(a, 1, cpu=1) == b"\0"
+    somebody.leave()
+    with pytest.raises(pykmm.PluginError, match=r"has left mmap_sem held \(address space 1\): the machine cannot"):
+        machine.validate()
+    with pytest.raises(pykmm.PluginError, match="the machine counts as closed"):
+        machine.close()
 
 
 @pytest.mark.parametrize(("what", "where"), [("leaks_ptl", " (address space 1, 0x7f0000000000)"), ("leaks_srcu", "")])
