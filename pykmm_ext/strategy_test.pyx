@@ -40,6 +40,13 @@ cdef vm_fault_t sleeps(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned 
     return 0
 
 
+cdef vm_fault_t loops(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
+    cdef volatile int wait = 1
+    while wait:
+        pass
+    return 0
+
+
 cdef vm_fault_t leaks_sem(Cpu *cpu, mm_struct *mm, unsigned long address, unsigned int flags) noexcept nogil:
     cdef vm_fault_t ret = handle_fault_mmap_sem(cpu, mm, address, flags)
     down_read(cpu, &mm.mmap_sem)
@@ -107,6 +114,8 @@ cdef class Mistake(Strategy):
             self.table.handle_fault = resolved
         elif what == "sleeps":
             self.table.handle_fault = sleeps
+        elif what == "loops":
+            self.table.handle_fault = loops
         elif what == "leaks_sem":
             self.table.handle_fault = leaks_sem
         elif what == "leaks_sem_w":
@@ -143,5 +152,5 @@ cdef class Mistake(Strategy):
             raise ValueError(f"unknown mistake {what!r}; known: {', '.join(MISTAKES)}")
 
 
-MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "leaks_sem", "leaks_sem_w", "leaks_ptl", "leaks_rcu", "leaks_srcu",
-            "leaks_irq", "no_table", "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")
+MISTAKES = ("none", "retry", "bits", "resolved", "sleeps", "loops", "leaks_sem", "leaks_sem_w", "leaks_ptl", "leaks_rcu",
+            "leaks_srcu", "leaks_irq", "no_table", "no_handle_fault", "no_name", "no_size", "newer", "half", "downgrade", "older")

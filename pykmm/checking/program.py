@@ -36,8 +36,8 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
     """
     import numpy as np
 
+    from pykmm.checking.tape_check import WatchedTapeCheck
     from pykmm_ext.binding import QUIRKS
-    from pykmm_ext.engine.check_tape import TapeCheck
     from pykmm_ext.engine.tape_ops import TapeArrays
     from pykmm_ext.pystrategy import PythonStrategy
 
@@ -58,7 +58,7 @@ def make_program(tape: Tape, strategy: str | Strategy = "spf", arch: str | Arch 
         None, program.roots, program.mms,
         [(f.name, f.data, f.size, device_numbers(f.dev), f.ino) for f in program.files],
         [blob + b"\0" for blob in program.blobs], [len(blob) for blob in program.blobs], tape.recorded)
-    made = TapeCheck
+    made = WatchedTapeCheck
     if isinstance(made_strategy, PythonStrategy):
         from pykmm.checking.python_tape import PythonTapeCheck
 

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 from pykmm.checking.explore import PythonLine
 from pykmm.checking.symbols import Symbol, callers
+from pykmm.checking.tape_check import WatchedTapeCheck
 from pykmm.errors import PluginError
-from pykmm.machine import watchdog_seconds
-from pykmm_ext.engine.check_tape import TapeCheck
 from pykmm_ext.pykernel.call import trace_lines
 
 __all__ = ["PythonTapeCheck"]
@@ -25,17 +24,8 @@ _ADAPTER = ("pykmm_ext.pykernel.", "pykmm_ext.pystrategy")
 _tracing = threading.RLock()
 
 
-class PythonTapeCheck(TapeCheck):
-    """A TapeCheck whose strategy is a :class:`pykmm.PythonStrategy`.
-
-    ``watchdog``: seconds after which Python code that has not come to a kernel function ends the search: 10, or less if
-    ``PYKMM_WATCHDOG`` says so; 0 = never.
-    """
-
-    @property
-    def watchdog(self) -> float:
-        """Seconds."""
-        return min(10.0, watchdog_seconds())
+class PythonTapeCheck(WatchedTapeCheck):
+    """A TapeCheck whose strategy is a :class:`pykmm.PythonStrategy`."""
 
     def stuck(self, message: str) -> PluginError:
         """The watchdog's error."""

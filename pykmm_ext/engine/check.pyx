@@ -102,6 +102,8 @@ cdef extern from "kmm/check_search.h" nogil:
         int model
         int explorer
         u32 nr_vcpus, nr_agents, first_flush, first_mb
+        u32 watchdog_ms, stuck_id
+        void *stuck_pc
         vcpu_t *vcpus
         agent_t *agents
         const check_carrier *carrier
@@ -222,7 +224,7 @@ cdef class Program:
 
 cdef extern from "<errno.h>":
     enum:
-        ECANCELED, ENOTRECOVERABLE
+        ECANCELED, ENOTRECOVERABLE, ETIME
 
 cdef extern from "Python.h":
     int set_async_exc "PyThreadState_SetAsyncExc"(unsigned long ident, PyObject *exc)
@@ -276,8 +278,8 @@ cdef class Exploration:
     :param weaken: mutation tests: kinds of barriers, locks and address dependencies (keys of BARRIERS) that do
         nothing
     :param weaken_which: of each vCPU's barriers of such a kind only those whose number, from 0, is a bit of this
-    :param watchdog: seconds after which a vCPU that runs Python code and has not come to a primitive ends the search
-        with RuntimeError; 0 = never
+    :param watchdog: seconds after which a vCPU that has not come to a primitive ends the search with RuntimeError (or what
+        the program's ``stuck(message)`` makes); 0 = never
 
     ValueError: unknown names, or an impossible value. Not for use by two threads at once.
     """
@@ -369,6 +371,7 @@ cdef class Exploration:
         if c.events == NULL or c.nodes == NULL or c.clk == NULL or c.accesses == NULL or c.words == NULL or c.answers == NULL:
             raise MemoryError()
         self.watchdog = watchdog
+        c.watchdog_ms = 0 if program.prog.python else <u32>(watchdog * 1000)
         self.threads = []
         for i in range(n):
             c.vcpus[i].c = c
@@ -533,6 +536,13 @@ cdef class Exploration:
         if err == -ENOTRECOVERABLE:
             raise RuntimeError("the function of a vCPU goes on for ever after its execution has ended: it catches "
                                "BaseException in a loop")
+        if err == -ETIME:
+            who = f"Cpu {self.c.stuck_id}" if self.c.stuck_id < self.c.nr_vcpus else "the end of the execution"
+            if hasattr(self.program, "running"):
+                who = self.program.running(self.c.stuck_id)
+            raise getattr(self.program, "stuck", RuntimeError)(
+                f"{who} has not come to a step of the engine for {self.watchdog:g} s: compiled code loops or sleeps, "
+                f"at pc {<size_t>self.c.stuck_pc:#x}")
         if err == -ENOSPC:
             raise RuntimeError("an execution is too long for this memory model")
         raise OSError(-err, os.strerror(-err))

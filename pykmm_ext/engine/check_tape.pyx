@@ -643,6 +643,13 @@ cdef class TapeCheck(Program):
         free(t.npinned)
         free(t)
 
+    def running(self, vcpu):
+        """What the vCPU was at when the last execution ended, for people."""
+        cdef u32 id = vcpu
+        if id >= self.t.nvcpus:
+            return "the end of the execution"
+        return (<bytes>self.labels[self.t.vcpus[id].op]).decode()
+
     @property
     def strategy_name(self):
         """What the strategy calls itself."""

@@ -151,6 +151,18 @@ def test_the_watchdog_takes_the_machine_with_a_compiled_strategy() -> None:
     assert machine.closed
 
 
+@pytest.mark.usefixtures("mistakes")
+@pytest.mark.parametrize("explorer", ["dpor", "random"])
+def test_the_watchdog_of_the_check_engine(explorer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code that never comes to a step: the search ends, and the next one is as good as any."""
+    monkeypatch.setenv("PYKMM_WATCHDOG", "0.4")
+    stuck = ("strategy 'loops': Cpu 0's store (operation 1) has not come to a step of the engine for 0.4 s: "
+             "compiled code loops or sleeps, in strategy_test.loops()")
+    with pytest.raises(pykmm.PluginError, match=re.escape(stuck)):
+        pykmm.check(race(), strategy="mistake[what=loops]", explorer=explorer, max_executions=3)
+    assert pykmm.check(race(), strategy="mistake[what=none]", explorer=explorer, max_executions=3).ok
+
+
 @pytest.fixture
 def mistakes() -> Iterator[None]:
     registry = get_plugin_manager().strategies

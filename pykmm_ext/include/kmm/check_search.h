@@ -347,10 +347,15 @@ static int check_run_some(struct check *c, u64 max, bool stop)
 static int check_run(struct check *c, u64 max, bool stop)
 {
 	stack_t stack;
+	int timer = 0;
+	bool ticks;
 	int err;
 
 	crash_begin(c, &stack);
+	ticks = stack.ss_sp && watchdog_begin(c, &timer);
 	err = check_run_some(c, max, stop);
+	if (ticks)
+		syscall(SYS_timer_delete, timer); /* a tick that is still on its way finds no execution */
 	crash_end(&stack);
 	return err;
 }

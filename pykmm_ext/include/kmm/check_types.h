@@ -282,6 +282,11 @@ struct check {
 	jmp_buf crash_ctx;          /* the end of the execution, for the signal handler */
 	u32 executing;              /* crash_ctx is valid */
 	u32 stepping;               /* in the middle of a step: it is finished before the execution ends */
+	u32 watchdog_ms;            /* compiled vCPUs: without a step for so long the search ends with -ETIME; 0 = never */
+	u32 idle_ticks;             /* of the watchdog, since there was a step */
+	u64 seen_steps;             /* at the last tick: steps, and executions */
+	u32 stuck_id;               /* with -ETIME: the vCPU; nr_vcpus: the end of the execution */
+	void *stuck_pc;
 	struct vcpu *cur;           /* NULL = the main context */
 	u32 starting;               /* vCPUs run to their first step */
 	u32 direct;                 /* setup, handlers, finish: act at once */
