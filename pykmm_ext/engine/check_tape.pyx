@@ -30,7 +30,8 @@ from pykmm_ext.engine.tape_ops cimport (
     at_least, end_mm, enter_mm, leave_mm, mm_slot, release_pins, run_op, run_state, stream, tape_start,
 )
 from pykmm_ext.engine.tape_shadow cimport (
-    shadow_begin, shadow_end, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use, tape_shadow,
+    shadow_begin, shadow_end, shadow_final, shadow_free, shadow_init, shadow_reset, shadow_save, shadow_tlb_use,
+    tape_shadow,
 )
 from pykmm_ext.handle cimport machine_bind, raise_exceptions
 from pykmm_ext.kernel.atomic cimport (
@@ -286,6 +287,7 @@ cdef void tape_finish(void *priv) noexcept nogil:
     cdef char text[300]
     cdef u64 aside = 0
     cdef u32 i
+    shadow_final(&t.shadow)
     for i in range(t.final_first, t.final_last):
         tape_op(t, &run.streams[0], i)
     if not check_expected(t, cpu):

@@ -55,6 +55,7 @@ cdef struct tape_shadow:
     run_state *run
     char **labels
     u64 now
+    u64 final_at            # since when final runs, which comes after every thread; 2**64-1: it does not yet
     u32 nwrites, nrevokes, capacity
     shadow_write *writes
     shadow_revoke *revokes
@@ -79,6 +80,8 @@ cdef void shadow_free(tape_shadow *sh) noexcept nogil
 # Setup is done / a new execution begins.
 cdef int shadow_save(tape_shadow *sh) noexcept nogil
 cdef void shadow_reset(tape_shadow *sh) noexcept nogil
+# The threads have ended; what comes now comes after them in every equivalent execution.
+cdef void shadow_final(tape_shadow *sh) noexcept nogil
 # Operation `index` begins.
 cdef void shadow_begin(tape_shadow *sh, Cpu *cpu, u32 index) noexcept nogil
 # It has returned, with run.results[index]; `loaded` = what a LOAD read. False: it cannot have read that; `text` says so.

@@ -131,10 +131,16 @@ cdef void shadow_reset(tape_shadow *sh) noexcept nogil:
     sh.nwrites = sh.nwrites0
     sh.nrevokes = sh.nrevokes0
     sh.nuses = 0
+    sh.final_at = NEVER
     memcpy(sh.writes, sh.writes0, sh.nwrites * sizeof(shadow_write))
     memcpy(sh.spaces, sh.spaces0, sh.run.nmms * sizeof(shadow_space))
     for i in range(sh.ncpus * sh.nentries):
         sh.filled[i] = sh.now
+
+
+cdef void shadow_final(tape_shadow *sh) noexcept nogil:
+    tick(sh)
+    sh.final_at = sh.now
 
 
 # ---- what is known of an operation ----
@@ -321,6 +327,7 @@ cdef void note_result(tape_shadow *sh, Cpu *cpu, u32 index) noexcept nogil:
 cdef struct look:
     u64 begun, ended
     u32 seq                 # steps of its Cpu before it
+    bint final              # after every thread
     Cpu *cpu
 
 
@@ -331,7 +338,7 @@ cdef inline bint over_before_look(const shadow_write *w, const look *l) noexcept
         return w.returned < l.begun
     if w.visible == NEVER:
         return False
-    if l.cpu.engine == NULL or check_precedes(l.cpu, l.seq, 0) < 0:
+    if l.final or l.cpu.engine == NULL or check_precedes(l.cpu, l.seq, 0) < 0:
         return w.visible < l.begun
     return not check_precedes(l.cpu, l.seq, w.last) and not check_precedes(l.cpu, l.seq, w.flushed)
 
@@ -382,6 +389,7 @@ cdef bint possible(tape_shadow *sh, s32 mm, u64 address, const look *l, u8 value
     parents.begun = sh.spaces[mm].begun
     parents.ended = sh.spaces[mm].returned
     parents.seq = sh.spaces[mm].seq
+    parents.final = parents.begun >= sh.final_at
     parents.cpu = sh.run.m.cpus[sh.spaces[mm].cpu]
     return possible(sh, sh.spaces[mm].parent, address, &parents, value)
 
@@ -404,7 +412,7 @@ cdef inline bint is_stale(tape_shadow *sh, const shadow_revoke *r, const shadow_
     if (r.mm != u.mm or u.address < r.start or u.address >= r.end or not r.access >> u.access & 1 or u.filled >= r.begun
             or r.anon and not u.anon):
         return False
-    if cpu.engine == NULL:
+    if cpu.engine == NULL or r.begun >= sh.final_at or u.used >= sh.final_at:
         return r.returned < u.used
     before = check_precedes(cpu, u.seq, r.last)
     return r.returned < u.used if before < 0 else not before
@@ -449,6 +457,7 @@ cdef bint shadow_end(tape_shadow *sh, Cpu *cpu, u32 index, const u8 *loaded, cha
     l.begun = sh.begun[cpu.id]
     l.ended = sh.now
     l.seq = sh.seq[cpu.id]
+    l.final = l.begun >= sh.final_at
     l.cpu = cpu
     for i in range(op.len):
         if not possible(sh, op.mm, addr + i, &l, loaded[i]):

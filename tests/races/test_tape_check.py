@@ -117,16 +117,19 @@ def warm_then(operation: str) -> pykmm.Tape:
     t.setup.store(a, b"A")
     x = t.thread()
     x.store(a, b"B")
-    y = t.thread()
-    if operation == "munmap":
-        y.munmap(a, PAGE)
-    elif operation == "mprotect":
-        y.mprotect(a, PAGE, "r")
-    elif operation == "dontneed":
-        y.madvise(a, PAGE, "DONTNEED")
-    else:
-        y.fork()
+    take_away(t.thread(), operation, a)
     return t
+
+
+def take_away(thread: Any, operation: str, a: Any) -> None:
+    if operation == "munmap":
+        thread.munmap(a, PAGE)
+    elif operation == "mprotect":
+        thread.mprotect(a, PAGE, "r")
+    elif operation == "dontneed":
+        thread.madvise(a, PAGE, "DONTNEED")
+    else:
+        thread.fork()
 
 
 @pytest.mark.parametrize("model", ["sc", MODEL])
@@ -140,6 +143,35 @@ def test_stale_translations(operation: str, model: str) -> None:
         found = kinds(explore(make_program(warm_then(operation), strategy, arch), memory_model=model))
         assert found <= {"stale-tlb", "use-after-free"}
         assert found
+
+
+@pytest.mark.parametrize("model", ["sc", MODEL])
+@pytest.mark.parametrize("operation", ["munmap", "mprotect", "dontneed", "fork"])
+def test_what_final_takes_away_was_used_before(operation: str, model: str) -> None:
+    t = pykmm.Tape()
+    a = t.setup.mmap(PAGE)
+    for thread in (t.thread(), t.thread()):
+        thread.store(a, b"B")
+    take_away(t.final, operation, a)
+    e = explore(make_program(t, "spf"), memory_model=model)
+    assert not e.violations
+    assert e.complete
+
+
+@pytest.mark.parametrize("operation", ["munmap", "mprotect", "dontneed"])
+def test_a_stale_translation_that_final_uses(operation: str) -> None:
+    """Cpu 0's last step is before those of the call: the threads alone could have had the access first."""
+    t = pykmm.Tape()
+    a = t.setup.mmap(2 * PAGE)
+    t.setup.store(a, b"A")
+    t.thread().store(a, b"B")
+    y = t.thread()
+    y.load(a + PAGE, 1)
+    take_away(y, operation, a)
+    t.final.store(a, b"C")
+    assert not kinds(explore(make_program(t, "spf")))
+    found = kinds(explore(make_program(t, "spf", BrokenArch(make_arch()))))
+    assert found & {"stale-tlb", "use-after-free"}
 
 
 @pytest.mark.parametrize("model", ["sc", MODEL])
