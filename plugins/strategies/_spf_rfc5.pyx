@@ -315,12 +315,10 @@ cdef vm_fault_t handle_fault(Cpu *cpu, mm_struct *mm, unsigned long address, uns
     fault = __handle_speculative_fault(
         cpu, address, (flags & ~(FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE)) | FAULT_FLAG_SPECULATIVE, &a)
     srcu_read_unlock(cpu, &mm.machine.vma_srcu, idx)
-    if likely(not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR)):
-        count_strategy(cpu, SPF_SPECULATIVE)
+    if likely(not fault & VM_FAULT_RETRY):
+        count_strategy(cpu, SPF_SPECULATIVE)    # an answer, also where it is an error (miss=sigsegv)
         return fault
     count_strategy(cpu, a.reason)
-    if fault & VM_FAULT_ERROR:
-        return fault
     count_strategy(cpu, SPF_RETRIED)
     return handle_fault_mmap_sem(cpu, mm, address, flags)
 
