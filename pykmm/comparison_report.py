@@ -7,7 +7,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from pykmm.comparison import Spread, processors
-from pykmm.report import counter_groups, format_time
+from pykmm.report import (
+    OTHER_COUNTERS,
+    add_column,
+    add_row,
+    count_list,
+    counter_groups,
+    format_time,
+    new_table,
+    workload_name,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,36 +59,34 @@ def _spread(low: float, high: float) -> str:
 
 def _outcome(row: Row) -> str:
     """How faults ended: the share that the strategy resolved its own way, and why others were given up."""
-    first, aborts = counter_groups(row.counters)
+    first, aborts, _ = counter_groups(row.counters)
     if len(first) < 2 or not first[0][1]:
         return "-"
     name, successes = first[1]
     text = f"{successes / first[0][1]:.2%} {name}"
-    why = ", ".join(f"{reason} {count:,}" for reason, count in aborts if count)
+    why = count_list(aborts)
     return f"{text}; {why}" if why else text
 
 
 def _timed_table(comparison: Comparison, workload: str, rows: list[Row], without: Collection[str] = ()) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
     counted = bool(rows[0].rates)
     scaled = counted and len({row.cpus for row in rows}) > 1
-    table = Table(title=escape(workload), title_justify="left", title_style="bold")
+    other = [count_list(counter_groups(row.counters).other) for row in rows]
+    table = new_table(workload_name(workload))
     columns = ["CPUs", "strategy", "engine", "median", "spread", "fastest",
                f"{'rate' if counted else 'time'} / {comparison.baseline}", "quartiles",
                *([f"rate / {comparison.baseline} on {min(row.cpus for row in rows)}"] if scaled else []), "faults",
-               "outcome of faults"]
+               "outcome of faults", *([OTHER_COUNTERS] if any(other) else [])]
     shown = [name not in without and not ("scaling" in without and name.startswith("rate / ") and " on " in name)
              for name in columns]
     for name, show in zip(columns, shown, strict=True):
         if show:
-            left = name in ("strategy", "engine", "outcome of faults")
+            left = name in ("strategy", "engine", "outcome of faults", OTHER_COUNTERS)
             # Where there is no room a header goes over several lines; a name is folded, a figure never cut.
-            table.add_column(name, justify="left" if left else "right", overflow="fold",
-                             no_wrap=name in ("CPUs", "engine", "median", "spread", "fastest", "quartiles", "faults"))
+            add_column(table, name, justify="left" if left else "right", overflow="fold",
+                       no_wrap=name in ("CPUs", "engine", "median", "spread", "fastest", "quartiles", "faults"))
     last = None
-    for row in rows:
+    for row, more in zip(rows, other, strict=True):
         if last is not None and row.cpus != last:
             table.add_section()
         last = row.cpus
@@ -91,15 +98,15 @@ def _timed_table(comparison: Comparison, workload: str, rows: list[Row], without
         ratio = Spread.of(row.speedups if counted else row.ratios)
         name = row.strategy if len({other.arch for other in rows if other.engine != "host"}) < 2 or \
             row.engine == "host" else f"{row.strategy} ({row.arch})"
-        cells = [cpus_label(row), escape(name), row.engine, *figures, f"{ratio.median:.2f}",
+        cells = [cpus_label(row), name, row.engine, *figures, f"{ratio.median:.2f}",
                  _spread(ratio.low, ratio.high), *([f"{statistics.median(row.scaling):.2f}"] if scaled else []),
-                 f"{row.faults:,}", _outcome(row)]
-        table.add_row(*(cell for cell, show in zip(cells, shown, strict=True) if show))
+                 f"{row.faults:,}", _outcome(row), *([more or "-"] if any(other) else [])]
+        add_row(table, (cell for cell, show in zip(cells, shown, strict=True) if show))
     return table
 
 
 #: Columns that a narrow terminal does without, in this order.
-_DISPENSABLE = ("scaling", "faults", "fastest", "outcome of faults", "quartiles")
+_DISPENSABLE = (OTHER_COUNTERS, "scaling", "faults", "fastest", "outcome of faults", "quartiles")
 
 
 def _fitting(build: Callable[[Collection[str]], Table], width: int | None) -> Table:
@@ -118,10 +125,7 @@ def _fitting(build: Callable[[Collection[str]], Table], width: int | None) -> Ta
 
 
 def _check_table(workload: str, rows: list[Row]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"{escape(workload)}: searched for races", title_justify="left", title_style="bold")
+    table = new_table(f"{workload_name(workload)}: searched for races")
     for name in ("CPUs", "strategy", "arch", "executions", "steps", "result"):
         table.add_column(name, no_wrap=name != "result", overflow="fold",
                          justify="right" if name in ("CPUs", "executions", "steps") else "left")
@@ -132,8 +136,7 @@ def _check_table(workload: str, rows: list[Row]) -> Table:
             result = f"VIOLATION: {report.violations[0].kind}: {report.violations[0].message.partition(chr(10))[0]}"
         else:
             result = "no violation, exhaustive" if report.complete else "no violation so far: limit of executions"
-        table.add_row(str(row.cpus), escape(row.strategy), row.arch, f"{report.executions:,}", f"{report.steps:,}",
-                      escape(result))
+        add_row(table, [str(row.cpus), row.strategy, row.arch, f"{report.executions:,}", f"{report.steps:,}", result])
     return table
 
 
@@ -174,16 +177,13 @@ def summary_tables(comparison: Comparison, width: int | None = None) -> Iterator
 
 def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[Row], str],
            width: int | None) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
     labels = list(dict.fromkeys(row_label(comparison, row) for row in rows))
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = new_table(title)
     table.add_column("workload")
     table.add_column("CPUs", justify="right", no_wrap=True)
-    table.add_column(f"{comparison.baseline}, rate", justify="right", no_wrap=True)
+    add_column(table, f"{comparison.baseline}, rate", justify="right", no_wrap=True)
     for label in labels:
-        table.add_column(escape(label), justify="right")
+        add_column(table, label, justify="right")
     last = None
     for workload, cpus in dict.fromkeys((row.workload, row.cpus) for row in rows):
         group = [row for row in rows if (row.workload, row.cpus) == (workload, cpus)]
@@ -191,8 +191,8 @@ def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[
         if last is not None and last != workload:
             table.add_section()
         cells = {row_label(comparison, row): cell(row) for row in group}
-        table.add_row("" if last == workload else escape(workload), cpus_label(group[0]),
-                      f"{format_rate(base.rate.median)} {base.unit}/s", *(cells.get(label, "-") for label in labels))
+        add_row(table, ["" if last == workload else workload, cpus_label(group[0]),
+                        f"{format_rate(base.rate.median)} {base.unit}/s", *(cells.get(label, "-") for label in labels)])
         last = workload
     if width is not None:
         from rich.console import Console
@@ -204,17 +204,14 @@ def _pivot(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[
 
 def _turned(comparison: Comparison, rows: list[Row], title: str, cell: Callable[[Row], str]) -> Table:
     """The same with a row per strategy."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = new_table(title)
     table.add_column("strategy", overflow="fold")
     groups = {(row.workload, row.cpus): cpus_label(row) for row in rows}
     for (workload, _), cpus in groups.items():
-        table.add_column(escape(f"{workload} on {cpus}"), justify="right", overflow="fold")
+        add_column(table, f"{workload} on {cpus}", justify="right", overflow="fold")
     for label in dict.fromkeys(row_label(comparison, row) for row in rows):
         mine = {(row.workload, row.cpus): cell(row) for row in rows if row_label(comparison, row) == label}
-        table.add_row(escape(label), *(mine.get(group, "-") for group in groups))
+        add_row(table, [label, *(mine.get(group, "-") for group in groups)])
     return table
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pykmm.counters import counter_roles
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,10 +15,11 @@ if TYPE_CHECKING:
     from pykmm.machine import RunResult
     from pykmm.tape import MapsLine, Notes
 
-__all__ = ["comparison_table", "counter_groups", "format_maps", "format_time", "maps_diff", "note_lines", "run_json"]
+__all__ = ["add_column", "add_row", "comparison_table", "count_list", "counter_groups", "format_maps", "format_time",
+           "maps_diff", "new_table", "note_lines", "run_json", "workload_name"]
 
-#: What the first counters of every strategy mean (include/kmm/strategy.h); the rest are aborts by reason.
-FIRST_COUNTERS = 3
+#: The column of counters that are not about faults; there only where one is not 0.
+OTHER_COUNTERS = "other counters"
 
 
 def format_maps(lines: Iterable[MapsLine]) -> str:
@@ -74,10 +77,55 @@ def format_time(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} us"
 
 
-def counter_groups(counters: dict[str, int]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """A strategy's counters as (attempts, successes, retried) and the aborts by reason."""
-    items = list(counters.items())
-    return items[:FIRST_COUNTERS], items[FIRST_COUNTERS:]
+def workload_name(source: str) -> str:
+    """What a tape is called where it has no name: one that a program has made."""
+    return source or "tape"
+
+
+class CounterGroups(NamedTuple):
+    """A strategy's counters, by what they are about."""
+
+    first: list[tuple[str, int]]    #: attempts, successes, retried
+    aborts: list[tuple[str, int]]   #: faults that did not succeed: by reason, and errors
+    other: list[tuple[str, int]]    #: not about faults
+
+
+def counter_groups(counters: dict[str, int]) -> CounterGroups:
+    """As :func:`pykmm.counters.counter_roles` has them, with their values."""
+    roles = counter_roles(counters)
+    known = {*roles.first, *roles.other}
+    return CounterGroups([(name, counters[name]) for name in roles.first],
+                         [(name, count) for name, count in counters.items() if name not in known],
+                         [(name, counters[name]) for name in roles.other])
+
+
+def count_list(counters: Iterable[tuple[str, int]]) -> str:
+    """Those that are not 0, in a line."""
+    return ", ".join(f"{name} {count:,}" for name, count in counters if count)
+
+
+# Text, not str, wherever a name goes: rich takes what stands in brackets in a str for markup, and ":x:" for an emoji.
+
+def new_table(title: str | None = None) -> Table:
+    """A table with a title to be taken as it is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(title=None if title is None else Text(title, style="bold"), title_justify="left")
+
+
+def add_column(table: Table, name: str, **how: Any) -> None:
+    """As Table.add_column(), of a name to be taken as it is."""
+    from rich.text import Text
+
+    table.add_column(Text(name), **how)
+
+
+def add_row(table: Table, cells: Iterable[str]) -> None:
+    """As Table.add_row(), of cells to be taken as they are."""
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells))
 
 
 def _count(number: int) -> str:
@@ -86,27 +134,23 @@ def _count(number: int) -> str:
 
 def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
     """One table: a row per strategy and engine, ratios to the first row."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("engine", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("faults", justify="right", no_wrap=True)
-    table.add_column("faults/s", justify="right", no_wrap=True)
-    table.add_column("attempted", justify="right", no_wrap=True)
-    table.add_column("resolved", justify="right", no_wrap=True)
-    table.add_column("retried", justify="right", no_wrap=True)
+    table = new_table(title)
+    for name in ("strategy", "engine"):
+        table.add_column(name, no_wrap=True)
+    for name in ("time", "ratio", "faults", "faults/s", "attempted", "resolved", "retried"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("aborted by reason", overflow="fold")
     many = len({row.arch for row in comparison.rows if row.engine != "host"}) > 1
-    for row in comparison.rows:
-        table.add_row(*_cells(row, many))
+    other = [count_list(counter_groups(row.counters).other) for row in comparison.rows]
+    if any(other):
+        table.add_column(OTHER_COUNTERS, overflow="fold")
+    for row, text in zip(comparison.rows, other, strict=True):
+        add_row(table, [*_cells(row, many), *([text or "-"] if any(other) else [])])
     return table
 
 
 def _cells(row: Row, with_arch: bool) -> list[str]:
-    first, aborts = counter_groups(row.counters)
+    first, aborts, _ = counter_groups(row.counters)
     values = dict(zip(("attempts", "successes", "retried"), (value for _, value in first), strict=False))
     name = f"{row.strategy} ({row.arch})" if with_arch and row.engine != "host" else row.strategy
     return [
@@ -115,7 +159,7 @@ def _cells(row: Row, with_arch: bool) -> list[str]:
         _count(values["attempts"]) if "attempts" in values else "-",    # a plugin may count less
         _count(values["successes"]) if "successes" in values else "-",      # in the strategy's own way
         _count(values["retried"]) if "retried" in values else "-",
-        ", ".join(f"{reason} {count:,}" for reason, count in aborts if count) or "-",
+        count_list(aborts) or "-",
     ]
 
 

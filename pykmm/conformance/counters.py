@@ -2,7 +2,7 @@
 """What a strategy counts, against what the machine counts itself.
 
 Index 0 is attempts, 1 successes (answered in the strategy's own way, also with an error: as vma_lock_success of Linux),
-2 faults retried under mmap_sem, the rest reasons of aborts (kmm/strategy.h).
+2 faults retried under mmap_sem, the rest reasons of aborts, errors, and what is not about faults (pykmm/counters.py).
 """
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pykmm.conformance.interface import counter_roles
 from pykmm.conformance.report import Failure
 from pykmm.conformance.semantics import base_of
+from pykmm.counters import counter_roles
 from pykmm.errors import InvariantViolation
 from pykmm.tape import Tape
 
@@ -27,9 +27,8 @@ def counter_problems(counters: Mapping[str, int], vmstat: Mapping[str, int]) -> 
 
     The run must have faults of user accesses only: none of mlock(), MAP_POPULATE or pins.
     """
-    names = tuple(counters)
-    attempts, successes, retried = (counters[name] for name in names[:3])
-    reasons, error_name = counter_roles(names)
+    names, error_name, reasons, _ = counter_roles(counters)
+    attempts, successes, retried = (counters[name] for name in names)
     errors = counters[error_name] if error_name else 0
     shown = ", ".join(f"{name} {value}" for name, value in counters.items() if value) or "all 0"
     wrong = [f"{name} went down by {-value}" for name, value in counters.items() if value < 0]

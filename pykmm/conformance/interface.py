@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pykmm.conformance.subject import Subject
     from pykmm_ext.strategy import Strategy
 
-__all__ = ["check_interface", "counter_roles"]
+__all__ = ["check_interface"]
 
 #: KMM_STRATEGY_COUNTERS (include/kmm/cpu.h).
 MOST_COUNTERS = 32
@@ -81,14 +81,3 @@ def _counter_names(made: Strategy) -> list[str]:
     if not all(names):
         wrong.append("a counter without a name")
     return wrong
-
-
-def counter_roles(names: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
-    """The counters that are reasons of aborted faults, and the one of faults that were errors (or None).
-
-    "errors" counts faults that ended with an error without being retried. Counters named gup_* are about
-    get_user_pages, not about faults.
-    """
-    rest = names[3:]
-    return tuple(name for name in rest if name != "errors" and not name.startswith("gup_")), (
-        "errors" if "errors" in rest else None)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import pytest
+from comparison_rows import row as made
+from rich.console import Console
+from rich.table import Table
 
 import pykmm
-from pykmm.report import diff_maps, format_maps, format_time
+from pykmm.comparison import Comparison, _pair
+from pykmm.comparison_report import comparison_tables, summary_tables
+from pykmm.report import comparison_table, counter_groups, diff_maps, format_maps, format_time
 from pykmm.tape import MapsLine, parse_maps
 
 MAPS = """\
@@ -133,3 +139,76 @@ def test_a_strategy_that_counts_less_has_a_table() -> None:
         assert "countless" in str(pykmm.compare(tape, strategies=["countless"]))
     finally:
         registry._entries = before
+
+
+def shown(tables: Table | Iterable[Table], width: int = 400) -> str:
+    console = Console(width=width)
+    with console.capture() as capture:
+        for table in [tables] if isinstance(tables, Table) else tables:
+            console.print(table)
+    return capture.get()
+
+
+#: What rich would take for markup or an emoji, where it may.
+ODD = ("spf[recheck=off]", "spf[/]", "[bold]x[/bold]", "a:heart:b", "back\\\\[x]")
+
+
+def odd() -> Comparison:
+    """Rows with such names of strategies, arches, workloads, counters and units."""
+    rows = [made(name, cpus, [1, 2], 9000, arch=arch, workload=workload) for workload in ("w[size=4K]", "w:heart:")
+            for cpus in (1, 2) for arch in ("x[y=z]", "a2") for name in ODD]
+    for row in rows:
+        row.counters = {"attempts": 9, "fine[x]": 5, "retried": 4, "reason[y]": 4, "stat_[z]": 7}
+        row.unit = "faults[u]"
+    _pair(rows, ODD[0])
+    return Comparison(pykmm.Tape(), rows, 2, ODD[0])
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """In cells, headers and titles."""
+    text = shown(comparison_table(odd(), "t[i=j]"))
+    for word in (*(f" {name} (x[y=z]) " for name in ODD), " reason[y] 4 ", " stat_[z] 7 ", "t[i=j]"):
+        assert word in text, word
+    text = shown(comparison_tables(odd()))
+    for word in (*(f" {name} (x[y=z]) " for name in ODD), f" rate / {ODD[0]} ", f" rate / {ODD[0]} on 1 ",
+                 " 6.75k faults[u]/s ", " 55.56% fine[x]; reason[y] 4 ", " stat_[z] 7 ", "w[size=4K]", "w:heart:"):
+        assert word in text, word
+    text = shown(summary_tables(odd()))
+    for word in (*(f" {name} (x[y=z]) " for name in ODD), f"rate / rate of {ODD[0]} on as many CPUs",
+                 f"rate / rate of {ODD[0]} on 1 CPU", f" {ODD[0]}, rate ", " 6.75k faults[u]/s ", " w[size=4K] ",
+                 " w:heart: "):
+        assert word in text, word
+    text = shown(summary_tables(odd(), 150), 150)       # turned: a row per strategy
+    for word in (*(f" {name} (x[y=z]) " for name in ODD), " w[size=4K] on 2 ", " w:heart: on 1 "):
+        assert word in text, word
+
+
+def test_counters_that_are_not_about_faults_have_their_own_column() -> None:
+    counters = {"attempts": 5, "successes": 3, "retried": 1, "errors": 1, "busy": 1, "gup_fast": 2048,
+                "walks_skipped": 2, "walks_serialized": 0, "stat_spins": 0}
+    groups = counter_groups(counters)
+    assert groups.first == [("attempts", 5), ("successes", 3), ("retried", 1)]
+    assert groups.aborts == [("errors", 1), ("busy", 1)]
+    assert [name for name, _ in groups.other] == ["gup_fast", "walks_skipped", "walks_serialized", "stat_spins"]
+    rows = [made("one", 1, [1.0]), made("two", 1, [1.0])]
+    _pair(rows, "one")
+    rows[0].counters = counters
+    rows[1].counters = {"attempts": 5, "successes": 4, "retried": 1, "busy": 1}
+    comparison = Comparison(pykmm.Tape(), rows, 1, "one")
+    for table in (comparison_table(comparison), *comparison_tables(comparison)):
+        cells = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+        assert cells["other counters"] == ["gup_fast 2,048, walks_skipped 2", "-"]
+        assert [text for name in ("aborted by reason", "outcome of faults") for text in cells.get(name, [])] in (
+            ["errors 1, busy 1", "busy 1"], ["60.00% successes; errors 1, busy 1", "80.00% successes; busy 1"])
+    rows[0].counters = dict.fromkeys(counters, 0)
+    for table in (comparison_table(comparison), *comparison_tables(comparison)):
+        assert "other counters" not in [str(column.header) for column in table.columns]
+
+
+def test_a_tape_without_a_name_has_a_title() -> None:
+    tape = pykmm.Tape()
+    tape.thread().mmap(4096)
+    comparison = pykmm.compare(tape, ["spf[munmap=downgrade]"], ["native", "check"], max_executions=2)
+    assert comparison.workloads == [""]
+    assert [str(table.title) for table in comparison_tables(comparison)] == ["tape", "tape: searched for races"]
+    assert str(comparison).count("spf[munmap=downgrade]") == 3      # a header and a cell; a cell

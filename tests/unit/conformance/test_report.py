@@ -63,4 +63,5 @@ def test_counters_that_do_not_add_up(changes: dict[str, int], words: list[str]) 
 def test_other_designs_of_counters() -> None:
     classic = {"attempts": 10, "successes": 6, "retried": 0, "errors": 4}
     assert counter_problems(classic, {"pgfault": 10, "fault_mmap_sem": 10}) == []
-    assert counter_problems(GOOD | {"gup_fast": 99}, VMSTAT) == []
+    assert counter_problems(GOOD | {"gup_fast": 99, "walks_skipped": 3, "stat_spins": 5}, VMSTAT) == []
+    assert len(counter_problems(GOOD | {"walked": 3}, VMSTAT)) == 1
