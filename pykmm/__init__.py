@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pykmm.checking.explore import explore
     from pykmm.checking.report import CheckReport, Violation
     from pykmm.comparison import Comparison, compare
-    from pykmm.errors import BusError, InvariantViolation, PluginError, PykmmError, SegmentationFault, TapeError
+    from pykmm.errors import BusError, InvariantViolation, PluginError, PykmmError, RunError, SegmentationFault, TapeError
     from pykmm.hookspecs import hookimpl
     from pykmm.machine import File, Machine, MmStruct, RunResult, Vma
     from pykmm.plugin import Registry, get_plugin_manager
@@ -33,7 +33,7 @@ _WHERE = {
     "checking.explore": ("explore",),
     "checking.report": ("CheckReport", "Violation"),
     "comparison": ("Comparison", "compare"),
-    "errors": ("BusError", "InvariantViolation", "PluginError", "PykmmError", "SegmentationFault", "TapeError"),
+    "errors": ("BusError", "InvariantViolation", "PluginError", "PykmmError", "RunError", "SegmentationFault", "TapeError"),
     "hookspecs": ("hookimpl",),
     "machine": ("File", "Machine", "MmStruct", "RunResult", "Vma"),
     "plugin": ("Registry", "get_plugin_manager"),

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How long a tape is for the check engine, which keeps every step of an execution, and what memory it takes there."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pykmm.checking.schedule import DEFAULT_STEPS
+from pykmm.machine import page_size, table_frames
+
+if TYPE_CHECKING:
+    from pykmm.tape import Tape
+
+__all__ = ["LONGEST", "accesses", "check_length", "memory_for", "steps_for"]
+
+#: Operations and page accesses of the longest tape. Each takes some ten to fifty steps.
+LONGEST = 4096
+#: Steps after which an execution is a livelock, for each of them.
+_STEPS = 500
+#: Frames of a Cpu beside what its operations take.
+_SPARE = 64
+
+
+def accesses(tape: Tape, arch: str) -> int:
+    """Operations of a tape, and of those that access memory the pages."""
+    import numpy as np
+
+    from pykmm.tape import OPCODES
+
+    ops = tape.ops
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
+    populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
+    pages = ops["len"][touch | populate] >> np.uint64(page_size(arch).bit_length() - 1)
+    return len(ops) + int(np.minimum(pages, np.uint64(1 << 30)).sum())
+
+
+def check_length(tape: Tape, arch: str) -> None:
+    """ValueError where `tape` is too long for the check engine: how long it is, and what makes it shorter."""
+    from pykmm.plugin import get_plugin_manager, split_options
+    from pykmm.workload import parameters
+
+    length = accesses(tape, arch)
+    if length <= LONGEST:
+        return
+    advice = "make it smaller"
+    workloads = get_plugin_manager().workloads
+    name = split_options(tape.source)[0] if tape.work is not None and tape.source else ""
+    if name in workloads:
+        known = parameters(workloads.entry(name).factory)
+        sizes = [f"{key}={value}" for key, value in known.items()
+                 if key in ("size", "iterations", "requests", "records", "pages", "pairs", "reads")]
+        if sizes:
+            advice += f" with its parameters ({name} has {', '.join(sizes)})"
+    raise ValueError(f"{tape.source or 'the tape'} is too long for the check engine: {len(tape):,} operations with "
+                     f"{length - len(tape):,} page accesses, and it takes {LONGEST:,} of both together; {advice}")
+
+
+def steps_for(tape: Tape, arch: str) -> int:
+    """Steps of an execution after which it is a livelock, and not just long."""
+    return max(DEFAULT_STEPS, _STEPS * accesses(tape, arch))
+
+
+def memory_for(tape: Tape, arch: str, cpus: int) -> int:
+    """Bytes with which a tape runs on the check engine: every CPU has a share, and gets no frame back that it freed."""
+    import numpy as np
+
+    from pykmm.tape import OPCODES
+
+    upper, path = table_frames(arch)
+    length = accesses(tape, arch)
+    forks = int(np.count_nonzero(np.isin(tape.ops["op"], [OPCODES["FORK"], OPCODES["EXEC"]])))
+    share = _SPARE + (2 + path) * length + (upper + path) * (1 + forks)
+    return page_size(arch) * share * (cpus + 1)
