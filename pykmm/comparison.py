@@ -298,9 +298,9 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     :param progress: called with a few words before each run
 
     Rows come tape by tape, with fewer CPUs first, in the order of `engines`. A row's ``ratio`` is its time relative to
-    the baseline with the same tape and CPUs, paired run by run. ValueError: unknown names, impossible numbers, a tape that is too long
-    for the check engine. RunError: an operation failed of which there would be a figure, or simulated memory ran out.
-    MemoryError: the host, or the simulated memory of a search, has too little.
+    the baseline with the same tape and CPUs, paired run by run. ValueError: unknown names, impossible numbers,
+    a tape that is too long for the check engine. RunError: an operation of a workload failed, or simulated memory ran
+    out: there is no figure. MemoryError: the host, or the simulated memory of a search, has too little.
     """
     strategies = check_names("strategy", strategies)
     arches = check_names("arch", arches)

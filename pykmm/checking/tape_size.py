@@ -10,27 +10,29 @@ from pykmm.machine import page_size, table_frames
 if TYPE_CHECKING:
     from pykmm.tape import Tape
 
-__all__ = ["LONGEST", "accesses", "check_length", "memory_for", "steps_for"]
+__all__ = ["LONGEST", "check_length", "memory_for", "steps_for"]
 
-#: Operations and page accesses of the longest tape. Each takes some ten to fifty steps.
-LONGEST = 4096
-#: Steps after which an execution is a livelock, for each of them.
-_STEPS = 500
+#: Steps of an execution of the longest tape: some seconds.
+LONGEST = 300_000
+#: Steps that an operation takes, about; an access to a page that faults; and one that pins.
+_OPERATION, _FAULT, _PIN = 10, 45, 10
 #: Frames of a Cpu beside what its operations take.
 _SPARE = 64
 
 
-def accesses(tape: Tape, arch: str) -> int:
-    """Operations of a tape, and of those that access memory the pages."""
+def _length(tape: Tape, arch: str) -> tuple[int, int, int]:
+    """Operations of a tape, pages that they access, and about how many steps that is."""
     import numpy as np
 
     from pykmm.tape import OPCODES
 
     ops = tape.ops
-    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE", "PIN")])
+    pages = np.minimum(ops["len"] >> np.uint64(page_size(arch).bit_length() - 1), np.uint64(1 << 30))
     populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
-    pages = ops["len"][touch | populate] >> np.uint64(page_size(arch).bit_length() - 1)
-    return len(ops) + int(np.minimum(pages, np.uint64(1 << 30)).sum())
+    touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")]) | populate
+    faults = int(pages[touch].sum())
+    pins = int(pages[ops["op"] == OPCODES["PIN"]].sum())
+    return len(ops), faults + pins, _OPERATION * len(ops) + _FAULT * faults + _PIN * pins
 
 
 def check_length(tape: Tape, arch: str) -> None:
@@ -38,8 +40,8 @@ def check_length(tape: Tape, arch: str) -> None:
     from pykmm.plugin import get_plugin_manager, split_options
     from pykmm.workload import parameters
 
-    length = accesses(tape, arch)
-    if length <= LONGEST:
+    operations, pages, steps = _length(tape, arch)
+    if steps <= LONGEST:
         return
     advice = "make it smaller"
     workloads = get_plugin_manager().workloads
@@ -50,13 +52,13 @@ def check_length(tape: Tape, arch: str) -> None:
                  if key in ("size", "iterations", "requests", "records", "pages", "pairs", "reads")]
         if sizes:
             advice += f" with its parameters ({name} has {', '.join(sizes)})"
-    raise ValueError(f"{tape.source or 'the tape'} is too long for the check engine: {len(tape):,} operations with "
-                     f"{length - len(tape):,} page accesses, and it takes {LONGEST:,} of both together; {advice}")
+    raise ValueError(f"{tape.source or 'the tape'} is too long for the check engine: {operations:,} operations with "
+                     f"{pages:,} accesses to pages are about {steps:,} steps, and it takes {LONGEST:,}; {advice}")
 
 
 def steps_for(tape: Tape, arch: str) -> int:
     """Steps of an execution after which it is a livelock, and not just long."""
-    return max(DEFAULT_STEPS, _STEPS * accesses(tape, arch))
+    return max(DEFAULT_STEPS, 4 * _length(tape, arch)[2])
 
 
 def memory_for(tape: Tape, arch: str, cpus: int) -> int:
@@ -66,7 +68,7 @@ def memory_for(tape: Tape, arch: str, cpus: int) -> int:
     from pykmm.tape import OPCODES
 
     upper, path = table_frames(arch)
-    length = accesses(tape, arch)
+    operations, pages, _ = _length(tape, arch)
     forks = int(np.count_nonzero(np.isin(tape.ops["op"], [OPCODES["FORK"], OPCODES["EXEC"]])))
-    share = _SPARE + (2 + path) * length + (upper + path) * (1 + forks)
+    share = _SPARE + (2 + path) * (operations + pages) + (upper + path) * (1 + forks)
     return page_size(arch) * share * (cpus + 1)
