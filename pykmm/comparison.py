@@ -203,7 +203,7 @@ class _Plan:
 
     def run(self) -> RunResult:
         if self.engine == "host":
-            result = run_host(self.tape)
+            result: RunResult = run_host(self.tape)
             result.require_success()
             return result
         with Machine(arch=self.arch, strategy=self.strategy, cpus=max(self.cpus, self.tape.program().nstreams)

@@ -27,7 +27,8 @@ def _length(tape: Tape, arch: str) -> tuple[int, int, int]:
     from pykmm.tape import OPCODES
 
     ops = tape.ops
-    pages = np.minimum(ops["len"] >> np.uint64(page_size(arch).bit_length() - 1), np.uint64(1 << 30))
+    shift = np.uint64(page_size(arch).bit_length() - 1)
+    pages = np.clip(ops["len"] >> shift, np.uint64(1), np.uint64(1 << 30))
     populate = (ops["op"] == OPCODES["MMAP"]) & ((ops["flags"] & (0x8000 | 0x2000)) != 0)
     touch = np.isin(ops["op"], [OPCODES[name] for name in ("TOUCH", "LOAD", "STORE")]) | populate
     faults = int(pages[touch].sum())
