@@ -103,7 +103,9 @@ def _clear_errors(command: Callable[P, T]) -> Callable[P, T]:
             if isinstance(error, OSError):
                 raise _fail(_os_error(error)) from None
             if isinstance(error, MemoryError):
-                raise _fail(f"out of memory: {error}; --memory sets the simulated memory") from None
+                text = f"out of memory: {error}" if str(error) else "out of memory"
+                advice = "; --memory sets the simulated memory"
+                raise _fail(text + (advice if "simulated memory" in text and "--memory" not in text else "")) from None
             raise
     return wrapper
 

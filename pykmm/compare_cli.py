@@ -83,6 +83,8 @@ def compare(
         counts = counts or list(SUITES[suite].cpus)
     if not wanted:
         raise ValueError("nothing to compare: name recordings or workloads (pykmm list), or --suite")
+    if plot is not None and (used := _names(engines, "native,host")) and set(used) == {"check"}:
+        raise ValueError("--plot: nothing to draw, as the check engine has no clock: add --engines native or host")
     draw = _plotter(plot)
     check_writable(json, plot)
     names = _names(strategies) or get_plugin_manager().strategies.names()

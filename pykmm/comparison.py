@@ -203,11 +203,14 @@ class _Plan:
 
     def run(self) -> RunResult:
         if self.engine == "host":
-            return run_host(self.tape)
+            result: RunResult = run_host(self.tape)
+            result.require_success()
+            return result
         with Machine(arch=self.arch, strategy=self.strategy, cpus=max(self.cpus, self.tape.program().nstreams)
                      if self.tape.work is not None else self.cpus, memory=self.memory) as machine:
-            result: RunResult = machine.run(self.tape, self.engine)
+            result = machine.run(self.tape, self.engine)
             machine.validate()
+        result.require_success()
         return result
 
     def row(self) -> Row:
@@ -283,7 +286,7 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     """Run tapes and workloads under each strategy, arch and number of CPUs; on the host engine once for each number.
 
     :param tape: a :class:`pykmm.Tape`, the name of a workload such as "page_fault1[size=64M]", or several of them
-    :param engines: "native" and "host" are timed; "check" searches schedules of the tape, which should be small
+    :param engines: "native" and "host" are timed; "check" searches schedules of the tape, which has to be small
     :param cpus: a number or several: of a workload its threads, of a tape the simulated CPUs of each machine; as many
         as the tape needs, and the workload's own default, if not given
     :param memory: of each machine, like "1G"; as much as the tape needs if not given
@@ -295,7 +298,9 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     :param progress: called with a few words before each run
 
     Rows come tape by tape, with fewer CPUs first, in the order of `engines`. A row's ``ratio`` is its time relative to
-    the baseline with the same tape and CPUs, paired run by run. ValueError: unknown names, impossible numbers.
+    the baseline with the same tape and CPUs, paired run by run. ValueError: unknown names, impossible numbers,
+    a tape that is too long for the check engine. RunError: an operation of a workload failed, or simulated memory ran
+    out: there is no figure. MemoryError: the host, or the simulated memory of a search, has too little.
     """
     strategies = check_names("strategy", strategies)
     arches = check_names("arch", arches)
@@ -327,6 +332,13 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     page = _page_sizes(arches)
     sizes = {page[arch] for arch in arches if engines != ["host"]} | ({page[""]} if "host" in engines else set())
     made = [_tapes(what, counts, sizes) for what in whole]      # wrong names are found before anything runs
+    if "check" in engines:
+        from pykmm.checking.tape_size import check_length
+
+        for tapes in made:
+            for by_page, _ in tapes:
+                for arch in arches:
+                    check_length(by_page[page[arch]], arch)
     say = progress or (lambda text: None)
     base = baseline or (strategies[0] if engines[0] != "host" else "linux")
     rows: list[Row] = []
@@ -338,7 +350,7 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
                     plans.append(_Plan(by_page[page[""]], "linux", "host", "", number, 0))
                 else:
                     plans += [_Plan(by_page[page[arch]], strategy, engine, arch, number,
-                                    memory_needed(by_page[page[arch]], arch) if size is None else size)
+                                    _memory(by_page[page[arch]], arch, engine) if size is None else size)
                               for arch in arches for strategy in strategies]
         timed = [plan for plan in plans if plan.engine != "check"]
         for turn in range(-warmup, repeats):
@@ -359,11 +371,19 @@ def compare(tape: Tape | str | Sequence[Tape | str], strategies: Sequence[str] =
     return Comparison(next(iter(made[0][0][0].values())), rows, repeats, base)
 
 
+def _memory(tape: Tape, arch: str, engine: str) -> int:
+    """What a machine of one's own gets where no size is given; 0: the search says itself."""
+    return 0 if engine == "check" else memory_needed(tape, arch)
+
+
 def _search(plan: _Plan, max_executions: int) -> Row:
     from pykmm.checking.checker import check
+    from pykmm.checking.tape_size import memory_for, steps_for
 
     threads = plan.tape.program().nstreams
-    report = check(plan.tape, strategy=plan.strategy, arch=plan.arch, max_executions=max_executions,
-                   cpus=max(plan.cpus, threads))
+    cpus = max(plan.cpus, threads)
+    memory = str(plan.memory or memory_for(plan.tape, plan.arch, cpus))
+    report = check(plan.tape, strategy=plan.strategy, arch=plan.arch, max_executions=max_executions, cpus=cpus,
+                   memory=memory, max_steps=steps_for(plan.tape, plan.arch))
     return Row(plan.strategy, "check", plan.arch, 0.0, 0.0, 0, 0.0, {}, [], None, plan.tape.source, plan.cpus, threads,
                report=report)

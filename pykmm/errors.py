@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["BusError", "InvariantViolation", "PluginError", "PykmmError", "SegmentationFault", "TapeError"]
+__all__ = ["BusError", "InvariantViolation", "PluginError", "PykmmError", "RunError", "SegmentationFault",
+           "TapeError"]
 
 
 class PykmmError(Exception):
@@ -32,6 +33,10 @@ class TapeError(PykmmError, ValueError):
 
     def __reduce__(self) -> tuple[type[TapeError], tuple[str, str | None, int | None]]:
         return type(self), (self.message, self.path, self.line)
+
+
+class RunError(PykmmError):
+    """The run of a tape of which no figure can be made: an operation failed that nobody expected to fail."""
 
 
 class SegmentationFault(PykmmError):

@@ -5,13 +5,16 @@ The core is :mod:`pykmm_ext.binding`; this module adds the names of plugins, siz
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pykmm.errors import RunError
 from pykmm.plugin import get_plugin_manager
 from pykmm_ext import binding
 from pykmm_ext.arch import Arch
@@ -38,6 +41,9 @@ ENGINE_DESCRIPTIONS = {
 #: Seconds without a page fault or a completed operation after which a native run is stopped, and what changes that.
 WATCHDOG_SECONDS = 60.0
 WATCHDOG_VARIABLE = "PYKMM_WATCHDOG"
+
+#: What limits the memory of a container is seen here.
+CGROUP = Path("/sys/fs/cgroup")
 
 _SIZE = re.compile(r"([0-9]+)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -98,14 +104,50 @@ class RunResult:
 
     @property
     def rate(self) -> float:
-        """What a workload counts (``tape.work.unit``), per second of ``work_seconds``; 0 where none is counted."""
+        """What a workload counts (``tape.work.unit``), per second of ``work_seconds``; 0 where none is counted.
+
+        RunError when the work was not done (:meth:`require_success`).
+        """
         seconds = self.work_seconds
+        if self.tape.work is not None:
+            self.require_success()
         return self.tape.work.total / seconds if self.tape.work is not None and seconds > 0 else 0.0
 
     @property
     def recorded(self) -> dict[str, int]:
         """The recording's own fault counts: "minor", "major"; empty for a tape written by hand."""
         return dict(self.notes.faults)
+
+    def require_success(self) -> None:
+        """RunError where this run is no measurement of its tape: strategy, engine, operation and why.
+
+        What counts of a workload is every operation that failed, unless it was expected to (``expect_errno=``). Of
+        other tapes it is what ran out of simulated memory: what else fails there is a result, or one of ``mismatches``.
+        """
+        import numpy as np
+
+        want = np.maximum(self.tape.ops["expect_errno"], 0)
+        failed = self.errnos != want
+        if self.tape.work is not None and self.tape.work.races and self.codes is not None:
+            failed &= ~np.isin(self.codes, [1, 2])
+        if self.tape.work is None:
+            failed &= _out_of_memory(self.tape, self.errnos, self.codes)
+        where = np.flatnonzero(failed)
+        if not len(where):
+            return
+        first = int(where[0])
+        more = f"; {len(where):,} operations failed" if len(where) > 1 else ""
+        raise RunError(f"{self.tape.source or 'the tape'} under {self.strategy} on {self.engine}: no figure, as "
+                       f"{_operation(self.tape, first)} failed: {self._why(first)}{more}")
+
+    def _why(self, i: int) -> str:
+        code = 0 if self.codes is None else int(self.codes[i])
+        starved = bool(_out_of_memory(self.tape, self.errnos, self.codes)[i])
+        if not self.errnos[i]:
+            return f"expected {_name(int(self.tape.ops['expect_errno'][i]))}, got success"
+        if self.engine != "host" and (starved or self.errnos[i] == errno.ENOMEM):
+            return f"{'' if starved else 'ENOMEM, perhaps '}out of simulated memory (--memory or memory= sets it)"
+        return _name(int(self.errnos[i])) + (f" ({_CODES[code]})" if code in _CODES else "")
 
     def maps_diff(self) -> list[str]:
         """Differences from the recorded end maps as unified diff lines; empty = none, or nothing recorded."""
@@ -190,6 +232,13 @@ def table_span(arch: str | Arch) -> int:
     return _Tables(arch).span
 
 
+def table_frames(arch: str | Arch) -> tuple[int, int]:
+    """Frames of an arch's page tables: of those above the PTE tables for all places in use at a time, and of one path
+    from the root, without it, to a PTE. ValueError: no such arch."""
+    tables = _Tables(arch)
+    return tables.upper, tables.path
+
+
 class _Tables:
     """What the page tables of an arch take: bytes of a page, bytes that a PTE table maps, frames of the tables above
     the PTE tables for the few places of an address space that are in use at a time."""
@@ -201,6 +250,7 @@ class _Tables:
         self.span: int = 1 << geometry["level_shift"][1]
         frames: list[int] = [max(1, (8 << bits) // self.page) for bits in geometry["level_bits"]]
         self.leaf = frames[0]
+        self.path = sum(frames[:-1])
         self.upper = frames[-1] + 8 * sum(frames[:-1])
 
 
@@ -259,6 +309,44 @@ def memory_needed(tape: Tape, arch: str | Arch = "x86") -> int:
     return min(max(256 << 20, 2 * page_size(arch) * _frames_needed(tape.program(), arch)), 1 << 40)
 
 
+def available_memory() -> int:
+    """Bytes that this process may still commit: what the host has, or its cgroup leaves. 0 = nobody says."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as lines:
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    for limit, used in (("memory.max", "memory.current"),
+                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        with contextlib.suppress(OSError, ValueError):      # "max" is no number
+            most = int((CGROUP / limit).read_text())
+            stat = (CGROUP / limit).with_name("memory.stat").read_text()
+            cache = dict(line.split() for line in stat.splitlines()).get("inactive_file", "0")
+            found.append(max(0, most - int((CGROUP / used).read_text()) + int(cache)))
+    return min(found, default=0)
+
+
+def size_text(size: int) -> str:
+    """Bytes for people, as parse_size() reads them, to three digits."""
+    for unit, shift in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
+        if size >= 1 << shift:
+            return f"{size / (1 << shift):.3g}{unit}" if size < 1000 << shift else f"{size >> shift}{unit}"
+    return str(size)
+
+
+def check_host_memory(program: TapeProgram, arch: str | Arch, most: int | None = None) -> None:
+    """MemoryError where a run would commit more memory than the host has left, which would end this process.
+
+    `most`: bytes of the machine, which cannot use more. What it says is what the tape surely uses, without margins.
+    """
+    work = program.tape.work
+    needed = work.resident if work is not None and work.resident else (
+        _frames_needed(program, arch) * page_size(arch))
+    needed = needed if most is None else min(needed, most)
+    there = available_memory()
+    if there and needed > there:
+        raise MemoryError(f"{program.tape.source or 'the tape'} needs {size_text(needed)} of memory, and the host has "
+                          f"{size_text(there)} available: make it smaller")
+
+
 def closing_execs(program: TapeProgram) -> npt.NDArray[np.uint8]:
     """Per operation: an EXEC after which nobody uses the address space it leaves."""
     import numpy as np
@@ -315,6 +403,7 @@ def _run_native(machine: Machine, tape: Tape, durations: bool, watchdog: float) 
     if program.nstreams > machine.cpus:
         raise ValueError(f"the tape needs {program.nstreams} CPUs, this machine has {machine.cpus}: "
                          f"Machine(cpus={program.nstreams})")
+    check_host_memory(program, machine.arch_object, machine.memory)
     results = np.zeros(n, np.int64)
     codes = np.zeros(n, np.uint8)
     times = np.zeros(n, np.uint64) if durations else None
@@ -353,6 +442,7 @@ def run_host(tape: Tape, *, durations: bool = False) -> RunResult:
     from pykmm_ext.engine import host
 
     program = tape.program()
+    check_host_memory(program, "x86")       # for its pages of 4 KiB
     out = host.run(program, timing=durations)
     results = np.where(out.errno != 0, -out.errno.astype(np.int64), out.result)
     codes = np.where(out.signal == 7, 3, np.where(out.signal == 11, out.si_code, 0)).astype(np.uint8)
@@ -400,11 +490,35 @@ def _result(program: TapeProgram, tape: Tape, engine: str, strategy: str, arch: 
 
 _ADDRESS = ("MMAP", "MREMAP", "BRK")
 _STATUS = ("MUNMAP", "MPROTECT", "MADVISE", "MLOCK", "MUNLOCK", "MLOCKALL", "MUNLOCKALL", "MSYNC", "MBIND", "TRUNCATE")
-_CODES = {1: "MAPERR", 2: "ACCERR", 3: "SIGBUS", 4: "out of memory"}
+_OOM = 4
+_CODES = {1: "MAPERR", 2: "ACCERR", 3: "SIGBUS", _OOM: "out of memory"}
 
 
 def _name(number: int) -> str:
     return errno.errorcode.get(number, str(number)) if number else "success"
+
+
+def _operation(tape: Tape, i: int) -> str:
+    """Which operation of a tape, in words."""
+    from pykmm.tape import OPCODE_NAMES
+
+    op = tape.ops[i]
+    line = f", line {int(op['source'])}" if op["source"] else ""
+    return f"operation {i}{line}: {OPCODE_NAMES[int(op['op'])].lower()} at {int(op['addr']):#x}"
+
+
+def _out_of_memory(tape: Tape, errnos: npt.NDArray[np.int32],
+                   codes: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.bool_]:
+    """Operations that failed for want of memory, whatever else is wrong: ENOMEM of other calls may mean other things
+    (mincore() of what is not mapped)."""
+    import numpy as np
+
+    from pykmm.tape import OPCODES
+
+    only = np.isin(tape.ops["op"], [OPCODES[name] for name in (
+        "TOUCH", "LOAD", "STORE", "PIN", "MAP", "FORK", "EXEC")])
+    found: npt.NDArray[np.bool_] = only & (errnos == errno.ENOMEM)
+    return found if codes is None else found | ((errnos != 0) & (codes == _OOM))
 
 
 def _mismatches(tape: Tape, results: npt.NDArray[np.int64], errnos: npt.NDArray[np.int32],
@@ -412,12 +526,13 @@ def _mismatches(tape: Tape, results: npt.NDArray[np.int64], errnos: npt.NDArray[
     """How many results differ from what was recorded or expected, and a sentence for the first `limit`."""
     import numpy as np
 
-    from pykmm.tape import NO_RESULT, OPCODE_NAMES, OPCODES
+    from pykmm.tape import NO_RESULT, OPCODES
 
     ops = tape.ops
     want = ops["expect_errno"]
     bad = (want >= 0) & (errnos != want)
     differs = codes == 0x80
+    starved = (want < 0) & _out_of_memory(tape, errnos, codes)
     wrong_result = np.zeros(len(ops), bool)
     wrong_status = np.zeros(len(ops), bool)
     broken = np.zeros(len(ops), bool)
@@ -427,12 +542,10 @@ def _mismatches(tape: Tape, results: npt.NDArray[np.int64], errnos: npt.NDArray[
         recorded_errno = np.where((ops["result"] < 0) & (ops["result"] > -4096), -ops["result"], 0)
         wrong_status = known & np.isin(ops["op"], [OPCODES[k] for k in _STATUS]) & (recorded_errno != errnos)
         broken = np.isin(ops["op"], [OPCODES[k] for k in ("TOUCH", "MAP", "FORK", "EXEC")]) & (errnos != 0)
-    where = np.nonzero(bad | differs | wrong_result | wrong_status | broken)[0]
+    where = np.nonzero(bad | differs | wrong_result | wrong_status | broken | starved)[0]
 
     def sentence(i: int) -> str:
-        op = ops[i]
-        line = f", line {int(op['source'])}" if op["source"] else ""
-        head = f"operation {i}{line}: {OPCODE_NAMES[int(op['op'])].lower()} at {int(op['addr']):#x}"
+        op, head = ops[i], _operation(tape, i)
         got = _name(int(errnos[i]))
         if codes[i] in _CODES and errnos[i]:
             got += f" ({_CODES[int(codes[i])]})"
@@ -446,7 +559,7 @@ def _mismatches(tape: Tape, results: npt.NDArray[np.int64], errnos: npt.NDArray[
             return f"{head}: recorded {was}, got {got if errnos[i] else hex(int(results[i]))}"
         if wrong_status[i]:
             return f"{head}: recorded {_name(int(recorded_errno[i]))}, got {got}"
-        return f"{head}: recorded as done, got {got}"
+        return f"{head}: {'recorded as done, ' if broken[i] else ''}got {got}"
 
     return len(where), [sentence(int(i)) for i in where[:limit]]
 

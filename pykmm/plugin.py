@@ -287,6 +287,8 @@ class PluginManager(pluggy.PluginManager):
         """
         if name is not None and self.has_plugin(name):
             raise PluginError(f"plugin {name!r} is registered twice")
+        if name is not None and (other := self.get_name(plugin)) is not None:
+            raise PluginError(f"plugin {name!r} is registered already, as {other!r}")
         canonical = self.register(plugin, name)
         if canonical is None:
             return

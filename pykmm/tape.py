@@ -69,12 +69,14 @@ class Work:
     """What a generated tape does that is worth counting, so that a run has a rate.
 
     ``counts``: units per thread, in the order of the tape's threads (0: a thread that only disturbs the others).
-    ``resident``: bytes of memory that are in use at most at one time, 0 = unknown.
+    ``resident``: bytes of memory that are in use at most at one time, 0 = unknown. ``races``: its threads access what
+    others unmap or protect, and a SIGSEGV is part of it.
     """
 
     unit: str                   #: plural, like "faults"
     counts: tuple[int, ...]
     resident: int = 0
+    races: bool = False
 
     @property
     def total(self) -> int:
@@ -442,7 +444,7 @@ class Tape:
             tape.notes = Notes(**meta["notes"])
             work = meta.get("work")
             tape.work = None if work is None else Work(str(work["unit"]), tuple(map(int, work["counts"])),
-                                                       int(work["resident"]))
+                                                       int(work["resident"]), bool(work.get("races", False)))
             at = 0
             for end in ends.tolist():
                 tape.blobs.append(blobs[at:end])

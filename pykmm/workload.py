@@ -179,9 +179,13 @@ def beside_mapper(tape: Tape, streams: Sequence[OpStream], mapper: str, turns: i
     return MAPPER_PAGES * page if mapper == "write" else 0
 
 
-def finish(tape: Tape, unit: str, counts: Sequence[int], resident: int) -> Tape:
-    """The finished tape: what each thread counts, in the order of the threads; the most bytes in use at one time."""
+def finish(tape: Tape, unit: str, counts: Sequence[int], resident: int, races: bool = False) -> Tape:
+    """The finished tape: what each thread counts, in the order of the threads; the most bytes in use at one time.
+
+    An operation that fails makes a run no measurement, unless it was expected to (``expect_errno=``). `races`: threads
+    access what others unmap or protect; a SIGSEGV is no failure then.
+    """
     from pykmm.tape import Work
 
-    tape.work = Work(unit, tuple(counts), resident)
+    tape.work = Work(unit, tuple(counts), resident, races)
     return tape

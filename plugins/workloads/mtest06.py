@@ -45,7 +45,7 @@ def mtest06(*, threads: Number = 2, size: Number = "4K", iterations: Number = 10
         for look in range(looks):
             reader.load(PLACE + look * unit % length, 1, expect=b"a")
         tape.repeat(first, turns)
-    return finish(tape, "turns", [turns] + [0] * (number - 1), 3 * length)
+    return finish(tape, "turns", [turns] + [0] * (number - 1), 3 * length, races=True)
 
 
 @hookimpl

@@ -53,6 +53,7 @@ def check(scenario: Checkable, *, strategy: str | None = None, arch: str | None 
     :param progress: called now and then with a line that says how far it is
 
     A violation is a result, not an error: see :class:`pykmm.CheckReport`. ValueError: unknown names, impossible values.
+    MemoryError: setup or an execution does not fit into the simulated memory.
     RuntimeError: the program did not do the same under the same schedule.
     """
     source = find(scenario, variant=variant, strategy=strategy, arch=arch, cpus=cpus, memory=memory)
@@ -60,7 +61,15 @@ def check(scenario: Checkable, *, strategy: str | None = None, arch: str | None 
         preemptions = source.preemptions
     settings = Settings(memory_model or source.memory_model, explorer, seed, preemptions, max_executions or 0,
                         max_seconds or 0.0, stop_at_violation, max_steps)
-    return check_source(source, settings, executor=executor, budget=BUDGET if minimised else 0, progress=progress)
+    try:
+        return check_source(source, settings, executor=executor, budget=BUDGET if minimised else 0, progress=progress)
+    except MemoryError as error:
+        if str(error):
+            raise
+        raise MemoryError(
+            f"{source.name}: an execution does not fit into the simulated memory (every CPU has its share, and a frame "
+            "that is freed is not handed out again): --memory or memory= sets it, and a shorter tape needs less"
+        ) from None
 
 
 def check_source(source: Source, settings: Settings, *, executor: Executor | None = None, budget: int = BUDGET,

@@ -50,7 +50,9 @@ def watched_setup(make: Callable[[], T], strategy: str) -> T:
     finally:
         if thread.is_alive():
             number = thread.ident or 0
-            stack = traceback.format_stack(sys._current_frames().get(number))[-1:]
+            frame = sys._current_frames().get(number)
+            if frame is not None and frame.f_code is not run.__code__:      # else it loops in compiled code
+                stack = traceback.format_stack(frame)[-1:]
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(number), ctypes.py_object(_SetUpTooLongError))
             thread.join(_GIVE_UP)
     made, error = ended[0] if ended else (None, _SetUpTooLongError())

@@ -166,8 +166,19 @@ def test_unknown_names() -> None:
     assert "No such command" in fails("dance")
 
 
-def test_too_little_memory_is_a_result_or_an_error() -> None:
+def test_too_little_memory_is_an_error() -> None:
     assert "memory must be at least" in fails("replay", TRACE, "--memory", "4K")
+    assert "touch at 0x7fd3bc9180d8 failed: out of simulated memory" in fails("replay", TRACE, "--memory", "2M")
+    said = fails("compare", "faults[size=4M]", "-s", "spf", "-e", "native", "--memory", "1M", "--summary")
+    assert "faults[size=4M] under spf on native: no figure" in said
+    said = fails("compare", "page_fault1[size=2M]", "-s", "spf", "-e", "check", "--memory", "1M")
+    assert "out of memory: " in said
+    assert said.count("--memory") == 1
+
+
+def test_a_plot_of_nothing_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pykmm.comparison.compare", None)
+    assert "nothing to draw" in fails("compare", "mmap1", "-e", "check", "--plot", tmp_path / "e.png")
 
 
 def test_bad_files(tmp_path: Path) -> None:

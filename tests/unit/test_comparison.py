@@ -15,6 +15,7 @@ from pykmm import comparison as module
 from pykmm.comparison import Comparison, Spread, _pair
 from pykmm.comparison_report import comparison_tables, footnotes, format_rate, summary_tables
 from pykmm.suites import SUITES
+from pykmm.workload import finish as module_finish
 from pykmm.workload import make
 
 SMALL = "page_fault1[size=64K]"
@@ -182,3 +183,101 @@ def test_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row("a", 4, [1.0]).oversubscribed
     assert not row("a", 3, [1.0]).oversubscribed
     assert not row("a", 4, [1.0], engine="check").oversubscribed
+
+
+# -- what is no measurement -------------------------------------------------------------------------------
+
+def test_no_figure_where_memory_ran_out() -> None:
+    with pytest.raises(pykmm.RunError, match=r"^faults\[size=4M\] under spf on native: no figure, as operation 1: "
+                                             r"touch .*out of simulated memory \(--memory or memory= sets it\)"):
+        pykmm.compare("faults[size=4M]", ["spf"], memory="1M")
+
+
+def test_no_figure_where_an_operation_of_a_workload_failed() -> None:
+    tape = pykmm.Tape()
+    area = tape.setup.mmap(4096)
+    thread = tape.thread()
+    thread.touch(area, 4096, "write")
+    thread.munmap(area + 1, 4096)
+    module_finish(tape, "faults", [1], 4096)
+    with pytest.raises(pykmm.RunError, match=r"under spf on native: .*munmap .*failed: EINVAL$"):
+        pykmm.compare(tape, ["spf"])
+    with pykmm.Machine(cpus=1) as machine, pytest.raises(pykmm.RunError, match="EINVAL"):
+        machine.run(tape).rate  # noqa: B018
+
+
+def test_a_failure_that_was_expected_is_work_done() -> None:
+    tape = pykmm.Tape()
+    area = tape.setup.mmap(4096)
+    thread = tape.thread()
+    thread.munmap(area + 1, 4096, expect_errno="EINVAL")
+    module_finish(tape, "calls", [1], 0)
+    assert pykmm.compare(tape, ["spf"]).rows[0].rates
+
+
+def test_a_fault_in_a_race_is_work_done() -> None:
+    tape = pykmm.Tape()
+    thread = tape.thread()
+    thread.touch(1 << 20, 1, "read")
+    module_finish(tape, "reads", [1], 0)
+    with pytest.raises(pykmm.RunError, match=r"touch at 0x100000 failed: EFAULT \(MAPERR\)"):
+        pykmm.compare(tape, ["spf"], ["host"])
+    module_finish(tape, "reads", [1], 0, races=True)
+    assert [r.engine for r in pykmm.compare(tape, ["spf"], ["native", "host"]).rows if r.rates] == ["native", "host"]
+
+
+def test_other_failures_of_a_tape_without_work_are_results() -> None:
+    tape = pykmm.Tape()
+    tape.thread().munmap(1, 4096)
+    assert pykmm.compare(tape, ["spf"]).rows[0].result.errnos.tolist() == [22]
+
+
+def test_a_tape_that_starves_is_a_mismatch() -> None:
+    tape = pykmm.Tape()
+    tape.thread().touch(tape.setup.mmap(4 << 20), 4 << 20, "write")
+    with pykmm.Machine(cpus=1, memory="1M") as machine:
+        result = machine.run(tape)
+    assert result.mismatch_count == 1
+    assert "got ENOMEM" in result.mismatches[0]
+    with pytest.raises(pykmm.RunError, match="out of simulated memory"):
+        pykmm.compare(tape, ["spf"], memory="1M")
+
+
+@pytest.mark.parametrize("engine", ["native", "host"])
+def test_more_memory_than_the_host_has(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr("pykmm.machine.available_memory", lambda: 1 << 20)
+    with pytest.raises(MemoryError, match=r"faults\[size=4M\] needs 4M of memory, and the host has 1M available"):
+        pykmm.compare("faults[size=4M]", ["spf"], [engine])
+    monkeypatch.setattr("pykmm.machine.available_memory", lambda: 4 << 20)
+    assert pykmm.compare("faults[size=4M]", ["spf"], [engine]).rows[0].rates
+
+
+# -- the check engine: length and memory ------------------------------------------------------------------
+
+def test_a_search_gets_memory() -> None:
+    """The default of a tape, 1M, is too little for either."""
+    for what in ("page_fault1[size=1M]", "ebizzy[records=1]"):
+        row_ = pykmm.compare(what, ["mmap_sem"], ["check"], cpus=2, max_executions=3).rows[0]
+        assert row_.report.ok
+        assert row_.report.executions == 3
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_search_that_runs_out_of_memory_says_so(cpus: int) -> None:
+    """On one CPU there is a single execution."""
+    with pytest.raises(MemoryError, match="an execution does not fit into the simulated memory .*memory="):
+        pykmm.compare("page_fault1[size=2M]", ["mmap_sem"], ["check"], cpus=cpus, max_executions=3, memory="1M")
+
+
+def test_a_long_execution_is_no_livelock() -> None:
+    report = pykmm.compare("page_fault1[size=12M]", ["mmap_sem"], ["check"], cpus=1, max_executions=1).rows[0].report
+    assert report.ok
+    assert report.steps > 100_000
+
+
+def test_a_tape_that_is_too_long_for_a_search_is_refused_before_anything_runs() -> None:
+    said: list[str] = []
+    with pytest.raises(ValueError, match=r"mtest06 is too long for the check engine: [0-9,]+ operations with .* steps, "
+                                         r"and it takes .*\(mtest06 has size=4K, iterations=1000, reads=8\)"):
+        pykmm.compare("mtest06", ["spf"], ["native", "check"], cpus=4, progress=said.append)
+    assert not said

@@ -8,13 +8,14 @@ import gc
 import mmap
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from arch_under_test import ARCH, LEVELS, PAGE, TASK_SIZE, frames, in_memory, make_arch
 
 import pykmm
-from pykmm.machine import parse_size
+from pykmm.machine import available_memory, parse_size, size_text
 from pykmm.testing import assert_no_leaks, resident
 from pykmm_ext.machine.machine_test import entry
 from pykmm_ext.mm.memory_test import damage
@@ -382,3 +383,19 @@ def test_quirks() -> None:
         pykmm.Machine(quirks=("none",))
     with pytest.raises(TypeError, match="collection of names"):
         pykmm.Machine(quirks="vma-adjust-order")
+
+
+def test_available_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert 1 << 20 < available_memory() < 1 << 60
+    files = {"memory.max": "1000000\n", "memory.current": "700000\n", "memory.stat": "anon 5\ninactive_file 50000\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("pykmm.machine.CGROUP", tmp_path)
+    assert available_memory() == 350_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 1 << 20
+
+
+def test_sizes_for_people() -> None:
+    assert [size_text(n) for n in (12, 4096, 1 << 20, 3 << 29, 16 << 40, 1023 << 20)] == [
+        "12", "4K", "1M", "1.5G", "16T", "1023M"]

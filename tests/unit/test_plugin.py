@@ -278,3 +278,12 @@ def test_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["name"] for row in found["engines"]][:3] == ["native", "host", "check"]
     plugin.get_plugin_manager().strategies.add("added", dict)
     assert plugin.inventory()["strategies"][-1]["source"] == "added by builtins"
+
+
+def test_a_plugin_under_a_second_name() -> None:
+    manager = PluginManager()
+    mine = module("one", "pykmm_register_workloads", lambda registry: registry.add("thing", dict))
+    manager.add_plugin(mine, "mine")
+    with pytest.raises(pykmm.PluginError, match="plugin 'other' is registered already, as 'mine'"):
+        manager.add_plugin(mine, "other")
+    assert manager.workloads.names() == ["thing"]
