@@ -142,12 +142,14 @@ def _console(stderr: bool = False) -> Console:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Says what is being done, on a terminal only."""
+    from rich.text import Text
+
     console = _console(stderr=True)
     if not console.is_terminal:
         yield lambda text: None
         return
     with console.status("") as status:
-        yield status.update
+        yield lambda text: status.update(Text(text))    # brackets are options, not markup
 
 
 def example_path() -> Path:

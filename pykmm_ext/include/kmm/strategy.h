@@ -16,7 +16,8 @@ struct strategy_ops {
 	size_t size;
 	const char *name;
 	/* Names of Cpu.strategy_count[0..nr_counters-1], NULL-terminated. Index 0 = attempts,
-	 * 1 = successes, 2 = retried under mmap_sem; the rest are aborts by reason. */
+	 * 1 = successes, 2 = retried under mmap_sem; the rest are aborts by reason, but for "errors" and for gup_*, walks_*
+	 * and stat_*, which are not about faults. */
 	const char *const *counter_names;
 
 	/* -- reader side -- */

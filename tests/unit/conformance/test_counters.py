@@ -15,8 +15,6 @@ from pykmm.plugin import BUILT_IN
 
 #: Strategies whose options are all combined: they decide what is counted beside faults.
 EVERY = ("lockless_gup", "mmap_sem", "spf")
-#: Says itself that an address is in no mapping, and counts that as the reason of an abort, but not as retried.
-UNCOUNTED = "miss=sigsegv"
 
 
 def combinations(name: str, changed: int) -> list[str]:
@@ -25,7 +23,7 @@ def combinations(name: str, changed: int) -> list[str]:
     found = []
     for values in itertools.product(*options.values()):
         given = [f"{option}={value}" for option, value in zip(options, values) if value != options[option][0]]
-        if len(given) <= changed and UNCOUNTED not in given:
+        if len(given) <= changed:
             found.append(f"{name}[{','.join(given)}]" if given else name)
     return found
 
