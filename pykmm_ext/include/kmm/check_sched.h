@@ -479,6 +479,7 @@ static void fiber_resume(struct check *c, struct vcpu *from, struct vcpu *to)
 			fiber_leave(NULL);
 			_longjmp(c->main_ctx, 1);
 		}
+		fiber_arrive();
 	} else
 		fiber_switch(from ? &from->fiber.ctx : &c->main_ctx, &to->fiber);
 }

@@ -133,6 +133,7 @@ static void run_vcpus(struct check *c)
 	struct check_program *prog = &c->prog;
 
 	if (_setjmp(c->crash_ctx)) {
+		fiber_arrive();
 		c->cur = NULL;
 		c->starting = c->direct = c->stepping = 0;
 		return;

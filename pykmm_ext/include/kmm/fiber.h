@@ -97,6 +97,14 @@ static inline void fiber_leave(struct kmm_fiber *to)
 #endif
 }
 
+/* After fiber_leave(NULL) and a jump to the thread's own stack that is not the end of fiber_switch() or fiber_restart(). */
+static inline void fiber_arrive(void)
+{
+#ifdef KMM_FIBER_ASAN
+	__sanitizer_finish_switch_fiber(NULL, NULL, NULL);
+#endif
+}
+
 /* From `from` (saved, returns when somebody switches to it) to `to`. */
 static inline void fiber_switch(jmp_buf *from, struct kmm_fiber *to)
 {
