@@ -176,20 +176,12 @@ def run_part(program: Program, settings: Settings, *, prefix: Prefix = (), seed:
         if settings.stop_at_violation and exploration.failed:
             stopped = "" if exploration.finished else "violation"
             break
-    _require_memory(program, settings)
+    if getattr(program, "exhausted", False):    # the engine says so when it begins another; this was the last one
+        raise MemoryError
     return Part(
         exploration.finished and not stopped, exploration.bounded, exploration.executions, exploration.blocked,
         exploration.failed, exploration.steps, outcomes_of(program, exploration),
         _named(exploration.violations), stopped)
-
-
-def _require_memory(program: Program, settings: Settings) -> None:
-    """MemoryError where the last execution of a tape ran out of simulated memory. The engine says so when it begins the
-    next one, which ends here after a step."""
-    from pykmm_ext.engine.check_tape import TapeCheck
-
-    if isinstance(program, TapeCheck):
-        exploration_of(program, memory_model=settings.memory_model, explorer="replay", max_steps=1).run(1)
 
 
 def chunks(settings: Settings) -> Iterator[tuple[int, int]]:

@@ -645,6 +645,11 @@ cdef class TapeCheck(Program):
         free(t.npinned)
         free(t)
 
+    @property
+    def exhausted(self):
+        """Whether the last execution ran out of simulated memory: what it has shown is not what the tape does."""
+        return bool(region_of(self.t.m).exhausted)
+
     def running(self, vcpu):
         """What the vCPU was at when the last execution ended, for people."""
         cdef u32 id = vcpu
